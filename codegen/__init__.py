@@ -1,0 +1,2 @@
+if __name__ != "lepton.codegen":
+    raise ImportError("import lepton.codegen")

@@ -1,0 +1,2 @@
+if __name__ != "lepton.frontends":
+    raise ImportError("import lepton.frontends")

@@ -1,0 +1,191 @@
+"""The graph: values, nodes, and the return that keeps them alive.
+
+Types and attributes are data (frozen, compared by content); values and nodes have identity.
+Every edge, graph outputs included, goes through `User.set_input`, so `Value.uses` is the truth.
+There is no node list: the nodes of a graph are those its outputs depend on, so dead code does not exist.
+"""
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from lepton.ir.diagnostics import Location
+from lepton.ir.types import TensorType, Type
+
+if TYPE_CHECKING:
+    from lepton.ir.op import Op
+
+
+class Use(NamedTuple):
+    user: User
+    slot: int
+
+
+@dataclass(eq=False, slots=True)
+class Value:
+    """One SSA value: a graph input (no producer) or a result of a node."""
+
+    type: Type
+    producer: Node | None = None
+    index: int = 0                                # which result of the producer
+    name: str | None = None                       # the model's name for it; a hint, never identity
+    uses: dict[Use, None] = field(default_factory=dict)
+
+    @property
+    def tensor(self) -> TensorType:
+        """The type, where it is a tensor's. Raises TypeError for sequences and optionals."""
+        if not isinstance(self.type, TensorType):
+            raise TypeError(f"{self.type} is not a tensor type")
+        return self.type
+
+    @property
+    def users(self) -> tuple[User, ...]:
+        """Who reads this value, each once, in order of first use."""
+        return tuple(dict.fromkeys(use.user for use in self.uses))
+
+    def replace_with(self, new: Value, *, keep: frozenset[User] | set[User] = frozenset()) -> None:
+        """Point every reader at `new`, but for those in `keep`; what nobody reads any more is dropped.
+
+        `keep` serves replacements that wrap the old value: x -> relu(x) keeps the relu."""
+        if new is self:
+            return
+        new.name = new.name or self.name
+        for use in tuple(self.uses):
+            if use.user not in keep:
+                use.user.set_input(use.slot, new)
+
+    def __repr__(self) -> str:
+        return f"<{self.name or 'value'}: {self.type}>"
+
+
+class User:
+    """Something that reads values: a node, or a graph's return. An absent optional input is None."""
+
+    __slots__ = ("inputs",)
+
+    inputs: tuple[Value | None, ...]
+
+    def __init__(self, inputs: Sequence[Value | None]) -> None:
+        self.inputs = tuple(inputs)
+        for slot, value in enumerate(self.inputs):
+            if value is not None:
+                value.uses[Use(self, slot)] = None
+
+    def set_input(self, slot: int, new: Value | None) -> None:
+        old = self.inputs[slot]
+        if new is old:
+            return
+        self.inputs = (*self.inputs[:slot], new, *self.inputs[slot + 1:])
+        if new is not None:
+            new.uses[Use(self, slot)] = None
+        if old is not None:
+            _release([(self, slot, old)])
+
+    def drop(self) -> None:
+        """Read nothing any more. For a graph's return whose graph is thrown away."""
+        doomed = [(self, slot, value) for slot, value in enumerate(self.inputs) if value is not None]
+        self.inputs = ()
+        _release(doomed)
+
+
+def _release(doomed: list[tuple[User, int, Value]]) -> None:
+    """Remove uses; a node none of whose results is read any more lets go of its own inputs in turn."""
+    while doomed:
+        user, slot, value = doomed.pop()
+        value.uses.pop(Use(user, slot), None)
+        node = value.producer
+        if node is not None and node.inputs and not any(result.uses for result in node.results):
+            doomed += [(node, i, v) for i, v in enumerate(node.inputs) if v is not None]
+            node.inputs = ()
+
+
+class Node(User):
+    """One application of an op. Made by calling the op: `add(x, y)`."""
+
+    __slots__ = ("attrs", "loc", "op", "regions", "results")
+
+    def __init__(
+        self,
+        op: Op,
+        inputs: Sequence[Value | None],
+        attrs: Mapping[str, Any],
+        *,
+        regions: Sequence[Graph] = (),
+        loc: tuple[Location, ...] = (),
+    ) -> None:
+        self.op, self.attrs, self.loc, self.regions = op, MappingProxyType(dict(attrs)), loc, tuple(regions)
+        types = op.result_types(tuple(v.type if v is not None else None for v in inputs), self.attrs, self.regions)
+        self.results = tuple(Value(t, self, i) for i, t in enumerate(types))
+        super().__init__(inputs)
+
+    @property
+    def result(self) -> Value:
+        """The result of a node that has one."""
+        (value,) = self.results
+        return value
+
+    def __repr__(self) -> str:
+        return f"<{self.op.name}: {', '.join(str(r.type) for r in self.results)}>"
+
+
+@dataclass(eq=False)
+class Graph:
+    """A function from inputs to what `ret` reads. Isolated: it sees no value of any other graph."""
+
+    name: str
+    inputs: tuple[Value, ...]
+    ret: User
+    metadata: dict[str, str] = field(default_factory=dict)  # producer, opset, …: for people, never for passes
+
+    @classmethod
+    def of(cls, name: str, inputs: Sequence[Value], outputs: Sequence[Value], **metadata: str) -> Graph:
+        return cls(name, tuple(inputs), User(outputs), dict(metadata))
+
+    @property
+    def outputs(self) -> tuple[Value, ...]:
+        return tuple(v for v in self.ret.inputs if v is not None)
+
+    @property
+    def nodes(self) -> tuple[Node, ...]:
+        """Every node the outputs depend on, producers first; among free choices, the order of reading."""
+        order: dict[Node, None] = {}
+        todo: list[tuple[Node | None, bool]] = [(v.producer, False) for v in reversed(self.outputs)]
+        while todo:
+            node, ready = todo.pop()
+            if node is None or node in order:
+                continue
+            if ready:
+                order[node] = None
+            else:
+                todo.append((node, True))
+                todo += [(v.producer, False) for v in reversed(node.inputs) if v is not None]
+        return tuple(order)
+
+    def walk(self) -> Iterator[Node]:
+        """The nodes of this graph and, before the node that holds them, of all regions."""
+        for node in self.nodes:
+            for region in node.regions:
+                yield from region.walk()
+            yield node
+
+
+def inline(region: Graph, inputs: Sequence[Value]) -> tuple[Value, ...]:
+    """Copy the region's nodes onto `inputs`; the values its outputs became. The region stays as it is."""
+    if len(inputs) != len(region.inputs):
+        raise ValueError(f"{len(inputs)} inputs for a region of {len(region.inputs)}")
+    env: dict[Value, Value] = dict(zip(region.inputs, inputs, strict=True))
+    for node in region.nodes:
+        copied = Node(node.op, [None if v is None else env[v] for v in node.inputs], node.attrs,
+                      regions=[clone(r) for r in node.regions], loc=node.loc)
+        for old, new in zip(node.results, copied.results, strict=True):
+            new.name = old.name
+            env[old] = new
+    return tuple(env[v] for v in region.outputs)
+
+
+def clone(graph: Graph) -> Graph:
+    """A graph of its own with the same meaning and names."""
+    inputs = tuple(Value(v.type, name=v.name) for v in graph.inputs)
+    return Graph(graph.name, inputs, User(inline(graph, inputs)), dict(graph.metadata))

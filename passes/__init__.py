@@ -1,0 +1,2 @@
+if __name__ != "lepton.passes":
+    raise ImportError("import lepton.passes")

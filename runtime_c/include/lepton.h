@@ -1,0 +1,116 @@
+#ifndef LEPTON_H_
+#define LEPTON_H_
+/*
+ * lepton.h: how a program runs a model that leptonc compiled.
+ *
+ * A compiled model is one shared library that exports one symbol, lepton_query. It hands out a
+ * table of functions; everything else in the library is hidden, so any number of models can be
+ * loaded into one process.
+ *
+ * Ownership    What you create, you destroy. What you lend (tensor data, an allocator) stays yours
+ *              and must outlive the call, or the object that says so below. Nothing else crosses.
+ * Threads      A model is immutable: share it. A session is not: one thread at a time.
+ * Errors       Every function that can fail returns lepton_status and writes its results through
+ *              trailing `out_` pointers, which are left untouched on failure.
+ */
+#include <stddef.h>
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+#define LEPTON_ABI_VERSION 1u
+
+/* cffi: begin */
+typedef enum lepton_status {
+  LEPTON_OK = 0,
+  LEPTON_INVALID_ARGUMENT = 1, /* the caller's fault: wrong shape, dtype, count, null pointer      */
+  LEPTON_UNSUPPORTED = 2,      /* this machine lacks what the model was compiled for               */
+  LEPTON_OUT_OF_MEMORY = 3,
+  LEPTON_DEVICE_ERROR = 4,     /* the CUDA driver refused; the message carries its words           */
+  LEPTON_INTERNAL = 5          /* a bug in Lepton                                                  */
+} lepton_status;
+
+/* Element types. The numbers are part of the ABI. Sub-byte types are packed, low bits first. */
+typedef enum lepton_dtype {
+  LEPTON_F32 = 1, LEPTON_F64 = 2, LEPTON_F16 = 3, LEPTON_BF16 = 4,
+  LEPTON_I8 = 5, LEPTON_I16 = 6, LEPTON_I32 = 7, LEPTON_I64 = 8,
+  LEPTON_U8 = 9, LEPTON_U16 = 10, LEPTON_U32 = 11, LEPTON_U64 = 12,
+  LEPTON_BOOL = 13, LEPTON_STRING = 14, LEPTON_C64 = 15, LEPTON_C128 = 16,
+  LEPTON_F8E4M3FN = 17, LEPTON_F8E4M3FNUZ = 18, LEPTON_F8E5M2 = 19, LEPTON_F8E5M2FNUZ = 20,
+  LEPTON_F8E8M0 = 21, LEPTON_F4E2M1 = 22,
+  LEPTON_I4 = 23, LEPTON_U4 = 24, LEPTON_I2 = 25, LEPTON_U2 = 26
+} lepton_dtype;
+
+enum { LEPTON_MAX_RANK = 16 };
+
+/* A view of memory the caller owns: dense, row-major, aligned to its element. */
+typedef struct lepton_tensor {
+  void *data;
+  lepton_dtype dtype;
+  int32_t rank;
+  int64_t shape[16];
+} lepton_tensor;
+
+/* What the model expects or gives, in order. Static: lives as long as the library is loaded. */
+typedef struct lepton_port {
+  const char *name;
+  lepton_dtype dtype;
+  int32_t rank;
+  int64_t shape[16];           /* -1 where the model leaves the dimension open                     */
+  const char *const *dims;     /* per dimension, the symbol or expression in words: "N", "4*N", "3" */
+} lepton_port;
+
+typedef struct lepton_session lepton_session;
+
+typedef struct lepton_options {
+  uint32_t struct_size;        /* sizeof(lepton_options): lets the struct grow                     */
+  uint32_t threads;            /* 0: the model's default, or one per core the process may use      */
+  void *(*allocate)(void *context, size_t size, size_t alignment); /* NULL: the C library's        */
+  void (*release)(void *context, void *block);
+  void *context;               /* lent; must outlive the session                                   */
+} lepton_options;
+
+typedef struct lepton_api {
+  uint32_t abi_version;
+  const char *target;          /* "x86-avx2": the code chosen for this machine; NULL if none fits  */
+  const char *metadata;        /* JSON: model hash, options, versions, statistics                  */
+  size_t n_inputs, n_outputs;
+  const lepton_port *inputs, *outputs;
+  size_t workspace_size;       /* bytes of intermediate tensors; 0 if it depends on input shapes   */
+
+  /* Make a session: workspace and a share in the process's thread pool.
+   * `options` may be NULL. On success *out_session is yours; end it with destroy. */
+  lepton_status (*create)(const lepton_options *options, lepton_session **out_session);
+
+  /* The outputs' dtypes and shapes for these inputs' shapes (data pointers are not read and may be
+   * NULL). `out_outputs` is an array of n_outputs; its `data` members are set to NULL. Allocates
+   * when the shapes are new. A dimension that depends on the data is given as -1. */
+  lepton_status (*resolve)(lepton_session *session, const lepton_tensor *inputs,
+                           lepton_tensor *out_outputs);
+
+  /* Run once. Blocks until the outputs are written. Input shapes that differ from the last call's
+   * (or last resolve's) plan memory again; otherwise no allocation happens here.
+   * An output whose `data` is NULL is given memory of the session's: `data` and `shape` are filled
+   * in, valid until the session's next call. */
+  lepton_status (*run)(lepton_session *session, const lepton_tensor *inputs, lepton_tensor *outputs);
+
+  /* Why the last call on this session (NULL: the last create on this thread) failed.
+   * Never NULL; valid until the next call on the session. */
+  const char *(*message)(const lepton_session *session);
+
+  /* Free everything create made. NULL is allowed. */
+  void (*destroy)(lepton_session *session);
+} lepton_api;
+/* cffi: end */
+
+/* The table, or NULL if the library cannot speak `abi_version`. Static; never freed.
+ * A machine that lacks every instruction set the model was compiled for still gets the table, so
+ * that the ports can be read; its `create` returns LEPTON_UNSUPPORTED and says what is missing. */
+const lepton_api *lepton_query(uint32_t abi_version);
+
+#ifdef __cplusplus
+}
+#endif
+#endif

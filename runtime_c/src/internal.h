@@ -1,0 +1,116 @@
+#ifndef LPT_INTERNAL_H_
+#define LPT_INTERNAL_H_
+/*
+ * internal.h: the contract between the runtime and generated code.
+ *
+ * codegen/tables.py writes these structs as constants, field by field in this order; a change here
+ * is a change there. All integers are sized so that natural alignment leaves no holes to guess.
+ *
+ * env is one array of int64 per session: [constants and sizes]. Slot 0 always holds 0 and slot 1
+ * always holds 1. For a static model the table's `env` is the whole truth and `shape` is NULL.
+ */
+#include "lepton.h"
+
+typedef void (*lpt_kernel)(void *const *bufs, const int64_t *dims, void *scratch, int64_t lo, int64_t hi);
+
+/* Computes every derived slot of env from the symbols that lie in env already. */
+typedef void (*lpt_shape_function)(int64_t *env);
+
+typedef enum lpt_storage {
+  LPT_INPUT = 0,      /* index: which input                                   */
+  LPT_OUTPUT = 1,     /* index: which output                                  */
+  LPT_CONSTANT = 2,   /* index unused; offset (bytes) into the weights        */
+  LPT_WORKSPACE = 3   /* size and lifetime below; offset planned              */
+} lpt_storage;
+
+typedef struct lpt_buffer {
+  uint32_t storage;    /* lpt_storage                                                            */
+  uint32_t index;
+  uint64_t offset;     /* CONSTANT: bytes into weights. WORKSPACE of a static model: planned offset */
+  uint32_t size_slot;  /* env slot of the size in bytes (WORKSPACE, OUTPUT)                      */
+  uint32_t first_step; /* WORKSPACE: live from the start of this step ...                        */
+  uint32_t last_step;  /* ... to the end of this one, inclusive                                  */
+  uint32_t reserved;
+} lpt_buffer;
+
+/* One operand of a step: a place inside a buffer. */
+typedef struct lpt_operand {
+  uint32_t buffer;
+  uint32_t offset_slot; /* env slot of the byte offset from the buffer's start (0: none)         */
+} lpt_operand;
+
+typedef enum lpt_step_kind {
+  LPT_CALL = 0,          /* kernel over [0, env[tasks_slot])                                     */
+  LPT_JUMP = 1,          /* continue at step `target`                                            */
+  LPT_JUMP_IF_FALSE = 2, /* operand 0 is a bool[]: continue at `target` when it is 0             */
+  LPT_BIND = 3           /* a data-dependent size: env[dims_slot] = *(int64_t *)operand 0, then shape again */
+} lpt_step_kind;
+
+typedef struct lpt_step {
+  lpt_kernel kernel;
+  const char *name;        /* for profiles and messages                                          */
+  uint32_t kind;           /* lpt_step_kind                                                      */
+  uint32_t first_operand;  /* into lpt_program.operands                                          */
+  uint32_t n_operands;
+  uint32_t dims_slot;      /* kernel's `dims` = env + dims_slot                                  */
+  uint32_t tasks_slot;     /* env slot: number of tasks; 0 tasks: the step is skipped            */
+  uint32_t scratch_slot;   /* env slot: bytes of scratch per thread                              */
+  uint32_t grain_slot;     /* env slot: tasks below which a thread is not worth waking; never split finer */
+  uint32_t target;         /* jumps                                                              */
+} lpt_step;
+
+/* A symbol: the size of one dimension of one input (the first that names it). */
+typedef struct lpt_symbol {
+  uint32_t env_slot;
+  uint32_t input;
+  uint32_t axis;
+  uint32_t reserved;
+} lpt_symbol;
+
+/* Something the compiled code takes for granted: env[left] == env[right]. */
+typedef struct lpt_guard {
+  uint32_t left, right;
+  const char *message; /* "node 'Add_7': N must equal M" ; the runtime appends the two values      */
+} lpt_guard;
+
+/* One dimension of a port that must have a given size: env slot per dimension. */
+typedef struct lpt_port_slots {
+  uint32_t slot[16];   /* env slot of each dimension's size (inputs: checked; outputs: given)    */
+} lpt_port_slots;
+
+typedef struct lpt_program {
+  const char *target;          /* "x86-avx2"                                                     */
+  const char *metadata;
+  uint64_t cpu_features;       /* lpt_cpu_feature bits that must be present                      */
+  const lepton_port *inputs, *outputs;
+  const lpt_port_slots *input_slots, *output_slots;
+  const lpt_buffer *buffers;
+  const lpt_operand *operands;
+  const lpt_step *steps;
+  const lpt_symbol *symbols;
+  const lpt_guard *guards;
+  const int64_t *env;          /* initial contents, n_env of them                                */
+  lpt_shape_function shape;    /* NULL: static                                                   */
+  const uint8_t *weights;      /* 64-byte aligned (page-aligned in a .so); NULL in the JIT: given at bind */
+  uint64_t weights_size;
+  uint64_t workspace_size;     /* static models: bytes of the planned arena (offsets in buffers are final) */
+  uint32_t n_inputs, n_outputs, n_buffers, n_operands, n_steps, n_symbols, n_guards, n_env;
+  uint32_t default_threads;    /* 0: one per core the process may use                            */
+  uint32_t max_operands;       /* the largest n_operands of any step                             */
+} lpt_program;
+
+/* Instruction sets, as bits of lpt_program.cpu_features; codegen/target.py holds the same list. */
+enum {
+  LPT_CPU_SSE42 = 1u << 0, LPT_CPU_AVX2_FMA = 1u << 1, LPT_CPU_AVX512 = 1u << 2, /* F BW CD DQ VL */
+  LPT_CPU_AVX512_VNNI = 1u << 3, LPT_CPU_AVX512_BF16 = 1u << 4, LPT_CPU_AMX = 1u << 5,
+  LPT_CPU_AVX_VNNI = 1u << 6, LPT_CPU_F16C = 1u << 7, LPT_CPU_NEON = 1u << 16
+};
+
+/* All the programs of an artifact, best first. In a .so the linker resolves `lpt_artifact`
+ * (defined by generated code) and entry.c hands out lepton_query; the JIT calls lpt_bind. */
+typedef struct lpt_artifact_table {
+  const lpt_program *const *programs;
+  uint64_t n_programs;
+} lpt_artifact_table;
+
+#endif
