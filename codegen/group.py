@@ -1,0 +1,77 @@
+"""A group: what becomes one kernel. Every lowering sees the same thing, fused or not."""
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from lepton.codegen.kernel import Access, Kernel
+from lepton.codegen.target import Target
+from lepton.ir import ops
+from lepton.ir.core import Graph, Node, User, Value, clone
+from lepton.ir.op import Op, Trait
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Group:
+    """A node of the program, seen as a body: an anchor (or none) among elementwise ops.
+
+    `body.inputs` pairs with `inputs`, `body.outputs` with `outputs`. Inside the body only the anchor may be something else
+    than elementwise, and every value between the anchor and an output has the anchor result's shape, or broadcasts to it.
+    """
+
+    name: str
+    body: Graph
+    anchor: Node | None
+    inputs: tuple[Value, ...]
+    outputs: tuple[Value, ...]
+    accesses: Mapping[Value, Access]     # of `inputs` and `outputs`
+    constants: Mapping[Value, Value]     # body input -> its producer's constant value, for prepacking
+
+    def access(self, body_value: Value) -> Access:
+        """The access of the program value that a body input stands for."""
+        return self.accesses[self.inputs[self.body.inputs.index(body_value)]]
+
+
+@dataclass(frozen=True, slots=True)
+class LowerOptions:
+    target: Target
+    math: str = "default"        # strict | default | fast
+
+
+Lowering = Callable[[Group, LowerOptions], Kernel]
+LOWERINGS: dict[Op | None, Lowering] = {}
+
+
+def lowers(*anchors: Op | None) -> Callable[[Lowering], Lowering]:
+    """Register how groups anchored at these ops become kernels; None: groups of elementwise ops alone."""
+
+    def register(function: Lowering) -> Lowering:
+        for anchor in anchors:
+            if anchor in LOWERINGS:
+                raise ValueError(f"{anchor} is lowered twice")
+            LOWERINGS[anchor] = function
+        return function
+
+    return register
+
+
+def group_of(node: Node, access: Callable[[Value], Access]) -> Group:
+    """The group of a program node: a fusion's body, or a body of the one op. Absent inputs are left out of `inputs`."""
+    inputs = tuple(dict.fromkeys(v for v in node.inputs if v is not None))
+    if node.op is ops.fusion:
+        body = node.regions[0]
+        inputs = tuple(v for v in node.inputs if v is not None)
+    else:
+        stand_ins = {v: Value(v.type, name=v.name) for v in inputs}
+        inner = Node(node.op, [None if v is None else stand_ins[v] for v in node.inputs], node.attrs,
+                     regions=[clone(r) for r in node.regions], loc=node.loc)
+        body = Graph(node.op.name, tuple(stand_ins.values()), User(inner.results))
+    anchors = [n for n in body.nodes if not n.op.has(Trait.ELEMENTWISE)]
+    if len(anchors) > 1:
+        raise AssertionError(f"a group with {len(anchors)} anchors: {', '.join(n.op.name for n in anchors)}")
+    constants = {inner: outer for inner, outer in zip(body.inputs, inputs, strict=True)
+                 if outer.producer is not None and outer.producer.op is ops.constant}
+    name = "_".join(n.op.name for n in body.nodes)[:48]
+    values = (*inputs, *node.results)
+    return Group(name, body, anchors[0] if anchors else None, inputs, node.results,
+                 {v: access(v) for v in values}, constants)

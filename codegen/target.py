@@ -1,0 +1,94 @@
+"""Targets: rows of a table. Nothing else in the compiler asks which machine it compiles for."""
+from __future__ import annotations
+
+import platform
+from dataclasses import dataclass
+from functools import cache
+
+from lepton.ir.diagnostics import UsageError
+from lepton.ir.types import DType
+
+# Bits of lpt_program.cpu_features; the same list stands in runtime_c/src/internal.h.
+SSE42, AVX2_FMA, AVX512, AVX512_VNNI = 1 << 0, 1 << 1, 1 << 2, 1 << 3
+AVX512_BF16, AMX, AVX_VNNI, F16C, NEON = 1 << 4, 1 << 5, 1 << 6, 1 << 7, 1 << 16
+
+X86 = "x86_64-unknown-linux-gnu"
+ARM = "aarch64-unknown-linux-gnu"
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """What code generation needs to know of a machine."""
+
+    name: str
+    triple: str
+    cpu: str                  # LLVM's name for it
+    features: str             # LLVM's feature string on top of `cpu`
+    vector_bytes: int         # widest vector that is used
+    vector_registers: int
+    fma: bool                 # fused multiply-add in hardware; without it llvm.fma becomes library calls
+    masks: bool               # cheap masked loads and stores
+    needs: int                # cpu_features bits
+    l1_bytes: int = 32 * 1024
+    l2_bytes: int = 1024 * 1024
+
+    def lanes(self, dtype: DType) -> int:
+        """Elements of `dtype` in one vector."""
+        return self.vector_bytes // dtype.bytes
+
+    @property
+    def is_x86(self) -> bool:
+        return self.triple == X86
+
+
+TARGETS: dict[str, Target] = {t.name: t for t in (
+    Target("x86-sse4", X86, "x86-64-v2", "", 16, 16, False, False, SSE42, l2_bytes=256 * 1024),
+    Target("x86-avx2", X86, "x86-64-v3", "", 32, 16, True, True, SSE42 | AVX2_FMA | F16C, l2_bytes=512 * 1024),
+    Target("x86-avx512", X86, "skylake-avx512", "-prefer-256-bit", 64, 32, True, True,
+           SSE42 | AVX2_FMA | F16C | AVX512),
+    Target("x86-avx512vnni", X86, "cascadelake", "-prefer-256-bit", 64, 32, True, True,
+           SSE42 | AVX2_FMA | F16C | AVX512 | AVX512_VNNI),
+    Target("x86-amx", X86, "sapphirerapids", "-prefer-256-bit", 64, 32, True, True,
+           SSE42 | AVX2_FMA | F16C | AVX512 | AVX512_VNNI | AVX512_BF16 | AMX, l2_bytes=2048 * 1024),
+    Target("aarch64-neon", ARM, "generic", "+neon", 16, 32, True, False, NEON, l2_bytes=512 * 1024),
+)}
+
+
+@cache
+def host_features() -> int:
+    """The cpu_features bits of this machine, as LLVM sees it."""
+    if platform.machine() in ("aarch64", "arm64"):
+        return NEON
+    from llvmlite import binding as llvm
+
+    has = llvm.get_host_cpu_features()
+    rows = (
+        (SSE42, ("sse4.2", "popcnt")), (AVX2_FMA, ("avx2", "fma", "bmi", "bmi2")),
+        (AVX512, ("avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl")), (AVX512_VNNI, ("avx512vnni",)),
+        (AVX512_BF16, ("avx512bf16",)), (AMX, ("amx-tile", "amx-bf16", "amx-int8")), (AVX_VNNI, ("avxvnni",)),
+        (F16C, ("f16c",)),
+    )
+    return sum(bit for bit, names in rows if all(has.get(name) for name in names))
+
+
+def runs_here(target: Target) -> bool:
+    return target.needs & ~host_features() == 0
+
+
+@cache
+def native() -> Target:
+    """The best row of the table that this machine can run."""
+    return next(t for t in reversed(TARGETS.values()) if runs_here(t))
+
+
+def parse_targets(text: str) -> tuple[Target, ...]:
+    """`x86-avx2,native` -> rows, best first, each once. Raises UsageError."""
+    found = []
+    for name in (part.strip() for part in text.split(",")):
+        if name != "native" and name not in TARGETS:
+            raise UsageError(f"unknown target {name!r}", help=f"known: native, {', '.join(TARGETS)}")
+        found.append(native() if name == "native" else TARGETS[name])
+    if len({t.triple for t in found}) > 1:
+        raise UsageError("targets of several architectures cannot share an artifact", help="compile one file for each")
+    order = list(TARGETS.values())
+    return tuple(sorted(dict.fromkeys(found), key=order.index, reverse=True))
