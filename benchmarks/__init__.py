@@ -1,0 +1,1 @@
+"""Measuring tools: the demonstration, peers side by side."""

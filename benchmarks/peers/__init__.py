@@ -1,0 +1,1 @@
+"""Lepton next to other engines: environments, models, timing, tables (README.md)."""

@@ -1,0 +1,1 @@
+"""Tests. One package tree, so that files in different folders may share a name."""
