@@ -32,7 +32,8 @@ typedef enum lepton_status {
   LEPTON_INTERNAL = 5          /* a bug in Lepton                                                  */
 } lepton_status;
 
-/* Element types. The numbers are part of the ABI. Sub-byte types are packed, low bits first. */
+/* Element types. The numbers are part of the ABI. Types of less than a byte take a byte each, as in
+ * numpy; bool is a byte of 0 or 1; a complex number is two floats. Strings cannot cross. */
 typedef enum lepton_dtype {
   LEPTON_F32 = 1, LEPTON_F64 = 2, LEPTON_F16 = 3, LEPTON_BF16 = 4,
   LEPTON_I8 = 5, LEPTON_I16 = 6, LEPTON_I32 = 7, LEPTON_I64 = 8,
@@ -64,6 +65,13 @@ typedef struct lepton_port {
 
 typedef struct lepton_session lepton_session;
 
+/* What one step of the model (a kernel call) has cost since profiling was switched on. */
+typedef struct lepton_step_time {
+  const char *name;            /* static                                                           */
+  uint64_t calls;
+  uint64_t nanoseconds;        /* wall clock, all calls together                                   */
+} lepton_step_time;
+
 typedef struct lepton_options {
   uint32_t struct_size;        /* sizeof(lepton_options): lets the struct grow                     */
   uint32_t threads;            /* 0: the model's default, or one per core the process may use      */
@@ -92,8 +100,9 @@ typedef struct lepton_api {
 
   /* Run once. Blocks until the outputs are written. Input shapes that differ from the last call's
    * (or last resolve's) plan memory again; otherwise no allocation happens here.
-   * An output whose `data` is NULL is given memory of the session's: `data` and `shape` are filled
-   * in, valid until the session's next call. */
+   * An output whose `data` is NULL is given memory of the session's: all its fields are filled in,
+   * valid until the session's next call. An output with a dimension that depends on the data must
+   * be asked for this way. Outputs may overlap neither inputs nor each other. */
   lepton_status (*run)(lepton_session *session, const lepton_tensor *inputs, lepton_tensor *outputs);
 
   /* Why the last call on this session (NULL: the last create on this thread) failed.
@@ -102,6 +111,12 @@ typedef struct lepton_api {
 
   /* Free everything create made. NULL is allowed. */
   void (*destroy)(lepton_session *session);
+
+  /* Step times: `enable` 1 starts counting at zero, 0 stops; the first start allocates.
+   * *out_steps is an array of *out_count records in the order of the steps, the session's, updated
+   * by every run that is counted, valid until destroy. Both `out_` pointers may be NULL. */
+  lepton_status (*profile)(lepton_session *session, int enable,
+                           const lepton_step_time **out_steps, size_t *out_count);
 } lepton_api;
 /* cffi: end */
 

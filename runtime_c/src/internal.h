@@ -67,13 +67,17 @@ typedef struct lpt_symbol {
   uint32_t reserved;
 } lpt_symbol;
 
+#define LPT_SLOT_LATE 0x80000000u
+
 /* Something the compiled code takes for granted: env[left] == env[right]. */
 typedef struct lpt_guard {
   uint32_t left, right;
   const char *message; /* "node 'Add_7': N must equal M" ; the runtime appends the two values      */
 } lpt_guard;
 
-/* One dimension of a port that must have a given size: env slot per dimension. */
+/* One dimension of a port that must have a given size: env slot per dimension. An output's dimension
+ * that is known only after an LPT_BIND has LPT_SLOT_LATE added to its slot; so has a guard's side.
+ * Until a bind has happened, the slots it computes hold whatever `shape` makes of the initial env. */
 typedef struct lpt_port_slots {
   uint32_t slot[16];   /* env slot of each dimension's size (inputs: checked; outputs: given)    */
 } lpt_port_slots;

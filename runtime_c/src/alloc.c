@@ -1,0 +1,49 @@
+/* alloc.c: the caller's allocator, or the C library's. */
+#include <stdlib.h>
+#include <string.h>
+
+#include "runtime.h"
+
+static void *allocate_with_libc(void *context, size_t size, size_t alignment) {
+  (void)context;
+  return aligned_alloc(alignment, size); /* size is a multiple of alignment: see lpt_allocate */
+}
+
+static void release_with_libc(void *context, void *block) {
+  (void)context;
+  free(block);
+}
+
+lpt_allocator lpt_allocator_of(const lepton_options *options) {
+  if (options && options->allocate)
+    return (lpt_allocator){options->allocate, options->release, options->context};
+  return (lpt_allocator){allocate_with_libc, release_with_libc, NULL};
+}
+
+void *lpt_allocate(const lpt_allocator *allocator, size_t size) {
+  if (size > (size_t)LPT_MAX_BYTES) return NULL;
+  size_t rounded = (size + LPT_ALIGNMENT - 1) / LPT_ALIGNMENT * LPT_ALIGNMENT;
+  return allocator->allocate(allocator->context, rounded ? rounded : LPT_ALIGNMENT, LPT_ALIGNMENT);
+}
+
+void *lpt_allocate_zeroed(const lpt_allocator *allocator, size_t count, size_t size) {
+  size_t bytes;
+  if (__builtin_mul_overflow(count, size, &bytes)) return NULL;
+  void *block = lpt_allocate(allocator, bytes);
+  if (block) memset(block, 0, bytes);
+  return block;
+}
+
+void lpt_release(const lpt_allocator *allocator, void *block) {
+  if (block) allocator->release(allocator->context, block);
+}
+
+bool lpt_block_reserve(const lpt_allocator *allocator, lpt_block *block, size_t size) {
+  if (block->data && block->capacity >= size) return true;
+  lpt_release(allocator, block->data); /* before the new one: never both at once */
+  block->capacity = 0;
+  block->data = lpt_allocate(allocator, size);
+  if (!block->data) return false;
+  block->capacity = size;
+  return true;
+}

@@ -1,0 +1,239 @@
+/*
+ * pool.c: one small thread pool per process (per library that holds this runtime).
+ *
+ * A parallel region is one store: `job` holds a counter and the number of threads taking part.
+ * Workers see the word change, read the rest of the job, run their part and count `pending` down.
+ * Both sides spin for a moment and then sleep on a futex: unbounded spinning costs milliseconds as
+ * soon as something else wants the core.
+ *
+ * A worker that does not take part in a job reads nothing but the word, so the caller may go on to
+ * the next job without waiting for it.
+ */
+#define _GNU_SOURCE
+#include <limits.h>
+#include <linux/futex.h>
+#include <pthread.h>
+#include <sched.h>
+#include <signal.h>
+#include <stdatomic.h>
+#include <sys/syscall.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "runtime.h"
+
+enum { SPIN_NANOSECONDS = 25000, PAUSES_PER_LOOK = 16, STOP = 0xffff };
+
+static struct {
+  /* The job: written by the caller that holds `busy`, before `job` tells the workers. */
+  _Alignas(64) _Atomic uint64_t job; /* counter << 16 | threads taking part (STOP: end) */
+  lpt_part part;
+  void *context;
+  int64_t tasks;
+  _Alignas(64) _Atomic uint32_t pending; /* workers that have not finished their part */
+  _Atomic uint32_t caller_sleeps;
+  _Alignas(64) _Atomic uint32_t sleepers; /* workers waiting on the futex */
+  _Alignas(64) atomic_flag busy;          /* held for the length of a job, and while workers change */
+  _Atomic int owner;                      /* process that started the workers; 0: none */
+  pthread_mutex_t lock;                   /* guards `users`, and starting and ending workers */
+  uint32_t users;
+  uint32_t workers;                       /* changed under `lock` and `busy`, read under either */
+  uint32_t wanted;                        /* workers some session has asked for */
+  uint64_t seen[LPT_MAX_THREADS];         /* per worker: `job` when it was started */
+  pthread_t threads[LPT_MAX_THREADS];
+} pool = {.busy = ATOMIC_FLAG_INIT, .lock = PTHREAD_MUTEX_INITIALIZER};
+
+static void pause_briefly(void) {
+#if defined(__x86_64__)
+  __builtin_ia32_pause();
+#elif defined(__aarch64__)
+  __asm__ volatile("isb"); /* `yield` is a no-op on most cores */
+#endif
+}
+
+static int64_t now(void) {
+  struct timespec t;
+  clock_gettime(CLOCK_MONOTONIC, &t);
+  return (int64_t)t.tv_sec * 1000000000 + t.tv_nsec;
+}
+
+/* The half of the 64-bit word that changes with every job; both our targets are little-endian. */
+static uint32_t *low_half(_Atomic uint64_t *word) { return (uint32_t *)(void *)word; }
+
+static void futex_wait(uint32_t *word, uint32_t value, uint32_t bits) {
+  syscall(SYS_futex, word, FUTEX_WAIT_BITSET_PRIVATE, value, NULL, NULL, bits);
+}
+
+static void futex_wake(uint32_t *word, uint32_t bits) {
+  syscall(SYS_futex, word, FUTEX_WAKE_BITSET_PRIVATE, INT_MAX, NULL, NULL, bits);
+}
+
+/* Workers sleep under a bit of their number, so that a small job wakes few. */
+static uint32_t bit_of(uint32_t thread) { return 1u << (thread < 31 ? thread : 31); }
+static uint32_t bits_below(uint32_t threads) { return threads > 31 ? ~0u : (1u << threads) - 1; }
+
+/* Part `index` of `parts`: sizes differ by one task at most. */
+static void run_part(lpt_part part, void *context, int64_t tasks, uint32_t parts, uint32_t index) {
+  int64_t share = tasks / parts, rest = tasks % parts;
+  int64_t lo = index * share + (index < rest ? index : rest);
+  part(context, index, lo, lo + share + (index < rest));
+}
+
+/* ---- workers ----------------------------------------------------------------------------------- */
+
+static uint64_t next_job(uint64_t seen, uint32_t self) {
+  uint64_t job;
+  int64_t start = now();
+  do {
+    for (int i = 0; i < PAUSES_PER_LOOK; i++) {
+      if ((job = atomic_load_explicit(&pool.job, memory_order_acquire)) != seen) return job;
+      pause_briefly();
+    }
+  } while (now() - start < SPIN_NANOSECONDS);
+  atomic_fetch_add(&pool.sleepers, 1);
+  while ((job = atomic_load(&pool.job)) == seen)
+    futex_wait(low_half(&pool.job), (uint32_t)seen, bit_of(self));
+  atomic_fetch_sub(&pool.sleepers, 1);
+  return job;
+}
+
+static void *worker(void *argument) {
+  uint32_t self = (uint32_t)(uintptr_t)argument;
+  uint64_t job = pool.seen[self];
+  for (;;) {
+    job = next_job(job, self);
+    uint32_t parts = job & 0xffff;
+    if (parts == STOP) return NULL;
+    if (self >= parts) continue;
+    run_part(pool.part, pool.context, pool.tasks, parts, self);
+    if (atomic_fetch_sub(&pool.pending, 1) == 1 && atomic_load(&pool.caller_sleeps))
+      futex_wake((uint32_t *)(void *)&pool.pending, ~0u);
+  }
+}
+
+/* ---- callers ------------------------------------------------------------------------------------ */
+
+static void post(uint32_t parts) {
+  uint64_t counter = (atomic_load_explicit(&pool.job, memory_order_relaxed) >> 16) + 1;
+  atomic_store(&pool.job, counter << 16 | parts);
+  if (atomic_load(&pool.sleepers)) futex_wake(low_half(&pool.job), bits_below(parts));
+}
+
+static void wait_for_workers(void) {
+  int64_t start = now();
+  do {
+    for (int i = 0; i < PAUSES_PER_LOOK; i++) {
+      if (atomic_load_explicit(&pool.pending, memory_order_acquire) == 0) return;
+      pause_briefly();
+    }
+  } while (now() - start < SPIN_NANOSECONDS);
+  atomic_store(&pool.caller_sleeps, 1);
+  uint32_t pending;
+  while ((pending = atomic_load(&pool.pending)) != 0)
+    futex_wait((uint32_t *)(void *)&pool.pending, pending, ~0u);
+  atomic_store(&pool.caller_sleeps, 0);
+}
+
+void lpt_parallel_for(uint32_t threads, int64_t tasks, int64_t grain, lpt_part part, void *context) {
+  if (tasks <= 0) return;
+  int64_t most = tasks / (grain > 0 ? grain : 1);
+  if (most > threads) most = threads;
+  if (most <= 1 || atomic_flag_test_and_set_explicit(&pool.busy, memory_order_acquire)) {
+    part(context, 0, 0, tasks);
+    return;
+  }
+  if (most > (int64_t)pool.workers + 1) most = (int64_t)pool.workers + 1;
+  if (most <= 1) {
+    atomic_flag_clear_explicit(&pool.busy, memory_order_release);
+    part(context, 0, 0, tasks);
+    return;
+  }
+  pool.part = part;
+  pool.context = context;
+  pool.tasks = tasks;
+  atomic_store_explicit(&pool.pending, (uint32_t)most - 1, memory_order_relaxed);
+  post((uint32_t)most);
+  run_part(part, context, tasks, (uint32_t)most, 0);
+  wait_for_workers();
+  atomic_flag_clear_explicit(&pool.busy, memory_order_release);
+}
+
+/* ---- starting and ending workers ---------------------------------------------------------------- */
+
+static void hold(void) {
+  while (atomic_flag_test_and_set_explicit(&pool.busy, memory_order_acquire)) sched_yield();
+}
+
+static void let_go(void) { atomic_flag_clear_explicit(&pool.busy, memory_order_release); }
+
+/* With `lock` held. As many as the system will start; signals stay with the program's threads. */
+static void start_workers(void) {
+  sigset_t every, before;
+  sigfillset(&every);
+  hold();
+  pthread_sigmask(SIG_SETMASK, &every, &before);
+  while (pool.workers < pool.wanted) {
+    uint32_t self = pool.workers + 1; /* the caller is thread 0 */
+    pool.seen[self] = atomic_load(&pool.job);
+    if (pthread_create(&pool.threads[self], NULL, worker, (void *)(uintptr_t)self)) break;
+    pool.workers++;
+  }
+  pthread_sigmask(SIG_SETMASK, &before, NULL);
+  atomic_store(&pool.owner, (int)getpid());
+  let_go();
+}
+
+static void end_workers(void) {
+  hold();
+  post(STOP);
+  for (uint32_t self = 1; self <= pool.workers; self++) pthread_join(pool.threads[self], NULL);
+  pool.workers = 0;
+  let_go();
+}
+
+/* After a fork the child has the pool's memory but none of its threads, and any lock may have been
+ * held by one of them. One thread of the child makes everything new; others wait for it. */
+static void forget_parent(void) {
+  enum { BEING_RESET = -1 };
+  int owner = atomic_load(&pool.owner), self = (int)getpid();
+  if (owner == 0 || owner == self) return;
+  if (owner == BEING_RESET || !atomic_compare_exchange_strong(&pool.owner, &owner, BEING_RESET)) {
+    while (atomic_load(&pool.owner) == BEING_RESET) sched_yield();
+    return;
+  }
+  pthread_mutex_init(&pool.lock, NULL);
+  pool.workers = 0;
+  atomic_store(&pool.sleepers, 0);
+  atomic_store(&pool.caller_sleeps, 0);
+  atomic_store(&pool.pending, 0);
+  atomic_flag_clear(&pool.busy);
+  atomic_store(&pool.owner, 0);
+}
+
+void lpt_pool_check(void) {
+  if (atomic_load(&pool.owner) == (int)getpid()) return;
+  forget_parent();
+  pthread_mutex_lock(&pool.lock);
+  if (pool.workers < pool.wanted) start_workers();
+  pthread_mutex_unlock(&pool.lock);
+}
+
+void lpt_pool_acquire(uint32_t threads) {
+  forget_parent();
+  pthread_mutex_lock(&pool.lock);
+  pool.users++;
+  if (threads > LPT_MAX_THREADS) threads = LPT_MAX_THREADS;
+  if (threads > pool.wanted + 1) pool.wanted = threads - 1;
+  if (pool.workers < pool.wanted) start_workers();
+  pthread_mutex_unlock(&pool.lock);
+}
+
+void lpt_pool_release(void) {
+  forget_parent();
+  pthread_mutex_lock(&pool.lock);
+  if (--pool.users == 0) {
+    if (pool.workers) end_workers();
+    pool.wanted = 0;
+  }
+  pthread_mutex_unlock(&pool.lock);
+}

@@ -1,0 +1,158 @@
+#ifndef LPT_RUNTIME_H_
+#define LPT_RUNTIME_H_
+/*
+ * runtime.h: what the runtime's own files share. internal.h is the contract with generated code;
+ * nothing here is.
+ */
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "internal.h"
+
+enum { LPT_ALIGNMENT = 64, LPT_MESSAGE_SIZE = 768, LPT_MAX_THREADS = 256 };
+
+/* No buffer is larger: user space ends here on both x86-64 and aarch64. */
+#define LPT_MAX_BYTES ((int64_t)1 << 47)
+
+/* ---- alloc.c: the caller's allocator, or the C library's ------------------------------------- */
+
+typedef struct lpt_allocator {
+  void *(*allocate)(void *context, size_t size, size_t alignment);
+  void (*release)(void *context, void *block);
+  void *context;
+} lpt_allocator;
+
+/* A block that grows and forgets what it held. */
+typedef struct lpt_block {
+  void *data;
+  size_t capacity;
+} lpt_block;
+
+lpt_allocator lpt_allocator_of(const lepton_options *options);
+/* 64-byte aligned, not NULL for size 0; NULL when there is no memory. */
+void *lpt_allocate(const lpt_allocator *allocator, size_t size);
+void *lpt_allocate_zeroed(const lpt_allocator *allocator, size_t count, size_t size);
+void lpt_release(const lpt_allocator *allocator, void *block);
+/* At least `size` bytes in `block`; false (and an empty block) when there is no memory. */
+bool lpt_block_reserve(const lpt_allocator *allocator, lpt_block *block, size_t size);
+
+/* ---- the session ------------------------------------------------------------------------------ */
+
+struct lepton_session {
+  const lpt_program *program;
+  const uint8_t *weights;
+  lpt_allocator allocator;
+  uint32_t threads;
+  bool dynamic;              /* sizes depend on the inputs: env changes, memory is planned here    */
+  bool ready;                /* env, memory and `shapes` are those of the last inputs seen         */
+  int64_t *env;
+  int64_t (*shapes)[LEPTON_MAX_RANK]; /* of the inputs that env was made from                      */
+  void **bases;              /* per buffer: where it starts                                        */
+  void **operands;           /* of the step that runs now                                          */
+  uint32_t *output_buffers;  /* per output: its buffer                                             */
+  lpt_block *outputs;        /* per output: memory for callers that brought none                   */
+  lpt_block *arenas;         /* [0]: workspace; one more for each LPT_BIND, in order               */
+  uint32_t n_arenas;
+  lpt_block scratch;         /* `threads` pieces of `scratch_stride` bytes                         */
+  size_t scratch_stride;
+  struct {                   /* lpt_plan's arguments, one entry per workspace buffer               */
+    uint32_t *buffers, *first, *last, *order;
+    int64_t *sizes, *offsets;
+  } plan;
+  lepton_step_time *profile; /* NULL until profiling was switched on                               */
+  bool profiling;
+  char message[LPT_MESSAGE_SIZE];
+};
+
+/* session.c. `weights` NULL: the program's own. */
+lepton_status lpt_create(const lpt_program *program, const uint8_t *weights,
+                         const lepton_options *options, lepton_session **out_session);
+lepton_status lpt_resolve(lepton_session *session, const lepton_tensor *inputs,
+                          lepton_tensor *out_outputs);
+lepton_status lpt_run(lepton_session *session, const lepton_tensor *inputs, lepton_tensor *outputs);
+const char *lpt_message(const lepton_session *session);
+void lpt_destroy(lepton_session *session);
+
+/* Write the message and return `status`. A NULL session writes this thread's create message. */
+__attribute__((format(printf, 3, 4)))
+lepton_status lpt_fail(lepton_session *session, lepton_status status, const char *format, ...);
+
+/* api.c: the table for one program; `create` is left NULL, the caller knows which. */
+void lpt_fill_api(const lpt_program *program, lepton_api *out_api);
+
+/* ---- check.c: arguments ----------------------------------------------------------------------- */
+
+/* Bytes of a dense tensor; -1 for an unknown dtype, a negative dimension or more than LPT_MAX_BYTES. */
+int64_t lpt_tensor_bytes(lepton_dtype dtype, int32_t rank, const int64_t *shape);
+/* Dtype, rank, sizes the model fixes. `with_data` also: pointers present and aligned. */
+lepton_status lpt_check_inputs(lepton_session *session, const lepton_tensor *inputs, bool with_data);
+/* Whether env, computed from these inputs, agrees with every one of their dimensions. */
+lepton_status lpt_check_sizes(lepton_session *session, const lepton_tensor *inputs);
+lepton_status lpt_check_outputs(lepton_session *session, const lepton_tensor *inputs,
+                                const lepton_tensor *outputs);
+/* Whether an output has a dimension that is known only while the model runs. */
+bool lpt_output_is_late(const lpt_program *program, uint32_t output);
+
+/* ---- verify.c: is the program's table sound? -------------------------------------------------- */
+
+lepton_status lpt_verify(const lpt_program *program);
+
+/* ---- shape.c: sizes and memory for the inputs at hand ----------------------------------------- */
+
+lepton_status lpt_prepare(lepton_session *session, const lepton_tensor *inputs);
+/* After LPT_BIND number `bind` at step `step`: sizes again, and memory for what starts later. */
+lepton_status lpt_prepare_late(lepton_session *session, uint32_t step, uint32_t bind,
+                               lepton_tensor *outputs);
+/* Memory of the session's for output `index`, into bases and *output. */
+lepton_status lpt_own_output(lepton_session *session, uint32_t index, lepton_tensor *output);
+/* The output's dtype, rank and shape from env; late dimensions are -1 unless `late`. */
+void lpt_describe_output(const lepton_session *session, uint32_t index, bool late,
+                         lepton_tensor *output);
+
+/* ---- plan.c ------------------------------------------------------------------------------------ */
+
+/* Offsets for n buffers in one arena such that buffers alive at a common step do not overlap:
+ * buffer i is alive from the start of step first[i] to the end of step last[i]. Offsets are
+ * multiples of 64. Largest first, best fit; deterministic. `order` is 2n entries to work in.
+ * The arena's size, or -1 when a size is negative or the sum is more than LPT_MAX_BYTES. */
+int64_t lpt_plan(uint32_t n, const int64_t *sizes, const uint32_t *first, const uint32_t *last,
+                 uint32_t *order, int64_t *out_offsets);
+
+/* ---- steps.c ----------------------------------------------------------------------------------- */
+
+lepton_status lpt_run_steps(lepton_session *session, lepton_tensor *outputs);
+lepton_status lpt_profile(lepton_session *session, int enable, const lepton_step_time **out_steps,
+                          size_t *out_count);
+
+/* ---- cpu.c, cores.c: the machine ---------------------------------------------------------------- */
+
+uint64_t lpt_cpu_features(void);
+/* The names of these features, comma-separated, for messages. */
+void lpt_cpu_feature_names(uint64_t features, char *out, size_t size);
+/* Ask the system for what must be asked for (AMX's tile registers). False: refused. */
+bool lpt_cpu_enable(uint64_t features);
+/* Cores this process may use: its affinity mask, cut by the cgroup's quota. At least 1. */
+uint32_t lpt_cores(void);
+/* The quota of a cgroup in whole cores, rounded up; 0: none. `mount` is where cgroups lie
+ * ("/sys/fs/cgroup"), `membership` the text of /proc/self/cgroup. */
+uint32_t lpt_cgroup_cores(const char *mount, const char *membership);
+
+/* ---- pool.c ------------------------------------------------------------------------------------ */
+
+typedef void (*lpt_part)(void *context, uint32_t thread, int64_t lo, int64_t hi);
+
+/* A share in the process's thread pool, which has at least `threads` - 1 workers from then on, or
+ * as many as the system would start. The last release ends them. */
+void lpt_pool_acquire(uint32_t threads);
+void lpt_pool_release(void);
+/* To be called before a row of parallel regions: a forked process starts workers of its own here. */
+void lpt_pool_check(void);
+
+/* Equivalent serial code:  part(context, 0, 0, tasks);
+ * Splits [0, tasks) into at most `threads` contiguous parts of at least `grain` tasks; part i runs
+ * on thread i, the caller is thread 0. On return all parts have run and what they wrote is visible.
+ * Runs serially when the pool is in use by another caller. */
+void lpt_parallel_for(uint32_t threads, int64_t tasks, int64_t grain, lpt_part part, void *context);
+
+#endif

@@ -1,0 +1,224 @@
+/* session.c: create, resolve, run, message, destroy. */
+#include <stdarg.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "runtime.h"
+
+static _Thread_local char create_message[LPT_MESSAGE_SIZE];
+
+lepton_status lpt_fail(lepton_session *session, lepton_status status, const char *format, ...) {
+  va_list arguments;
+  va_start(arguments, format);
+  vsnprintf(session ? session->message : create_message, LPT_MESSAGE_SIZE, format, arguments);
+  va_end(arguments);
+  return status;
+}
+
+const char *lpt_message(const lepton_session *session) {
+  return session ? session->message : create_message;
+}
+
+/* ---- create ------------------------------------------------------------------------------------- */
+
+static lepton_status check_options(const lepton_options *options) {
+  if (!options) return LEPTON_OK;
+  if (options->struct_size < sizeof *options)
+    return lpt_fail(NULL, LEPTON_INVALID_ARGUMENT, "options: struct_size is %u, expected at least %zu",
+                    (unsigned)options->struct_size, sizeof *options);
+  if (!options->allocate != !options->release)
+    return lpt_fail(NULL, LEPTON_INVALID_ARGUMENT, "options: allocate and release must be given together");
+  return LEPTON_OK;
+}
+
+static lepton_status check_machine(const lpt_program *program) {
+  uint64_t missing = program->cpu_features & ~lpt_cpu_features();
+  if (!missing && lpt_cpu_enable(program->cpu_features)) return LEPTON_OK;
+  char names[256];
+  lpt_cpu_feature_names(missing ? missing : LPT_CPU_AMX, names, sizeof names);
+  return lpt_fail(NULL, LEPTON_UNSUPPORTED, "the model was compiled for %s; this machine %s %s",
+                  program->target, missing ? "lacks" : "does not let this process use", names);
+}
+
+static uint32_t threads_for(const lpt_program *program, const lepton_options *options) {
+  uint32_t threads = options ? options->threads : 0;
+  if (!threads) threads = program->default_threads;
+  if (!threads) threads = lpt_cores();
+  return threads > LPT_MAX_THREADS ? LPT_MAX_THREADS : threads;
+}
+
+static uint32_t count_binds(const lpt_program *program) {
+  uint32_t n = 0;
+  for (uint32_t i = 0; i < program->n_steps; i++) n += program->steps[i].kind == LPT_BIND;
+  return n;
+}
+
+/* All arrays a session ever needs, so that run allocates nothing. False: no memory. */
+static bool allocate_arrays(lepton_session *s) {
+  const lpt_program *p = s->program;
+  const lpt_allocator *a = &s->allocator;
+  bool good = (s->env = lpt_allocate_zeroed(a, p->n_env, sizeof *s->env)) != NULL;
+  good = good && (s->shapes = lpt_allocate_zeroed(a, p->n_inputs, sizeof *s->shapes));
+  good = good && (s->bases = lpt_allocate_zeroed(a, p->n_buffers, sizeof *s->bases));
+  good = good && (s->operands = lpt_allocate_zeroed(a, p->max_operands, sizeof *s->operands));
+  good = good && (s->output_buffers = lpt_allocate_zeroed(a, p->n_outputs, sizeof *s->output_buffers));
+  good = good && (s->outputs = lpt_allocate_zeroed(a, p->n_outputs, sizeof *s->outputs));
+  good = good && (s->arenas = lpt_allocate_zeroed(a, s->n_arenas, sizeof *s->arenas));
+  if (!s->dynamic) return good;
+  good = good && (s->plan.buffers = lpt_allocate_zeroed(a, p->n_buffers, sizeof *s->plan.buffers));
+  good = good && (s->plan.first = lpt_allocate_zeroed(a, p->n_buffers, sizeof *s->plan.first));
+  good = good && (s->plan.last = lpt_allocate_zeroed(a, p->n_buffers, sizeof *s->plan.last));
+  good = good && (s->plan.order = lpt_allocate_zeroed(a, p->n_buffers, 2 * sizeof *s->plan.order));
+  good = good && (s->plan.sizes = lpt_allocate_zeroed(a, p->n_buffers, sizeof *s->plan.sizes));
+  return good && (s->plan.offsets = lpt_allocate_zeroed(a, p->n_buffers, sizeof *s->plan.offsets));
+}
+
+/* The places that never move: weights, and which buffer each output is. */
+static lepton_status bind_buffers(lepton_session *session) {
+  const lpt_program *program = session->program;
+  memset(session->output_buffers, 0xff, program->n_outputs * sizeof *session->output_buffers);
+  for (uint32_t i = 0; i < program->n_buffers; i++) {
+    const lpt_buffer *buffer = &program->buffers[i];
+    if (buffer->storage == LPT_CONSTANT) 
+      session->bases[i] = (void *)((uintptr_t)session->weights + buffer->offset);
+    if (buffer->storage == LPT_OUTPUT) session->output_buffers[buffer->index] = i;
+  }
+  for (uint32_t i = 0; i < program->n_outputs; i++)
+    if (session->output_buffers[i] == UINT32_MAX)
+      return lpt_fail(NULL, LEPTON_INTERNAL, "the compiled model is damaged: output '%s' has no buffer",
+                      program->outputs[i].name);
+  return LEPTON_OK;
+}
+
+/* A static model's memory is made at once: its input shapes are known. */
+static lepton_status prepare_static(lepton_session *session) {
+  const lpt_program *program = session->program;
+  if (session->dynamic) return LEPTON_OK;
+  lepton_tensor *inputs = lpt_allocate_zeroed(&session->allocator, program->n_inputs, sizeof *inputs);
+  if (!inputs) return lpt_fail(NULL, LEPTON_OUT_OF_MEMORY, "no memory for the session");
+  for (uint32_t i = 0; i < program->n_inputs; i++) {
+    inputs[i].dtype = program->inputs[i].dtype;
+    inputs[i].rank = program->inputs[i].rank;
+    memcpy(inputs[i].shape, program->inputs[i].shape, sizeof inputs[i].shape);
+  }
+  lepton_status status = lpt_prepare(session, inputs);
+  if (status) lpt_fail(NULL, status, "%s", session->message);
+  lpt_release(&session->allocator, inputs);
+  return status;
+}
+
+static lepton_status check_program(const lpt_program *program, const uint8_t *weights) {
+  lepton_status status = lpt_verify(program);
+  if (!status) status = check_machine(program);
+  if (status) return status;
+  if (!weights && program->weights_size)
+    return lpt_fail(NULL, LEPTON_INVALID_ARGUMENT, "the program needs weights and was given none");
+  if ((uintptr_t)weights % LPT_ALIGNMENT)
+    return lpt_fail(NULL, LEPTON_INVALID_ARGUMENT, "the weights must be aligned to %d bytes", LPT_ALIGNMENT);
+  return LEPTON_OK;
+}
+
+lepton_status lpt_create(const lpt_program *program, const uint8_t *weights,
+                         const lepton_options *options, lepton_session **out_session) {
+  create_message[0] = '\0';
+  if (!out_session) return lpt_fail(NULL, LEPTON_INVALID_ARGUMENT, "out_session is NULL");
+  if (!weights) weights = program->weights;
+  lepton_status status = check_options(options);
+  if (!status) status = check_program(program, weights);
+  if (status) return status;
+  lpt_allocator allocator = lpt_allocator_of(options);
+  lepton_session *session = lpt_allocate_zeroed(&allocator, 1, sizeof *session);
+  if (!session) return lpt_fail(NULL, LEPTON_OUT_OF_MEMORY, "no memory for the session");
+  session->program = program;
+  session->weights = weights;
+  session->allocator = allocator;
+  session->threads = threads_for(program, options);
+  session->n_arenas = count_binds(program) + 1;
+  session->dynamic = program->shape || program->n_symbols || session->n_arenas > 1;
+  lpt_pool_acquire(session->threads);
+  status = LEPTON_OUT_OF_MEMORY;
+  if (!allocate_arrays(session)) {
+    lpt_fail(NULL, status, "no memory for the session");
+    goto error;
+  }
+  status = bind_buffers(session);
+  if (!status) status = prepare_static(session);
+  if (status) goto error;
+  *out_session = session;
+  return LEPTON_OK;
+error:
+  lpt_destroy(session);
+  return status;
+}
+
+void lpt_destroy(lepton_session *session) {
+  if (!session) return;
+  lpt_allocator allocator = session->allocator;
+  for (uint32_t i = 0; session->outputs && i < session->program->n_outputs; i++)
+    lpt_release(&allocator, session->outputs[i].data);
+  for (uint32_t i = 0; session->arenas && i < session->n_arenas; i++)
+    lpt_release(&allocator, session->arenas[i].data);
+  void *const owned[] = {
+    session->env, session->shapes, session->bases, session->operands, session->output_buffers,
+    session->outputs, session->arenas, session->scratch.data, session->plan.buffers, session->plan.first,
+    session->plan.last, session->plan.order, session->plan.sizes, session->plan.offsets, session->profile,
+  };
+  for (size_t i = 0; i < sizeof owned / sizeof *owned; i++) lpt_release(&allocator, owned[i]);
+  lpt_pool_release();
+  lpt_release(&allocator, session);
+}
+
+/* ---- resolve and run ---------------------------------------------------------------------------- */
+
+static bool prepared_for(const lepton_session *session, const lepton_tensor *inputs) {
+  if (!session->ready) return false;
+  for (uint32_t i = 0; i < session->program->n_inputs; i++)
+    if (memcmp(session->shapes[i], inputs[i].shape, (size_t)inputs[i].rank * sizeof(int64_t))) return false;
+  return true;
+}
+
+lepton_status lpt_resolve(lepton_session *session, const lepton_tensor *inputs,
+                          lepton_tensor *out_outputs) {
+  if (!session) return LEPTON_INVALID_ARGUMENT;
+  session->message[0] = '\0';
+  if (!out_outputs && session->program->n_outputs)
+    return lpt_fail(session, LEPTON_INVALID_ARGUMENT, "out_outputs is NULL");
+  lepton_status status = lpt_check_inputs(session, inputs, false);
+  if (!status && !prepared_for(session, inputs)) status = lpt_prepare(session, inputs);
+  if (status) return status;
+  for (uint32_t i = 0; i < session->program->n_outputs; i++)
+    lpt_describe_output(session, i, false, &out_outputs[i]);
+  return LEPTON_OK;
+}
+
+static lepton_status bind_arguments(lepton_session *session, const lepton_tensor *inputs,
+                                    lepton_tensor *outputs) {
+  const lpt_program *program = session->program;
+  for (uint32_t i = 0; i < program->n_outputs; i++) {
+    if (outputs[i].data) continue;
+    lepton_status status = lpt_own_output(session, i, &outputs[i]);
+    if (status) return status;
+  }
+  for (uint32_t i = 0; i < program->n_buffers; i++) {
+    const lpt_buffer *buffer = &program->buffers[i];
+    if (buffer->storage == LPT_INPUT) session->bases[i] = inputs[buffer->index].data;
+    if (buffer->storage == LPT_OUTPUT) session->bases[i] = outputs[buffer->index].data;
+  }
+  return LEPTON_OK;
+}
+
+lepton_status lpt_run(lepton_session *session, const lepton_tensor *inputs, lepton_tensor *outputs) {
+  if (!session) return LEPTON_INVALID_ARGUMENT;
+  const lpt_program *program = session->program;
+  session->message[0] = '\0';
+  lepton_status status = lpt_check_inputs(session, inputs, true);
+  if (!status && !prepared_for(session, inputs)) status = lpt_prepare(session, inputs);
+  if (!status) status = lpt_check_outputs(session, inputs, outputs);
+  if (status) return status;
+  if (session->threads > 1) lpt_pool_check();
+  status = bind_arguments(session, inputs, outputs);
+  if (!status) status = lpt_run_steps(session, outputs);
+  for (uint32_t i = 0; status && i < program->n_outputs; i++) /* take back what a failed run lent */
+    if (outputs[i].data == session->outputs[i].data) outputs[i].data = NULL;
+  return status;
+}

@@ -1,0 +1,109 @@
+/* steps.c: the interpreter: one pass over the program's steps. */
+#define _GNU_SOURCE
+#include <string.h>
+#include <time.h>
+
+#include "runtime.h"
+
+typedef struct call {
+  lpt_kernel kernel;
+  void *const *buffers;
+  const int64_t *dims;
+  uintptr_t scratch; /* as an integer: NULL where no step needs any */
+  size_t scratch_stride;
+} call;
+
+static void run_part(void *context, uint32_t thread, int64_t lo, int64_t hi) {
+  const call *c = context;
+  c->kernel(c->buffers, c->dims, (void *)(c->scratch + thread * c->scratch_stride), lo, hi);
+}
+
+static void *operand(const lepton_session *session, uint32_t index) {
+  const lpt_operand *o = &session->program->operands[index];
+  /* As integers: an empty tensor's base may be NULL. */
+  return (void *)((uintptr_t)session->bases[o->buffer] + (uintptr_t)session->env[o->offset_slot]);
+}
+
+static void call_kernel(lepton_session *session, const lpt_step *step) {
+  int64_t tasks = session->env[step->tasks_slot];
+  if (tasks == 0) return;
+  for (uint32_t i = 0; i < step->n_operands; i++)
+    session->operands[i] = operand(session, step->first_operand + i);
+  call c = {step->kernel, session->operands, session->env + step->dims_slot, (uintptr_t)session->scratch.data,
+            session->scratch_stride};
+  lpt_parallel_for(session->threads, tasks, session->env[step->grain_slot], run_part, &c);
+}
+
+static uint64_t now(void) {
+  struct timespec t;
+  clock_gettime(CLOCK_MONOTONIC, &t);
+  return (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
+}
+
+static void call_and_time(lepton_session *session, uint32_t index) {
+  uint64_t start = now();
+  call_kernel(session, &session->program->steps[index]);
+  session->profile[index].nanoseconds += now() - start;
+  session->profile[index].calls++;
+}
+
+/* Which of the program's LPT_BIND steps this one is. */
+static uint32_t bind_number(const lpt_program *program, uint32_t index) {
+  uint32_t number = 0;
+  for (uint32_t i = 0; i < index; i++) number += program->steps[i].kind == LPT_BIND;
+  return number;
+}
+
+static lepton_status bind_size(lepton_session *session, uint32_t index, lepton_tensor *outputs) {
+  const lpt_step *step = &session->program->steps[index];
+  int64_t size;
+  memcpy(&size, operand(session, step->first_operand), sizeof size);
+  session->env[step->dims_slot] = size;
+  return lpt_prepare_late(session, index, bind_number(session->program, index), outputs);
+}
+
+lepton_status lpt_run_steps(lepton_session *session, lepton_tensor *outputs) {
+  const lpt_program *program = session->program;
+  for (uint32_t i = 0; i < program->n_steps;) {
+    const lpt_step *step = &program->steps[i];
+    lepton_status status = LEPTON_OK;
+    uint32_t next = i + 1;
+    switch (step->kind) {
+      case LPT_CALL:
+        if (session->profiling) call_and_time(session, i);
+        else call_kernel(session, step);
+        break;
+      case LPT_JUMP:
+        next = step->target;
+        break;
+      case LPT_JUMP_IF_FALSE:
+        if (!*(const uint8_t *)operand(session, step->first_operand)) next = step->target;
+        break;
+      case LPT_BIND:
+        status = bind_size(session, i, outputs);
+        break;
+    }
+    if (status) return status;
+    i = next;
+  }
+  return LEPTON_OK;
+}
+
+lepton_status lpt_profile(lepton_session *session, int enable, const lepton_step_time **out_steps,
+                          size_t *out_count) {
+  if (!session) return LEPTON_INVALID_ARGUMENT;
+  const lpt_program *program = session->program;
+  session->message[0] = '\0';
+  session->profiling = false;
+  if (enable && !session->profile) {
+    session->profile = lpt_allocate(&session->allocator, program->n_steps * sizeof *session->profile);
+    if (!session->profile)
+      return lpt_fail(session, LEPTON_OUT_OF_MEMORY, "no memory for step times");
+  }
+  for (uint32_t i = 0; enable && i < program->n_steps; i++)
+    session->profile[i] = (lepton_step_time){.name = program->steps[i].name};
+  session->profiling = enable;
+  if (out_steps) *out_steps = session->profile;
+  if (out_count) *out_count = session->profile ? program->n_steps : 0;
+  return LEPTON_OK;
+}

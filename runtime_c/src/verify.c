@@ -1,0 +1,91 @@
+/* verify.c: is a program's table sound? The runtime indexes by what stands there, so a wrong number
+ * would be a wild write; every create checks it once (microseconds) and says which entry is wrong. */
+#include "runtime.h"
+
+static lepton_status unsound(const char *what, uint32_t index, const char *why) {
+  return lpt_fail(NULL, LEPTON_INTERNAL, "the compiled model is damaged: %s %u: %s", what,
+                  (unsigned)index, why);
+}
+
+static lepton_status verify_buffer(const lpt_program *p, uint32_t index) {
+  const lpt_buffer *b = &p->buffers[index];
+  if (b->size_slot >= p->n_env) return unsound("buffer", index, "size slot out of range");
+  switch (b->storage) {
+    case LPT_INPUT:
+      return b->index < p->n_inputs ? LEPTON_OK : unsound("buffer", index, "no such input");
+    case LPT_OUTPUT:
+      return b->index < p->n_outputs ? LEPTON_OK : unsound("buffer", index, "no such output");
+    case LPT_CONSTANT:
+      return b->offset <= p->weights_size ? LEPTON_OK : unsound("buffer", index, "behind the weights");
+    case LPT_WORKSPACE:
+      if (b->first_step > b->last_step) return unsound("buffer", index, "dies before it lives");
+      return b->last_step < p->n_steps ? LEPTON_OK : unsound("buffer", index, "outlives the program");
+    default:
+      return unsound("buffer", index, "unknown storage");
+  }
+}
+
+static lepton_status verify_step(const lpt_program *p, uint32_t index) {
+  const lpt_step *s = &p->steps[index];
+  if (s->kind > LPT_BIND) return unsound("step", index, "unknown kind");
+  if (s->n_operands > p->max_operands || s->first_operand > p->n_operands ||
+      s->n_operands > p->n_operands - s->first_operand)
+    return unsound("step", index, "operands out of range");
+  if (s->dims_slot >= p->n_env || s->tasks_slot >= p->n_env || s->scratch_slot >= p->n_env ||
+      s->grain_slot >= p->n_env)
+    return unsound("step", index, "slot out of range");
+  bool jumps = s->kind == LPT_JUMP || s->kind == LPT_JUMP_IF_FALSE;
+  if (jumps && s->target > p->n_steps) return unsound("step", index, "jumps out of the program");
+  bool reads = s->kind == LPT_JUMP_IF_FALSE || s->kind == LPT_BIND;
+  if (reads && s->n_operands < 1) return unsound("step", index, "lacks its operand");
+  if (s->kind == LPT_CALL && !s->kernel) return unsound("step", index, "lacks its kernel");
+  return LEPTON_OK;
+}
+
+static lepton_status verify_port(const lpt_program *p, const char *kind, const lepton_port *port,
+                                 const lpt_port_slots *slots, uint32_t index) {
+  if (port->rank < 0 || port->rank > LEPTON_MAX_RANK) return unsound(kind, index, "bad rank");
+  if (!port->name) return unsound(kind, index, "lacks its name");
+  if (port->dtype == LEPTON_STRING || port->dtype < LEPTON_F32 || port->dtype > LEPTON_U2)
+    return unsound(kind, index, "bad dtype");
+  for (int32_t i = 0; i < port->rank; i++)
+    if ((slots->slot[i] & ~LPT_SLOT_LATE) >= p->n_env) return unsound(kind, index, "slot out of range");
+  return LEPTON_OK;
+}
+
+static lepton_status verify_ports(const lpt_program *p) {
+  lepton_status status = LEPTON_OK;
+  for (uint32_t i = 0; i < p->n_inputs && !status; i++)
+    status = verify_port(p, "input", &p->inputs[i], &p->input_slots[i], i);
+  for (uint32_t i = 0; i < p->n_outputs && !status; i++)
+    status = verify_port(p, "output", &p->outputs[i], &p->output_slots[i], i);
+  return status;
+}
+
+/* Symbols, operands, guards. */
+static lepton_status verify_references(const lpt_program *p) {
+  for (uint32_t i = 0; i < p->n_symbols; i++) {
+    const lpt_symbol *s = &p->symbols[i];
+    if (s->env_slot >= p->n_env || s->env_slot < 2) return unsound("symbol", i, "bad slot");
+    if (s->input >= p->n_inputs || (int64_t)s->axis >= p->inputs[s->input].rank)
+      return unsound("symbol", i, "no such dimension");
+  }
+  for (uint32_t i = 0; i < p->n_operands; i++)
+    if (p->operands[i].buffer >= p->n_buffers || p->operands[i].offset_slot >= p->n_env)
+      return unsound("operand", i, "out of range");
+  for (uint32_t i = 0; i < p->n_guards; i++)
+    if ((p->guards[i].left & ~LPT_SLOT_LATE) >= p->n_env ||
+        (p->guards[i].right & ~LPT_SLOT_LATE) >= p->n_env || !p->guards[i].message)
+      return unsound("guard", i, "out of range");
+  return LEPTON_OK;
+}
+
+lepton_status lpt_verify(const lpt_program *program) {
+  if (program->n_env < 2 || program->env[0] != 0 || program->env[1] != 1)
+    return unsound("env", 0, "does not start with 0 and 1");
+  lepton_status status = verify_ports(program);
+  if (!status) status = verify_references(program);
+  for (uint32_t i = 0; i < program->n_buffers && !status; i++) status = verify_buffer(program, i);
+  for (uint32_t i = 0; i < program->n_steps && !status; i++) status = verify_step(program, i);
+  return status;
+}
