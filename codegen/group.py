@@ -15,8 +15,9 @@ from lepton.ir.op import Op, Trait
 class Group:
     """A node of the program, seen as a body: an anchor (or none) among elementwise ops.
 
-    `body.inputs` pairs with `inputs`, `body.outputs` with `outputs`. Inside the body only the anchor may be something else
-    than elementwise, and every value between the anchor and an output has the anchor result's shape, or broadcasts to it.
+    `body.inputs` pairs with `inputs`, `body.outputs` with `outputs`. Beside the anchor the body holds elementwise ops and
+    scalar constants only, and every value between the anchor and an output has the anchor result's shape, or broadcasts
+    to it.
     """
 
     name: str
@@ -55,6 +56,13 @@ def lowers(*anchors: Op | None) -> Callable[[Lowering], Lowering]:
     return register
 
 
+def copy_group(source: Value, target: Value, access: Callable[[Value], Access]) -> Group:
+    """The group that copies one value's elements to another place: a body without ops."""
+    inner = Value(source.type)
+    body = Graph("copy", (inner,), User((inner,)))
+    return Group("copy", body, None, (source,), (target,), {v: access(v) for v in (source, target)}, {})
+
+
 def group_of(node: Node, access: Callable[[Value], Access]) -> Group:
     """The group of a program node: a fusion's body, or a body of the one op. Absent inputs are left out of `inputs`."""
     inputs = tuple(dict.fromkeys(v for v in node.inputs if v is not None))
@@ -66,12 +74,12 @@ def group_of(node: Node, access: Callable[[Value], Access]) -> Group:
         inner = Node(node.op, [None if v is None else stand_ins[v] for v in node.inputs], node.attrs,
                      regions=[clone(r) for r in node.regions], loc=node.loc)
         body = Graph(node.op.name, tuple(stand_ins.values()), User(inner.results))
-    anchors = [n for n in body.nodes if not n.op.has(Trait.ELEMENTWISE)]
+    anchors = [n for n in body.nodes if not n.op.has(Trait.ELEMENTWISE) and n.op is not ops.constant]
     if len(anchors) > 1:
         raise AssertionError(f"a group with {len(anchors)} anchors: {', '.join(n.op.name for n in anchors)}")
     constants = {inner: outer for inner, outer in zip(body.inputs, inputs, strict=True)
                  if outer.producer is not None and outer.producer.op is ops.constant}
-    name = "_".join(n.op.name for n in body.nodes)[:48]
+    name = "_".join(n.op.name for n in body.nodes if n.op is not ops.constant)[:48]
     values = (*inputs, *node.results)
     return Group(name, body, anchors[0] if anchors else None, inputs, node.results,
                  {v: access(v) for v in values}, constants)

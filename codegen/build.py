@@ -1,0 +1,124 @@
+"""Programs -> objects and weights: kernels are spelled, deduplicated and compiled; tables tie them together."""
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from lepton.codegen.kernel import Body, align
+from lepton.codegen.llvm.builder import Module
+from lepton.codegen.llvm.machine import compile_module
+from lepton.codegen.memory import plan_static, verify_plan
+from lepton.codegen.program import Buffer, Program, StepKind, Storage
+from lepton.codegen.tables import TYPES, Tables, artifact_table
+from lepton.codegen.target import Target
+from lepton.ir.tensor import Array
+
+KERNEL_TYPE = "(ptr, ptr, ptr, i64, i64)"
+WEIGHTS_SYMBOL = "lpt_weights"
+
+
+@dataclass(eq=False)
+class Weights:
+    """The constants of an artifact, each once, at 64-byte aligned offsets."""
+
+    chunks: list[tuple[int, Array]] = field(default_factory=list)
+    size: int = 0
+    _known: dict[bytes, int] = field(default_factory=dict)
+
+    def add(self, array: Array) -> int:
+        """The offset of these bytes."""
+        import hashlib
+
+        data = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
+        key = hashlib.sha256(data.data).digest() + len(data).to_bytes(8)
+        if key not in self._known:
+            self._known[key] = self.size
+            self.chunks.append((self.size, data))
+            self.size = align(self.size + len(data))
+        return self._known[key]
+
+    def write_to(self, blob: Array) -> None:
+        for offset, data in self.chunks:
+            blob[offset:offset + len(data)] = data
+
+    def pieces(self) -> Iterator[memoryview]:
+        """The blob in order, padding included."""
+        position = 0
+        for offset, data in self.chunks:
+            if offset > position:
+                yield memoryview(bytes(offset - position))
+            yield data.data
+            position = offset + len(data)
+        if self.size > position:
+            yield memoryview(bytes(self.size - position))
+
+
+@dataclass(eq=False)
+class Objects:
+    """What the linker or the JIT needs: object files of one triple, the weights, the program tables' names."""
+
+    triple: str
+    objects: list[bytes]
+    weights: Weights
+    programs: list[str]              # symbols of the lpt_program tables, best target first
+    llvm: list[str]                  # the modules' text, for --emit llvm
+    code_bytes: int = 0
+
+
+def plan_memory(program: Program) -> None:
+    """Give the workspace buffers of a static program their offsets."""
+    if not program.is_static:
+        return
+    buffers = [b for b in program.buffers if b.storage is Storage.WORKSPACE]
+    sizes = [b.size for b in buffers if isinstance(b.size, int)]
+    lifetimes = [(b.first, b.last) for b in buffers]
+    offsets, total = plan_static(sizes, lifetimes)
+    verify_plan(sizes, lifetimes, offsets, total)
+    for buffer, offset in zip(buffers, offsets, strict=True):
+        buffer.offset = offset
+    program.workspace = total
+
+
+def spell(program: Program, target: Target, prefix: str) -> tuple[Module, list[str]]:
+    """One module with every distinct kernel body once; the symbol of each step ('' for jumps)."""
+    module = Module(f'nounwind "target-cpu"="{target.cpu}" "target-features"="{target.features}"')
+    symbols: dict[Body, str] = {}
+    names: list[str] = []
+    for step in program.steps:
+        if step.kind is not StepKind.CALL:
+            names.append("")
+            continue
+        assert step.kernel is not None
+        body = step.kernel.body
+        if body not in symbols:
+            symbols[body] = f"{prefix}k{len(symbols)}_{step.kernel.name}"
+            body.emit(module, symbols[body], target)
+        names.append(symbols[body])
+    return module, names
+
+
+def build(programs: Sequence[tuple[Program, Target]], metadata: Sequence[str], threads: int = 0,
+          linked: bool = True) -> Objects:
+    """Compile programs of one triple, best target first. `linked`: weights are a symbol the linker resolves."""
+    weights = Weights()
+    objects: list[bytes] = []
+    texts: list[str] = []
+    tables = Module()
+    names: list[str] = []
+    for (program, target), words in zip(programs, metadata, strict=True):
+        prefix = f"lpt_{target.name.replace('-', '_')}_"
+        module, kernels = spell(program, target, prefix)
+        texts.append(str(module))
+        objects.append(compile_module(texts[-1], target))
+        offsets = {b: weights.add(b.data) for b in program.buffers
+                   if b.storage is Storage.CONSTANT and b.data is not None}
+        for symbol in dict.fromkeys(k for k in kernels if k):
+            tables.declarations[symbol] = f"declare hidden void @{symbol}{KERNEL_TYPE}"
+        writer = Tables(tables, program, target, prefix)
+        names.append(writer.write(kernels, offsets, weights.size, words, threads, WEIGHTS_SYMBOL if linked else ""))
+    artifact_table(tables, names)
+    texts.append(TYPES + str(tables))
+    objects.append(compile_module(texts[-1], programs[0][1]))
+    return Objects(programs[0][1].triple, objects, weights, names, texts, sum(map(len, objects)))

@@ -1,0 +1,37 @@
+"""Objects in this process: what `lepton.compile` runs, without a linker."""
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from llvmlite import binding as llvm
+
+from lepton.codegen.build import Objects
+from lepton.codegen.kernel import align
+from lepton.codegen.llvm.machine import target_machine
+from lepton.codegen.target import Target
+from lepton.ir.tensor import Array
+
+
+class Loaded:
+    """Machine code and weights kept alive together. `program` is the address of the first lpt_program."""
+
+    def __init__(self, objects: Objects, target: Target) -> None:
+        module = llvm.parse_assembly("")
+        module.triple = objects.triple
+        self._engine: Any = llvm.create_mcjit_compiler(module, target_machine(target, jit=True))
+        for data in objects.objects:
+            self._engine.add_object_file(llvm.ObjectFileRef.from_data(data))
+        self._engine.finalize_object()
+        self.program: int = self._engine.get_global_value_address(objects.programs[0])
+        if not self.program:
+            raise RuntimeError(f"no symbol {objects.programs[0]} in the compiled objects")
+        self.weights: Array = _aligned(objects.weights.size)
+        objects.weights.write_to(self.weights)
+
+
+def _aligned(size: int, alignment: int = 4096) -> Array:
+    """`size` bytes whose address is a multiple of `alignment`."""
+    raw = np.empty(align(max(size, 1), 64) + alignment, np.uint8)
+    start = -raw.ctypes.data % alignment
+    return raw[start:start + max(size, 1)]

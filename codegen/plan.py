@@ -1,0 +1,300 @@
+"""Graph -> program: which kernels run, in which order, and where every value lies.
+
+Two walks over a graph. Backwards, `_want` decides where values *should* be written so that concats, transposes and the
+graph's outputs need no copies. Forwards, `_emit` makes views of what already lies in memory, lowers the rest to kernels and
+copies where neither helped. Regions of `if_` are walked in place, between jumps.
+"""
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+
+from lepton.codegen.group import LOWERINGS, Group, LowerOptions, copy_group, group_of
+from lepton.codegen.kernel import Access, Kernel, Packed
+from lepton.codegen.program import Buffer, GuardRow, Operand, Program, Step, StepKind, Storage
+from lepton.codegen.views import Place, dense_place, inner_is_contiguous, place_operand, view
+from lepton.ir import ops
+from lepton.ir.core import Graph, Node, Value
+from lepton.ir.diagnostics import Location, UnsupportedError
+from lepton.ir.dims import Dim, collect_guards
+from lepton.ir.op import Op, Trait
+from lepton.ir.tensor import Tensor
+from lepton.ir.types import TensorType
+
+# Kernels that pack or gather their operands anyway, so that a strided view costs them nothing.
+TAKES_ANY_STRIDES: frozenset[Op] = frozenset({ops.matmul, ops.attention})
+SMALL = 4096  # elements: below this a strided read is cheaper than another kernel
+
+
+def plan(graph: Graph, options: LowerOptions) -> Program:
+    """Lower every node of `graph`. Raises UnsupportedError naming all nodes that have no lowering."""
+    check_supported(graph)
+    return _Planner(graph, options).run()
+
+
+def check_supported(graph: Graph) -> None:
+    """All that cannot be compiled, at once."""
+    lost: list[str] = []
+    for node in graph.walk():
+        anchors = [n.op for n in node.regions[0].nodes] if node.op is ops.fusion else [node.op]
+        for op in anchors:
+            known = op in LOWERINGS or op.has(Trait.ELEMENTWISE) or op.has(Trait.VIEW) or op in _STRUCTURAL
+            if not known:
+                where = str(node.loc[0]) if node.loc else repr(node)
+                lost.append(f"{op.name}: {where}")
+        if any(not isinstance(r.type, TensorType) for r in node.results):
+            lost.append(f"{node.op.name}: {node.loc[0] if node.loc else node} makes {node.results[0].type}")
+    if lost:
+        kinds = Counter(line.split(":")[0] for line in lost)
+        raise UnsupportedError(
+            f"{len(lost)} nodes cannot be compiled ({', '.join(f'{k} x{n}' for k, n in kinds.most_common())}):\n  "
+            + "\n  ".join(lost[:40]))
+
+
+_STRUCTURAL: frozenset[Op] = frozenset({ops.constant, ops.concat, ops.if_, ops.fusion})
+
+
+class _Planner:
+    def __init__(self, graph: Graph, options: LowerOptions) -> None:
+        self.graph, self.options = graph, options
+        names = tuple(v.name or f"output{i}" for i, v in enumerate(graph.outputs))
+        self.program = Program(graph.name, graph.inputs, graph.outputs, names)
+        self.places: dict[Value, Place] = {}
+        self.wanted: dict[Value, Place] = {}
+        self.constants: dict[Tensor, Buffer] = {}
+        self.packed: dict[str, Buffer] = {}
+        self.guards: dict[tuple[Dim, Dim], GuardRow] = {}
+        self.in_place: list[tuple[int, Value, Sequence[Value]]] = []
+
+    def run(self) -> Program:
+        for i, value in enumerate(self.graph.inputs):
+            self.places[value] = dense_place(self._buffer(Storage.INPUT, value.tensor, index=i), value.tensor)
+        targets = [dense_place(self._buffer(Storage.OUTPUT, v.tensor, index=i), v.tensor)
+                   for i, v in enumerate(self.graph.outputs)]
+        self._region(self.graph, targets)
+        self._reuse_in_place()
+        self.program.guards = list(self.guards.values())
+        self._drop_unused()
+        return self.program
+
+    # --- buffers ---
+
+    def _buffer(self, storage: Storage, type: TensorType, index: int = 0) -> Buffer:
+        buffer = Buffer(storage, index, type.size * type.dtype.bytes)
+        self.program.buffers.append(buffer)
+        return buffer
+
+    def _workspace(self, type: TensorType) -> Place:
+        return dense_place(self._buffer(Storage.WORKSPACE, type), type)
+
+    def _constant(self, tensor: Tensor) -> Place:
+        buffer = self.constants.get(tensor)
+        if buffer is None:
+            buffer = self.constants[tensor] = self._buffer(Storage.CONSTANT, tensor.type)
+            buffer.data = tensor.array
+        return dense_place(buffer, tensor.type)
+
+    def _packed(self, packed: Packed) -> Buffer:
+        key = Tensor.of(packed.array).digest
+        buffer = self.packed.get(key)
+        if buffer is None:
+            buffer = Buffer(Storage.CONSTANT, 0, packed.array.nbytes, packed.array, packed.alignment)
+            self.packed[key] = buffer
+            self.program.buffers.append(buffer)
+        return buffer
+
+    def _place(self, value: Value) -> Place:
+        if value not in self.places and value.producer is not None and value.producer.op is ops.constant:
+            self.places[value] = self._constant(value.producer.attrs["value"])
+        return self.places[value]
+
+    def _access(self, value: Value) -> Access:
+        return self._place(value).access(value.tensor)
+
+    # --- one graph or region ---
+
+    def _region(self, graph: Graph, targets: Sequence[Place]) -> None:
+        """Emit `graph` so that its outputs end up in `targets`."""
+        for value, target in zip(graph.outputs, targets, strict=True):
+            if _writable(value) and value not in self.wanted:
+                self.wanted[value] = target
+        nodes = graph.nodes
+        for node in reversed(nodes):
+            self._want(node)
+        for node in nodes:
+            self._guard(node)
+            self._emit(node)
+        for value, target in zip(graph.outputs, targets, strict=True):
+            if self._place(value) != target:
+                self._copy(value.tensor, self._place(value), target)
+
+    def _want(self, node: Node) -> None:
+        """Spread the wish for a result's place to the operands that could be written there directly."""
+        if node.op not in (ops.concat, ops.reshape, ops.transpose):
+            return
+        (result,) = node.results
+        if node.op is ops.concat:
+            if result not in self.wanted:
+                self.wanted[result] = self._workspace(result.tensor)
+        elif result not in self.wanted:
+            return
+        for i, operand in enumerate(node.inputs):
+            assert operand is not None
+            place = place_operand(node, i, self.wanted[result])
+            if (place is not None and _writable(operand) and operand not in self.wanted
+                    and inner_is_contiguous(operand.tensor, place)):
+                self.wanted[operand] = place
+
+    def _emit(self, node: Node) -> None:
+        if node.op is ops.constant:
+            return
+        if node.op is ops.concat:
+            self._emit_concat(node)
+        elif node.op is ops.if_:
+            self._emit_if(node)
+        elif node.op.has(Trait.VIEW):
+            self._emit_view(node)
+        else:
+            self._emit_kernel(node)
+
+    def _emit_view(self, node: Node) -> None:
+        operand, (result,) = node.inputs[0], node.results
+        assert operand is not None
+        place = view(node, self._place(operand))
+        if place is None:
+            dense = self._workspace(operand.tensor)
+            self._copy(operand.tensor, self._place(operand), dense, node.loc)
+            place = view(node, dense)
+            assert place is not None, f"a dense operand of {node.op.name} is no view"
+        target = self.wanted.get(result)
+        if target is None and self._must_materialise(result, place):
+            target = self._workspace(result.tensor)
+        if target is not None and target != place:
+            self._copy(result.tensor, place, target, node.loc)
+            place = target
+        self.places[result] = place
+
+    def _must_materialise(self, value: Value, place: Place) -> bool:
+        """Whether reading `value` as it lies would cost its readers more than a copy."""
+        size = value.tensor.size
+        if inner_is_contiguous(value.tensor, place) or (isinstance(size, int) and size <= SMALL):
+            return False
+        return any(_reads_elements(user) for user in value.users)
+
+    def _emit_concat(self, node: Node) -> None:
+        (result,) = node.results
+        target = self.wanted[result]
+        for i, operand in enumerate(node.inputs):
+            assert operand is not None
+            part = place_operand(node, i, target)
+            assert part is not None
+            if self._place(operand) != part:
+                self._copy(operand.tensor, self._place(operand), part, node.loc)
+        self.places[result] = target
+
+    def _emit_if(self, node: Node) -> None:
+        condition, *captures = node.inputs
+        assert condition is not None
+        for result in node.results:
+            self.places[result] = self.wanted.get(result) or self._workspace(result.tensor)
+        targets = [self.places[r] for r in node.results]
+        skip = self._step(Step(StepKind.JUMP_IF_FALSE, (self._operand(condition),), loc=node.loc))
+        leave: Step | None = None
+        for region in node.regions:
+            for inner, outer in zip(region.inputs, captures, strict=True):
+                assert outer is not None
+                self.places[inner] = self._place(outer)
+            self._region(region, targets)
+            if leave is None:
+                leave = self._step(Step(StepKind.JUMP, loc=node.loc))
+                skip.target = len(self.program.steps)
+        assert leave is not None
+        leave.target = len(self.program.steps)
+
+    def _emit_kernel(self, node: Node) -> None:
+        for result in node.results:
+            self.places[result] = self.wanted.get(result) or self._workspace(result.tensor)
+        group = group_of(node, self._access)
+        self._call(group, self._lower(group), node.loc)
+        if group.anchor is None:
+            self.in_place.append((len(self.program.steps) - 1, node.results[0], group.inputs))
+
+    def _lower(self, group: Group) -> Kernel:
+        return LOWERINGS[group.anchor.op if group.anchor is not None else None](group, self.options)
+
+    # --- steps ---
+
+    def _step(self, step: Step) -> Step:
+        for operand in step.operands:
+            operand.buffer.touch(len(self.program.steps))
+        self.program.steps.append(step)
+        return step
+
+    def _operand(self, value: Value) -> Operand:
+        place = self._place(value)
+        return Operand(place.buffer, place.offset * value.tensor.dtype.bytes)
+
+    def _call(self, group: Group, kernel: Kernel, loc: tuple[Location, ...]) -> None:
+        operands = tuple(Operand(self._packed(o)) if isinstance(o, Packed) else self._operand(o)
+                         for o in kernel.operands)
+        self._step(Step(StepKind.CALL, operands, kernel, loc=loc))
+
+    def _copy(self, type: TensorType, source: Place, target: Place, loc: tuple[Location, ...] = ()) -> None:
+        ends = Value(type), Value(type)
+        self.places.update(zip(ends, (source, target), strict=True))
+        group = copy_group(*ends, self._access)
+        self._call(group, self._lower(group), loc)
+
+    def _guard(self, node: Node) -> None:
+        """What the node's type rule takes for granted becomes a check at run time."""
+        with collect_guards() as found:
+            node.op.result_types(tuple(v.type if v is not None else None for v in node.inputs), node.attrs, node.regions)
+        where = node.loc[0] if node.loc else f"'{node.op.name}'"
+        for left, right in found:
+            message = f"{where}: {left} must equal {right}"
+            self.guards.setdefault((left, right), GuardRow(left, right, message))
+
+    # --- after the walk ---
+
+    def _reuse_in_place(self) -> None:
+        """Let elementwise kernels write over an operand that dies in them."""
+        moved: dict[Buffer, Buffer] = {}
+        for index, result, inputs in self.in_place:
+            new = self._place(result).buffer
+            if new.storage is not Storage.WORKSPACE or new.first != index or not self._fills(result):
+                continue
+            for value in inputs:
+                place = self._place(value)
+                old = moved.get(place.buffer, place.buffer)
+                if (old.storage is Storage.WORKSPACE and old.last == index and old is not new
+                        and value.type == result.type and self._fills(value)):
+                    moved[new] = old
+                    old.last = new.last
+                    break
+        for step in self.program.steps:
+            for operand in step.operands:
+                operand.buffer = moved.get(operand.buffer, operand.buffer)
+
+    def _fills(self, value: Value) -> bool:
+        """Whether the value is all there is in its buffer, in row-major order."""
+        place = self._place(value)
+        whole = place.offset == 0 and place.buffer.size == value.tensor.size * value.tensor.dtype.bytes
+        return whole and place.is_dense(value.tensor)
+
+    def _drop_unused(self) -> None:
+        used = {o.buffer for s in self.program.steps for o in s.operands}
+        keep = (Storage.INPUT, Storage.OUTPUT)
+        self.program.buffers = [b for b in self.program.buffers if b in used or b.storage in keep]
+
+
+def _writable(value: Value) -> bool:
+    """Whether some kernel or copy writes this value, so that its place is ours to choose."""
+    return value.producer is not None and value.producer.op is not ops.constant
+
+
+def _reads_elements(user: object) -> bool:
+    """Whether a reader goes through the elements one by one, so that it wants them to lie in order."""
+    if not isinstance(user, Node):
+        return False
+    anchors = {n.op for n in user.regions[0].nodes} if user.op is ops.fusion else {user.op}
+    return not (user.op.has(Trait.VIEW) or user.op is ops.concat or anchors & TAKES_ANY_STRIDES)

@@ -1,0 +1,112 @@
+"""The program: what the plan makes of a graph and the tables write down for the runtime."""
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from enum import IntEnum
+
+from lepton.codegen.kernel import Kernel
+from lepton.ir.core import Value
+from lepton.ir.diagnostics import Location
+from lepton.ir.dims import Dim
+from lepton.ir.tensor import Array
+
+
+class Storage(IntEnum):
+    """lpt_storage of runtime_c/src/internal.h."""
+
+    INPUT = 0
+    OUTPUT = 1
+    CONSTANT = 2
+    WORKSPACE = 3
+
+
+@dataclass(eq=False, slots=True)
+class Buffer:
+    """A piece of memory with a lifetime: from the start of step `first` to the end of step `last`."""
+
+    storage: Storage
+    index: int = 0                       # which input or output
+    size: Dim = 0                        # bytes
+    data: Array | None = None            # CONSTANT
+    alignment: int = 64
+    first: int = -1
+    last: int = -1
+    offset: int = 0                      # WORKSPACE of a static program: planned
+
+    def touch(self, step: int) -> None:
+        self.first = step if self.first < 0 else min(self.first, step)
+        self.last = max(self.last, step)
+
+
+class StepKind(IntEnum):
+    """lpt_step_kind."""
+
+    CALL = 0
+    JUMP = 1
+    JUMP_IF_FALSE = 2
+    BIND = 3
+
+
+@dataclass(eq=False, slots=True)
+class Operand:
+    buffer: Buffer
+    offset: Dim = 0                      # bytes
+
+
+@dataclass(eq=False, slots=True)
+class Step:
+    kind: StepKind
+    operands: tuple[Operand, ...] = ()
+    kernel: Kernel | None = None
+    target: int = 0
+    loc: tuple[Location, ...] = ()
+
+    @property
+    def name(self) -> str:
+        return self.kernel.name if self.kernel is not None else self.kind.name.lower()
+
+
+@dataclass(frozen=True, slots=True)
+class GuardRow:
+    left: Dim
+    right: Dim
+    message: str
+
+
+@dataclass(eq=False)
+class Program:
+    """Straight-line steps with jumps over buffers: the whole of a compiled model for one target."""
+
+    name: str
+    inputs: tuple[Value, ...]
+    outputs: tuple[Value, ...]
+    output_names: tuple[str, ...]
+    buffers: list[Buffer] = field(default_factory=list)
+    steps: list[Step] = field(default_factory=list)
+    guards: list[GuardRow] = field(default_factory=list)
+    workspace: int = 0                   # bytes; 0 where it depends on input shapes
+
+    @property
+    def kernels(self) -> Sequence[Kernel]:
+        return [s.kernel for s in self.steps if s.kernel is not None]
+
+    @property
+    def is_static(self) -> bool:
+        dims = [b.size for b in self.buffers]
+        dims += [d for v in (*self.inputs, *self.outputs) for d in v.tensor.shape]
+        dims += [d for k in self.kernels for d in (k.tasks, k.scratch, k.grain, *k.dims)]
+        dims += [o.offset for s in self.steps for o in s.operands]
+        return all(isinstance(d, int) for d in dims)
+
+    def __str__(self) -> str:
+        """One line per step, for `--emit` and dumps."""
+        number = {b: i for i, b in enumerate(self.buffers)}
+        lines = []
+        for i, step in enumerate(self.steps):
+            places = ", ".join(
+                f"{o.buffer.storage.name[0].lower()}{number[o.buffer]}{f'+{o.offset}' if o.offset != 0 else ''}"
+                for o in step.operands)
+            tail = f" x {step.kernel.tasks}" if step.kernel else f" -> {step.target}"
+            lines.append(f"{i:4d}  {step.name}({places}){tail}")
+        return "\n".join(lines)

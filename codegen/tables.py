@@ -1,0 +1,254 @@
+"""Program -> the constant tables the runtime interprets (runtime_c/src/internal.h), as LLVM IR text.
+
+The env: slot 0 holds 0, slot 1 holds 1, then constants, symbols and derived sizes as they are asked for. The derived
+ones of a dynamic program are computed by a shape function, emitted here too.
+"""
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from lepton.codegen.llvm.builder import Function, Int, Module, Val
+from lepton.codegen.program import Buffer, Program, Step, StepKind, Storage
+from lepton.codegen.target import Target
+from lepton.ir.core import Value
+from lepton.ir.diagnostics import UnsupportedError
+from lepton.ir.dims import Apply, Dim, Expr, Symbol, symbols
+from lepton.ir.types import DType
+
+# lepton_dtype of runtime_c/include/lepton.h
+DTYPE_CODES: dict[DType, int] = {d: i for i, d in enumerate((
+    DType.F32, DType.F64, DType.F16, DType.BF16, DType.I8, DType.I16, DType.I32, DType.I64, DType.U8, DType.U16,
+    DType.U32, DType.U64, DType.BOOL, DType.STRING, DType.C64, DType.C128, DType.F8E4M3FN, DType.F8E4M3FNUZ,
+    DType.F8E5M2, DType.F8E5M2FNUZ, DType.F8E8M0, DType.F4E2M1, DType.I4, DType.U4, DType.I2, DType.U2), 1)}
+MAX_RANK = 16
+
+TYPES = """\
+%lepton_port = type { ptr, i32, i32, [16 x i64], ptr }
+%lpt_port_slots = type { [16 x i32] }
+%lpt_buffer = type { i32, i32, i64, i32, i32, i32, i32 }
+%lpt_operand = type { i32, i32 }
+%lpt_step = type { ptr, ptr, i32, i32, i32, i32, i32, i32, i32, i32 }
+%lpt_symbol = type { i32, i32, i32, i32 }
+%lpt_guard = type { i32, i32, ptr }
+%lpt_program = type { ptr, ptr, i64, ptr, ptr, ptr, ptr, ptr, ptr, ptr, ptr, ptr, ptr, ptr, ptr, i64, i64, \
+i32, i32, i32, i32, i32, i32, i32, i32, i32, i32 }
+%lpt_artifact_table = type { ptr, i64 }
+"""
+
+
+class Env:
+    """Hands out slots for sizes; equal sizes share one, runs of sizes lie side by side."""
+
+    def __init__(self) -> None:
+        self.contents: list[Dim] = [0, 1]
+        self._slots: dict[Dim, int] = {0: 0, 1: 1}
+        self._runs: dict[tuple[Dim, ...], int] = {}
+
+    def slot(self, dim: Dim) -> int:
+        if dim not in self._slots:
+            self._slots[dim] = len(self.contents)
+            self.contents.append(dim)
+        return self._slots[dim]
+
+    def run(self, dims: tuple[Dim, ...]) -> int:
+        """The first of len(dims) slots that hold them in order."""
+        if not dims:
+            return 0
+        if dims not in self._runs:
+            self._runs[dims] = len(self.contents)
+            for i, d in enumerate(dims):
+                self._slots.setdefault(d, len(self.contents) + i)
+            self.contents += dims
+        return self._runs[dims]
+
+
+def artifact_table(module: Module, programs: Sequence[str]) -> None:
+    """Define `lpt_artifact`: the programs of an artifact, best first."""
+    rows = ", ".join(f"ptr @{p}" for p in programs)
+    module.globals["lpt_programs"] = (
+        f"@lpt_programs = hidden constant [{len(programs)} x ptr] [{rows}]")
+    module.globals["lpt_artifact"] = (
+        f"@lpt_artifact = hidden constant %lpt_artifact_table {{ ptr @lpt_programs, i64 {len(programs)} }}")
+
+
+class Tables:
+    """Writes one program's tables into a module. `kernels` gives the symbol of each step's code."""
+
+    def __init__(self, module: Module, program: Program, target: Target, prefix: str) -> None:
+        self.module, self.program, self.target, self.prefix = module, program, target, prefix
+        self.env = Env()
+        self.buffer_index = {b: i for i, b in enumerate(program.buffers)}
+
+    def write(self, kernels: Sequence[str], offsets: dict[Buffer, int], weights_size: int, metadata: str,
+              threads: int = 0, weights_symbol: str = "") -> str:
+        """Define everything; the name of the `lpt_program` global."""
+        program = self.program
+        ports = [self._ports("inputs", program.inputs, [v.name or f"input{i}" for i, v in enumerate(program.inputs)]),
+                 self._ports("outputs", program.outputs, program.output_names)]
+        buffers = self._array("buffers", "%lpt_buffer", (self._buffer(b, offsets) for b in program.buffers))
+        operands: list[str] = []
+        steps = self._array("steps", "%lpt_step", [
+            self._step(s, k, operands) for s, k in zip(program.steps, kernels, strict=True)])
+        table = self._array("operands", "%lpt_operand", operands)
+        slots = [self._slots("input_slots", program.inputs), self._slots("output_slots", program.outputs)]
+        guards = self._array("guards", "%lpt_guard", [
+            f"%lpt_guard {{ i32 {self.env.slot(g.left)}, i32 {self.env.slot(g.right)}, ptr {self._text(g.message)} }}"
+            for g in program.guards])
+        bound = self._symbols()
+        shape = self._shape_function(bound)
+        env = self._array("env", "i64", [f"i64 {d if isinstance(d, int) else 0}" for d in self.env.contents])
+        if weights_symbol:
+            self.module.globals.setdefault("~" + weights_symbol, f"@{weights_symbol} = external hidden global i8")
+        fields = [
+            f"ptr {self._text(self.target.name)}", f"ptr {self._text(metadata)}", f"i64 {self.target.needs}",
+            *(f"ptr {p}" for p in (*ports, *slots, buffers, table, steps)),
+            f"ptr {self._array('symbols', '%lpt_symbol', bound.values())}", f"ptr {guards}", f"ptr {env}",
+            f"ptr {shape}", f"ptr {f'@{weights_symbol}' if weights_symbol else 'null'}",
+            f"i64 {weights_size}", f"i64 {program.workspace}",
+            *(f"i32 {n}" for n in (
+                len(program.inputs), len(program.outputs), len(program.buffers), len(operands), len(program.steps),
+                len(bound), len(program.guards), len(self.env.contents), threads,
+                max((len(s.operands) for s in program.steps), default=0))),
+        ]
+        return self._define("program", "%lpt_program", "%lpt_program { " + ", ".join(fields) + " }")
+
+    # --- rows ---
+
+    def _buffer(self, buffer: Buffer, offsets: dict[Buffer, int]) -> str:
+        offset = offsets[buffer] if buffer.storage is Storage.CONSTANT else buffer.offset
+        return (f"%lpt_buffer {{ i32 {int(buffer.storage)}, i32 {buffer.index}, i64 {offset}, "
+                f"i32 {self.env.slot(buffer.size)}, i32 {max(buffer.first, 0)}, i32 {max(buffer.last, 0)}, i32 0 }}")
+
+    def _step(self, step: Step, symbol: str, operands: list[str]) -> str:
+        first, kernel = len(operands), step.kernel
+        operands += [f"%lpt_operand {{ i32 {self.buffer_index[o.buffer]}, i32 {self.env.slot(o.offset)} }}"
+                     for o in step.operands]
+        slots = [0, 1, 0, 1]
+        if kernel is not None:
+            slots = [self.env.run(kernel.dims), *map(self.env.slot, (kernel.tasks, kernel.scratch, kernel.grain))]
+        name = f"{step.name}:{step.loc[0].name}" if step.loc else step.name
+        code = f"@{symbol}" if step.kind is StepKind.CALL else "null"
+        return (f"%lpt_step {{ ptr {code}, ptr {self._text(name)}, i32 {int(step.kind)}, i32 {first}, "
+                f"i32 {len(step.operands)}, {', '.join(f'i32 {s}' for s in slots)}, i32 {step.target} }}")
+
+    def _ports(self, stem: str, values: Sequence[Value], names: Sequence[str]) -> str:
+        rows = []
+        for value, name in zip(values, names, strict=True):
+            type = value.tensor
+            if type.rank > MAX_RANK:
+                raise UnsupportedError(f"{name!r} has rank {type.rank}; at most {MAX_RANK} can cross the border")
+            sizes = [d if isinstance(d, int) else -1 for d in type.shape] + [0] * (MAX_RANK - type.rank)
+            words = self._array(f"{stem}_dims{len(rows)}", "ptr", [f"ptr {self._text(str(d))}" for d in type.shape])
+            rows.append(f"%lepton_port {{ ptr {self._text(name)}, i32 {DTYPE_CODES[type.dtype]}, i32 {type.rank}, "
+                        f"[16 x i64] [{', '.join(f'i64 {s}' for s in sizes)}], ptr {words} }}")
+        return self._array(stem, "%lepton_port", rows)
+
+    def _slots(self, stem: str, values: Sequence[Value]) -> str:
+        rows = []
+        for value in values:
+            slots = [self.env.slot(d) for d in value.tensor.shape] + [0] * (MAX_RANK - value.tensor.rank)
+            rows.append(f"%lpt_port_slots {{ [16 x i32] [{', '.join(f'i32 {s}' for s in slots)}] }}")
+        return self._array(stem, "%lpt_port_slots", rows)
+
+    def _symbols(self) -> dict[str, str]:
+        """Symbol name -> its table row: the first input dimension that is just this symbol."""
+        rows: dict[str, str] = {}
+        for i, value in enumerate(self.program.inputs):
+            for axis, d in enumerate(value.tensor.shape):
+                if isinstance(d, Expr) and (name := str(d)).isidentifier() and name not in rows:
+                    rows[name] = f"%lpt_symbol {{ i32 {self.env.slot(d)}, i32 {i}, i32 {axis}, i32 0 }}"
+        needed: set[str] = set().union(*(symbols(d) for d in self.env.contents))
+        if lost := sorted(needed - rows.keys()):
+            raise UnsupportedError(f"sizes {', '.join(lost)} depend on the data, not on an input's shape",
+                                   help="data-dependent shapes are not compiled yet")
+        return rows
+
+    # --- the shape function ---
+
+    def _shape_function(self, bound: dict[str, str]) -> str:
+        derived = [(i, d) for i, d in enumerate(self.env.contents) if isinstance(d, Expr)]
+        if not derived:
+            return "null"
+        name = f"{self.prefix}shape"
+        fn = self.module.function(name, [("ptr", "env")])
+        spell = _Sizes(fn, {name: self.env.slot(_symbol(name)) for name in bound})
+        for slot, d in derived:
+            if str(d) in bound and self.env.slot(d) == slot:
+                continue
+            fn.store(fn.i64(spell(d)), Val("ptr", "%env"), 8 * slot, 8)
+        return f"@{name}"
+
+    # --- globals ---
+
+    def _define(self, stem: str, type: str, body: str) -> str:
+        name = f"{self.prefix}{stem}"
+        self.module.globals[name] = f"@{name} = hidden constant {body}"
+        return name
+
+    def _array(self, stem: str, type: str, rows: Iterable[str]) -> str:
+        rows = list(rows)
+        if not rows:
+            return "null"
+        return "@" + self._define(stem, type, f"[{len(rows)} x {type}] [{', '.join(rows)}]")
+
+    def _text(self, text: str) -> str:
+        """A pointer to a zero-terminated string; equal strings share one."""
+        data = text.encode() + b"\0"
+        known = self.module.globals.setdefault
+        name = f"{self.prefix}text{len(self.module.globals)}"
+        escaped = "".join(chr(c) if 32 <= c < 127 and c not in b'"\\' else f"\\{c:02X}" for c in data)
+        body = f'[{len(data)} x i8] c"{escaped}"'
+        key = f"text:{self.prefix}:{text}"
+        line = known(key, f"@{name} = private unnamed_addr constant {body}")
+        return line.split(" ", 1)[0]
+
+
+def _symbol(name: str) -> Dim:
+    from lepton.ir.dims import sym
+
+    return sym(name)
+
+
+class _Sizes:
+    """Spells dimension expressions as i64 arithmetic, each sub-expression once."""
+
+    def __init__(self, fn: Function, slots: dict[str, int]) -> None:
+        self.fn, self.slots = fn, slots
+        self.known: dict[object, Int] = {}
+
+    def __call__(self, dim: Dim) -> Int:
+        if isinstance(dim, int):
+            return dim
+        if dim not in self.known:
+            total: Int = 0
+            for monomial, coefficient in dim.terms:
+                term: Int = coefficient
+                for atom, power in monomial:
+                    for _ in range(power):
+                        term = self.fn.mul(term, self._atom(atom))
+                total = self.fn.add(total, term)
+            self.known[dim] = total
+        return self.known[dim]
+
+    def _atom(self, atom: Symbol | Apply) -> Int:
+        if atom not in self.known:
+            self.known[atom] = self._spell(atom)
+        return self.known[atom]
+
+    def _spell(self, atom: Symbol | Apply) -> Int:
+        fn = self.fn
+        if isinstance(atom, Symbol):
+            return fn.load("i64", Val("ptr", "%env"), 8 * self.slots[atom.name], 8)
+        a, b = fn.i64(self(atom.left)), fn.i64(self(atom.right))
+        match atom.op:
+            case "min":
+                return fn.min(a, b)
+            case "max":
+                return fn.max(a, b)
+        # Rounded down, and a divisor of 0 (an empty tensor) is taken as 1: nothing is computed with the result.
+        b = fn.i64(fn.max(b, 1))
+        rest = fn.value("i64", f"srem i64 {a.text}, {b.text}")
+        lifted = fn.select(fn.compare("icmp slt", rest, Val("i64", "0")), fn.i64(fn.add(rest, b)), rest)
+        if atom.op == "%":
+            return lifted
+        return fn.value("i64", f"sdiv i64 {fn.i64(fn.sub(a, lifted)).text}, {b.text}")

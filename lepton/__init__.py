@@ -1,0 +1,36 @@
+"""Lepton: a trained model in, the fastest small program that computes it out.
+
+    model = lepton.compile("model.onnx")           # in this process
+    lepton.compile_to("model.onnx", "model.so")    # a self-contained library
+    model = lepton.load("model.so")                # imports neither onnx nor llvmlite
+    y = model(x)
+"""
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from lepton.artifact import Model, Session, load
+    from lepton.driver import compile, compile_to
+    from lepton.ir.diagnostics import LeptonError
+    from lepton.session import InferenceSession
+
+__version__ = "0.1.0"
+__all__ = ["InferenceSession", "LeptonError", "Model", "Session", "__version__", "compile", "compile_to", "load"]
+
+# Loading an artifact must not import the compiler, nor onnx and LLVM behind it: names arrive when asked for.
+_HOMES = {
+    "compile": "lepton.driver", "compile_to": "lepton.driver", "load": "lepton.artifact", "Model": "lepton.artifact",
+    "Session": "lepton.artifact", "InferenceSession": "lepton.session", "LeptonError": "lepton.ir.diagnostics",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'lepton' has no attribute {name!r}")
+    return getattr(import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
