@@ -1,0 +1,147 @@
+"""Constants, counting, and what changes a tensor's shape but no element."""
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from lepton.ir import dims
+from lepton.ir.dims import Dim
+from lepton.ir.op import Trait, op
+from lepton.ir.ops.rules import broadcast_shapes, fail, fits_into, number, one_dtype, size_is, tensor
+from lepton.ir.tensor import Array, Tensor
+from lepton.ir.types import DType, TensorType, Type
+
+V = Trait.VIEW
+
+
+def _constant_type(*, value: Tensor) -> TensorType:
+    return value.type
+
+
+@op(_constant_type, Trait.CONSTANT)
+def constant(*, value: Tensor) -> Array:
+    """The elements of `value`."""
+    return value.array
+
+
+def _shape_values_type(*, dims: tuple[Dim, ...], scalar: bool) -> TensorType:
+    if scalar and len(dims) != 1:
+        raise fail(f"a scalar holds one dimension, not {len(dims)}")
+    return TensorType(DType.I64, () if scalar else (len(dims),))
+
+
+@op(_shape_values_type)
+def shape_values(*, dims: tuple[Dim, ...], scalar: bool = False) -> Array:
+    """The dimensions as data: i64[len(dims)], or i64[] for a `scalar`."""
+    return np.asarray(dims[0] if scalar else dims, np.int64).reshape(() if scalar else (len(dims),))
+
+
+def _iota_type(*, size: Dim, dtype: DType) -> TensorType:
+    if not number(dtype):
+        raise fail(f"cannot count in {dtype.value}")
+    return TensorType(dtype, (size_is(size, "the result"),))
+
+
+@op(_iota_type)
+def iota(*, size: Dim, dtype: DType) -> Array:
+    """0, 1, 2, … as dtype[size]."""
+    assert isinstance(size, int)
+    return np.arange(size).astype(dtype.numpy)
+
+
+def _range_type(start: Type, limit: Type, delta: Type, *, symbol: str) -> TensorType:
+    dtype = one_dtype(*(tensor(t, number, rank=0) for t in (start, limit, delta)))
+    return TensorType(dtype, (dims.sym(symbol),))
+
+
+@op(_range_type)
+def range_(start: Array, limit: Array, delta: Array, *, symbol: str) -> Array:
+    """start + i*delta for i = 0, 1, … below `limit` (above it where delta < 0): max(0, ceil((limit-start)/delta))
+    elements, a size known only when the model runs, named `symbol`. A delta of 0 gives none. Floats count in f64."""
+    if delta == 0:
+        return np.empty(0, start.dtype)
+    if start.dtype.kind in "iu":
+        count = max(0, -((int(start) - int(limit)) // int(delta)))
+        return start + np.arange(count).astype(start.dtype) * delta
+    first, last, step = (np.float64(v) for v in (start, limit, delta))
+    count = max(0, int(np.ceil((last - first) / step)))
+    return (first + np.arange(count) * step).astype(start.dtype)
+
+
+# --- views ----------------------------------------------------------------------------------------
+
+
+def _reshape_type(x: Type, *, shape: tuple[Dim, ...]) -> TensorType:
+    t = tensor(x)
+    for d in shape:
+        size_is(d, "the result")
+    if dims.unify(t.size, dims.product(shape)) is None:
+        raise fail(f"{t.size} elements do not make the shape {_text(shape)}", x)
+    return t.with_shape(shape)
+
+
+@op(_reshape_type, V)
+def reshape(x: Array, *, shape: tuple[Dim, ...]) -> Array:
+    """The same elements in row-major order under another shape."""
+    return x.reshape(shape)
+
+
+def _transpose_type(x: Type, *, perm: tuple[int, ...]) -> TensorType:
+    t = tensor(x)
+    if sorted(perm) != list(range(t.rank)):
+        raise fail(f"{_text(perm)} does not permute the axes", x)
+    return t.with_shape([t.shape[p] for p in perm])
+
+
+@op(_transpose_type, V)
+def transpose(x: Array, *, perm: tuple[int, ...]) -> Array:
+    """Axis i of the result is axis perm[i] of x."""
+    return x.transpose(perm)
+
+
+def _broadcast_to_type(x: Type, *, shape: tuple[Dim, ...]) -> TensorType:
+    t = tensor(x)
+    fits_into(t.shape, shape, "the operand", x)
+    broadcast_shapes(t.shape, shape, operands=(x,))
+    return t.with_shape(shape)
+
+
+@op(_broadcast_to_type, V)
+def broadcast_to(x: Array, *, shape: tuple[Dim, ...]) -> Array:
+    """Repeat along axes of size 1 and new leading axes, as numpy does. The shape is the result's exactly."""
+    return np.broadcast_to(x, shape)
+
+
+def _slice_type(x: Type, *, starts: Sequence[Dim], sizes: Sequence[Dim], steps: Sequence[int]) -> TensorType:
+    t = tensor(x)
+    if not len(starts) == len(sizes) == len(steps) == t.rank or 0 in steps:
+        raise fail("slice needs a start, a size and a step other than 0 for each axis", x)
+    for axis, (start, size, step, n) in enumerate(zip(starts, sizes, steps, t.shape, strict=True)):
+        size_is(size, f"axis {axis}")
+        if size == 0:
+            continue
+        if any(_outside(place, n) for place in (start, start + (size - 1) * step)):
+            raise fail(f"slice of {size} from {start} by {step} leaves axis {axis}", x)
+    return t.with_shape(sizes)
+
+
+def _outside(place: Dim, size: Dim) -> bool:
+    """Whether an index is certainly outside [0, size)."""
+    room = size - place
+    return (isinstance(place, int) and place < 0) or (isinstance(room, int) and room <= 0)
+
+
+@op(_slice_type, V)
+def slice_(x: Array, *, starts: tuple[Dim, ...], sizes: tuple[Dim, ...], steps: tuple[int, ...]) -> Array:
+    """Element i along axis a of the result is x's element starts[a] + i*steps[a]; steps may be negative."""
+    index = []
+    for start, size, step in zip(starts, sizes, steps, strict=True):
+        assert isinstance(start, int) and isinstance(size, int)
+        stop = start + size * step
+        index.append(slice(start, stop if stop >= 0 else None, step) if size else slice(0, 0))
+    return x[tuple(index)]
+
+
+def _text(entries: Sequence[Dim]) -> str:
+    return f"({', '.join(map(str, entries))})"
