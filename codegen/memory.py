@@ -1,0 +1,71 @@
+"""Where intermediate tensors lie: offsets in one arena, by the same planner that the runtime uses for dynamic shapes."""
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+ALIGNMENT = 64
+
+Lifetime = tuple[int, int]  # (first step, last step), both inclusive
+
+
+def plan_static(sizes: Sequence[int], lifetimes: Sequence[Lifetime]) -> tuple[list[int], int]:
+    """Offsets and the arena's size, such that buffers alive at a common step do not overlap.
+
+    Calls lpt_plan of runtime_c/src/plan.c, so compiler and runtime agree. Raises ValueError for sizes that are
+    negative or more than memory can be.
+    """
+    from lepton._rt import ffi, lib
+
+    if len(sizes) != len(lifetimes):
+        raise ValueError(f"{len(sizes)} sizes, {len(lifetimes)} lifetimes")
+    offsets = ffi.new("int64_t[]", max(len(sizes), 1))
+    order = ffi.new("uint32_t[]", max(2 * len(sizes), 1))
+    try:
+        total = lib.lpt_plan(len(sizes), list(sizes), [a for a, _ in lifetimes], [b for _, b in lifetimes],
+                             order, offsets)
+    except OverflowError as e:
+        raise ValueError(f"a size or lifetime is out of range: {e}") from e
+    if total < 0:
+        raise ValueError("buffer sizes are negative or more than memory can be")
+    return [offsets[i] for i in range(len(sizes))], total
+
+
+def verify_plan(sizes: Sequence[int], lifetimes: Sequence[Lifetime], offsets: Sequence[int], total: int) -> None:
+    """Check a plan without knowing how it was made. Raises ValueError naming the buffers that are wrong."""
+    if not len(sizes) == len(lifetimes) == len(offsets):
+        raise ValueError(f"{len(sizes)} sizes, {len(lifetimes)} lifetimes, {len(offsets)} offsets")
+    for i, (size, offset) in enumerate(zip(sizes, offsets, strict=True)):
+        if offset % ALIGNMENT:
+            raise ValueError(f"buffer {i}: offset {offset} is not a multiple of {ALIGNMENT}")
+        if offset < 0 or offset + size > total:
+            raise ValueError(f"buffer {i}: bytes {offset}..{offset + size} are outside the arena of {total}")
+    events = sorted({step for life in lifetimes for step in life})
+    alive_at: dict[int, list[int]] = {step: [] for step in events}
+    for i, (first, last) in enumerate(lifetimes):
+        if sizes[i]:
+            for step in events[_index(events, first):_index(events, last) + 1]:
+                alive_at[step].append(i)
+    for step, alive in alive_at.items():
+        alive.sort(key=lambda i: offsets[i])
+        for a, b in zip(alive, alive[1:], strict=False):
+            if offsets[a] + sizes[a] > offsets[b]:
+                raise ValueError(f"buffers {a} and {b} overlap at step {step}")
+
+
+def lower_bound(sizes: Sequence[int], lifetimes: Sequence[Lifetime]) -> int:
+    """The most bytes alive at any one step: no plan can be smaller."""
+    change: dict[int, int] = {}
+    for size, (first, last) in zip(sizes, lifetimes, strict=True):
+        change[first] = change.get(first, 0) + size
+        change[last + 1] = change.get(last + 1, 0) - size
+    alive = most = 0
+    for step in sorted(change):
+        alive += change[step]
+        most = max(most, alive)
+    return most
+
+
+def _index(steps: Sequence[int], step: int) -> int:
+    from bisect import bisect_left
+
+    return bisect_left(steps, step)

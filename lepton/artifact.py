@@ -1,0 +1,293 @@
+"""Compiled models: load one, ask for its ports, run it on numpy arrays.
+
+Imports numpy, cffi's extension and the standard library only: a machine that runs models needs no compiler.
+"""
+from __future__ import annotations
+
+import json
+import os
+import threading
+import weakref
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lepton._rt import ffi, lib
+from lepton.elf import check_artifact
+from lepton.ir.diagnostics import LeptonError, ResourceError, UsageError
+from lepton.ports import Array, Port, as_input, check_output, pointer, read_ports
+
+ABI_VERSION = 1
+
+
+@dataclass(frozen=True, slots=True)
+class StepTime:
+    """What one step of a model has cost since profiling was switched on."""
+
+    name: str
+    calls: int
+    seconds: float
+
+
+class Code:
+    """A function table, and what must live as long as it: a library, or memory of the JIT's."""
+
+    def __init__(self, api: Any, *, program: Any = ffi.NULL, weights: Any = ffi.NULL, keep_alive: object = None) -> None:
+        self.api, self.program, self.weights, self.keep_alive = api, program, weights, keep_alive
+
+    def create(self, threads: int) -> Any:
+        """A `lepton_session *`. Raises LeptonError."""
+        options = ffi.new("lepton_options *", {"struct_size": ffi.sizeof("lepton_options"), "threads": threads})
+        out = ffi.new("lepton_session **")
+        if self.program == ffi.NULL:
+            self.check(lib.lpt_call_create(self.api, options, out), ffi.NULL)
+        else:
+            self.check(lib.lpt_create(self.program, self.weights, options, out), ffi.NULL)
+        return out[0]
+
+    def check(self, status: int, session: Any) -> None:
+        """Raise what a status means, in the runtime's words."""
+        if status == lib.LEPTON_OK:
+            return
+        words = ffi.string(lib.lpt_call_message(self.api, session)).decode(errors="replace")
+        if status == lib.LEPTON_INTERNAL:
+            raise RuntimeError(f"internal error, this is a bug in Lepton: {words}")
+        kinds = {lib.LEPTON_INVALID_ARGUMENT: UsageError, lib.LEPTON_OUT_OF_MEMORY: ResourceError}
+        raise kinds.get(status, LeptonError)(words)
+
+
+def _destroy(code: Code, session: Any) -> None:
+    lib.lpt_call_destroy(code.api, session)
+
+
+class Session:
+    """Memory to run a model in. Runs of one session wait for each other: give each thread its own."""
+
+    def __init__(self, model: Model, threads: int) -> None:
+        if not 0 <= threads < 2**31:
+            raise UsageError(f"threads is {threads}; 0 means as many as the process may use")
+        self.model = model
+        self._code = model._code
+        self._handle = self._code.create(threads)
+        weakref.finalize(self, _destroy, self._code, self._handle).atexit = False
+        self._lock = threading.Lock()
+        self._inputs = ffi.new("lepton_tensor[]", max(len(model.inputs), 1))
+        self._outputs = ffi.new("lepton_tensor[]", max(len(model.outputs), 1))
+        self._rows = [self._inputs[i] for i in range(len(model.inputs))]
+        self._out_rows = [self._outputs[i] for i in range(len(model.outputs))]
+        for i, row in enumerate(self._rows):
+            row.dtype = self._code.api.inputs[i].dtype
+        self._shapes: list[tuple[int, ...] | None] = [None] * len(model.inputs)
+        self._out_shapes: list[tuple[int, ...]] | None = None  # None: to be asked for
+        self._steps: tuple[Any, int] = (ffi.NULL, 0)
+
+    def __call__(self, *arrays: Any) -> Any:
+        """Run on arrays in the order of the inputs; the output, or a tuple of them."""
+        ports = self.model.inputs
+        if len(arrays) != len(ports):
+            raise UsageError(f"the model takes {len(ports)} inputs ({', '.join(p.name for p in ports)}), "
+                             f"got {len(arrays)}")
+        results = self._run(arrays, None)
+        return results[0] if len(results) == 1 else tuple(results)
+
+    def run(self, feeds: Mapping[str, Any], outputs: Mapping[str, Array] | None = None) -> dict[str, Array]:
+        """Run on named arrays; all outputs by name.
+
+        Inputs are numpy arrays or DLPack objects on the CPU, of the model's dtype and shape. C-contiguous ones are
+        read in place, others copied first. `outputs` may name arrays of yours (C-contiguous, writeable) that are
+        written in place; the other outputs come as new arrays. Raises LeptonError.
+        """
+        names = self.model._input_names
+        if len(feeds) != len(names) or any(name not in feeds for name in names):
+            raise _names_error("input", names, feeds)
+        if outputs and not outputs.keys() <= set(self.model._output_names):
+            raise _names_error("output", self.model._output_names, outputs)
+        results = self._run([feeds[name] for name in names], outputs)
+        return dict(zip(self.model._output_names, results, strict=True))
+
+    def profile(self, enable: bool = True) -> None:
+        """Start counting step times at zero, or stop."""
+        steps, count = ffi.new("lepton_step_time **"), ffi.new("size_t *")
+        with self._lock:
+            status = lib.lpt_call_profile(self._code.api, self._handle, enable, steps, count)
+            self._code.check(status, self._handle)
+            self._steps = steps[0], count[0]
+
+    def step_times(self) -> list[StepTime]:
+        """One entry per step, in the order of the program; empty before `profile`."""
+        with self._lock:
+            rows, count = self._steps
+            return [StepTime(ffi.string(r.name).decode() if r.name else "?", r.calls, r.nanoseconds * 1e-9)
+                    for r in (rows[i] for i in range(count))]
+
+    # ---- one run ----
+
+    def _run(self, arrays: Sequence[Any], given: Mapping[str, Array] | None) -> list[Array]:
+        with self._lock:
+            held: list[Any] = []  # whose memory the runtime is shown; lives until it is done
+            for i, (value, port) in enumerate(zip(arrays, self.model.inputs, strict=True)):
+                array = as_input(value, port)
+                if array.shape != self._shapes[i]:
+                    self._set_shape(i, array.shape)
+                where = pointer(array)
+                self._rows[i].data = where
+                held.append((array, where))
+            shapes = self._out_shapes
+            if shapes is None:
+                shapes = self._resolve()
+            results = self._place_outputs(shapes, given, held)
+            self._code.check(
+                lib.lpt_call_run(self._code.api, self._handle, self._inputs, self._outputs), self._handle)
+            return [self._late_result(i) if r is None else r for i, r in enumerate(results)]
+
+    def _set_shape(self, index: int, shape: tuple[int, ...]) -> None:
+        self._out_shapes, self._shapes[index] = None, None
+        row = self._rows[index]
+        row.rank = len(shape)  # one that is too high is refused by the runtime
+        row.shape[0:min(len(shape), 16)] = shape[:16]
+        self._shapes[index] = shape
+
+    def _resolve(self) -> list[tuple[int, ...]]:
+        """The outputs' shapes, -1 for sizes that depend on the data; their rows are filled in."""
+        self._code.check(
+            lib.lpt_call_resolve(self._code.api, self._handle, self._inputs, self._outputs), self._handle)
+        self._out_shapes = [tuple(row.shape[0:row.rank]) for row in self._out_rows]
+        return self._out_shapes
+
+    def _place_outputs(self, shapes: Sequence[tuple[int, ...]], given: Mapping[str, Array] | None,
+                       held: list[Any]) -> list[Array | None]:
+        """The arrays that will hold the results; None where the runtime must find out the size."""
+        results: list[Array | None] = []
+        for port, row, shape in zip(self.model.outputs, self._out_rows, shapes, strict=True):
+            result: Array | None = None
+            if given is not None and port.name in given:
+                result = given[port.name]
+                check_output(result, port, shape)
+            elif -1 not in shape:
+                result = np.empty(shape, port.dtype)
+            where = ffi.NULL if result is None else pointer(result)
+            row.data = where
+            held.append(where)
+            results.append(result)
+        return results
+
+    def _late_result(self, index: int) -> Array:
+        """A copy of what the runtime keeps in memory of its own."""
+        row, port = self._out_rows[index], self.model.outputs[index]
+        result = np.empty(tuple(row.shape[0:row.rank]), port.dtype)
+        ffi.memmove(pointer(result), row.data, result.nbytes)
+        return result
+
+
+def _names_error(kind: str, expected: Sequence[str], given: Any) -> LeptonError:
+    if not isinstance(given, Mapping):
+        return UsageError(f"{kind}s must be a dict from names to arrays, got {type(given).__name__}")
+    missing = [n for n in expected if n not in given] if kind == "input" else []
+    unknown = [str(n) for n in given if n not in expected]
+    parts = [f"{word} {kind} {', '.join(map(repr, names))}"
+             for word, names in (("missing", missing), ("unknown", unknown)) if names]
+    return UsageError(f"{'; '.join(parts)}; the model's {kind}s are {', '.join(map(repr, expected))}")
+
+
+class Model:
+    """A compiled model: `model(x)`, `model.run({"x": x})`. Immutable; share it between threads.
+
+    Its own runs use one session, made when first needed, and wait for each other; `session()` makes more.
+    """
+
+    def __init__(self, code: Code, threads: int = 0) -> None:
+        api = code.api
+        self._code, self._threads = code, threads
+        self._making = threading.Lock()
+        self.target: str | None = ffi.string(api.target).decode() if api.target else None
+        self.metadata: dict[str, Any] = json.loads(ffi.string(api.metadata)) if api.metadata else {}
+        self.inputs: tuple[Port, ...] = read_ports(api.n_inputs, api.inputs)
+        self.outputs: tuple[Port, ...] = read_ports(api.n_outputs, api.outputs)
+        self.workspace_size: int = api.workspace_size
+        self._input_names = tuple(p.name for p in self.inputs)
+        self._output_names = tuple(p.name for p in self.outputs)
+
+    def session(self, threads: int | None = None) -> Session:
+        """A session of its own for a thread. `threads`: how many it may use itself; 0 for all, None for the model's."""
+        return Session(self, self._threads if threads is None else threads)
+
+    @cached_property
+    def _session(self) -> Session:
+        with self._making:
+            made = self.__dict__.get("_session")
+            return made if isinstance(made, Session) else self.session()
+
+    def __call__(self, *arrays: Any) -> Any:
+        """Run on arrays in the order of the inputs; the output, or a tuple of them."""
+        return self._session(*arrays)
+
+    def run(self, feeds: Mapping[str, Any], outputs: Mapping[str, Array] | None = None) -> dict[str, Array]:
+        """`Session.run` on the model's own session."""
+        return self._session.run(feeds, outputs)
+
+    def profile(self, enable: bool = True) -> None:
+        """`Session.profile` on the model's own session."""
+        self._session.profile(enable)
+
+    def step_times(self) -> list[StepTime]:
+        """`Session.step_times` on the model's own session."""
+        return self._session.step_times()
+
+    def __repr__(self) -> str:
+        ports = [", ".join(map(str, ports)) for ports in (self.inputs, self.outputs)]
+        return f"<lepton.Model for {self.target}: ({ports[0]}) -> ({ports[1]})>"
+
+
+def from_program(address: int, weights: Array | None = None, *, keep_alive: object = None, threads: int = 0) -> Model:
+    """A model whose `lpt_program` lies at `address` in this process.
+
+    `weights` are 64-byte aligned bytes; they and `keep_alive` live as long as the model and its sessions.
+    """
+    api = ffi.new("lepton_api *")
+    program = ffi.cast("lpt_program *", address)
+    lib.lpt_fill_api(program, api)
+    data = ffi.NULL if weights is None else ffi.cast("uint8_t *", weights.ctypes.data)
+    return Model(Code(api, program=program, weights=data, keep_alive=(weights, keep_alive)), threads)
+
+
+class _Library:
+    """A library that dlopen has mapped; unmapped with its last user."""
+
+    def __init__(self, path: Path) -> None:
+        try:
+            fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        except OSError as e:
+            raise UsageError(f"cannot load {path}: {e.strerror}") from e
+        weakref.finalize(self, os.close, fd).atexit = False
+        if path.is_dir():
+            raise UsageError(f"cannot load {path}: it is a folder")
+        check_artifact(fd, path)
+        # By descriptor: dlopen knows libraries by name, and would hand out the old one where a file was replaced.
+        by_descriptor = f"/proc/self/fd/{fd}"
+        words = ffi.new("char[]", 512)
+        self.handle = lib.lpt_open(os.fsencode(by_descriptor if os.path.exists(by_descriptor) else path), words, 512)
+        if self.handle == ffi.NULL:
+            raise LeptonError(f"cannot load {path}: {ffi.string(words).decode(errors='replace')}")
+        weakref.finalize(self, lib.lpt_close, self.handle).atexit = False
+
+
+def load(path: str | os.PathLike[str], *, threads: int = 0, runnable: bool = True) -> Model:
+    """The model in a file that `leptonc` wrote.
+
+    `threads`: how many each run may use; 0: what the model was compiled with, or all. `runnable=False` also loads a
+    model for instructions this processor lacks, to read its ports and metadata. Raises LeptonError.
+    """
+    where = Path(path)
+    library = _Library(where)
+    api = lib.lpt_query(library.handle, ABI_VERSION)
+    if api == ffi.NULL:
+        raise LeptonError(f"cannot load {where}: it does not speak version {ABI_VERSION} of the interface",
+                          help="compile the model again with this version of Lepton")
+    code = Code(api, keep_alive=library)
+    if runnable and not api.target:
+        _destroy(code, code.create(1))  # raises, and says what the processor lacks
+    return Model(code, threads)

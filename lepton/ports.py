@@ -1,0 +1,107 @@
+"""What crosses the border of a compiled model: its ports, and arrays that fit them."""
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from lepton._rt import ffi
+from lepton.ir.diagnostics import UsageError
+
+Array = np.ndarray[Any, np.dtype[Any]]
+
+# lepton_dtype -> our name, numpy's name. Those from ml_dtypes are imported when a model uses one.
+DTYPES: dict[int, tuple[str, str]] = dict(enumerate((
+    ("f32", "float32"), ("f64", "float64"), ("f16", "float16"), ("bf16", "ml:bfloat16"), ("i8", "int8"),
+    ("i16", "int16"), ("i32", "int32"), ("i64", "int64"), ("u8", "uint8"), ("u16", "uint16"), ("u32", "uint32"),
+    ("u64", "uint64"), ("bool", "bool"), ("string", "object"), ("c64", "complex64"), ("c128", "complex128"),
+    ("f8e4m3fn", "ml:float8_e4m3fn"), ("f8e4m3fnuz", "ml:float8_e4m3fnuz"), ("f8e5m2", "ml:float8_e5m2"),
+    ("f8e5m2fnuz", "ml:float8_e5m2fnuz"), ("f8e8m0", "ml:float8_e8m0fnu"), ("f4e2m1", "ml:float4_e2m1fn"),
+    ("i4", "ml:int4"), ("u4", "ml:uint4"), ("i2", "ml:int2"), ("u2", "ml:uint2")), 1))
+_NAMES = {numpy_name.removeprefix("ml:"): name for name, numpy_name in DTYPES.values()}
+
+
+@dataclass(frozen=True, slots=True)
+class Port:
+    """One input or output. A dimension is an int, or the name or expression of an open one."""
+
+    name: str
+    dtype: np.dtype[Any]
+    shape: tuple[int | str, ...]
+
+    def __str__(self) -> str:
+        return f"{self.name}: {type_words(self.dtype, self.shape)}"
+
+
+def read_ports(count: int, rows: Any) -> tuple[Port, ...]:
+    """From a `lepton_port[]`."""
+    ports = []
+    for i in range(count):
+        row = rows[i]
+        shape: list[int | str] = list(row.shape[0:row.rank])
+        for axis, size in enumerate(shape):
+            if size == -1:
+                named = row.dims != ffi.NULL and row.dims[axis] != ffi.NULL
+                shape[axis] = ffi.string(row.dims[axis]).decode() if named else "?"
+        ports.append(Port(ffi.string(row.name).decode(), _numpy_dtype(row.dtype), tuple(shape)))
+    return tuple(ports)
+
+
+def _numpy_dtype(code: int) -> np.dtype[Any]:
+    name = DTYPES[code][1]
+    if not name.startswith("ml:"):
+        return np.dtype(name)
+    import ml_dtypes
+
+    return np.dtype(getattr(ml_dtypes, name[3:]))
+
+
+def type_words(dtype: np.dtype[Any], shape: Sequence[int | str]) -> str:
+    """`f32[N,3]`; numpy's own word for a dtype no model can have."""
+    word = _NAMES.get(dtype.name) if dtype.isnative else None
+    return f"{word or dtype.str}[{','.join(map(str, shape))}]"
+
+
+def as_input(value: object, port: Port) -> Array:
+    """The value as an aligned C-contiguous array of the port's dtype: itself where it is one, else a copy.
+
+    DLPack objects on the CPU are read in place; lists and scalars go through numpy. Raises LeptonError.
+    """
+    array = value if type(value) is np.ndarray else _to_numpy(value, port)
+    if array.dtype != port.dtype:
+        raise UsageError(f"input '{port.name}': expected {type_words(port.dtype, port.shape)}, "
+                         f"got {type_words(array.dtype, array.shape)}")
+    flags = array.flags
+    return array if flags.c_contiguous and flags.aligned else np.array(array, order="C")
+
+
+def _to_numpy(value: object, port: Port) -> Array:
+    try:
+        if hasattr(value, "__dlpack__") and not isinstance(value, (np.ndarray, np.generic)):
+            return np.from_dlpack(value)
+        return np.asarray(value)
+    except (TypeError, ValueError, RuntimeError, BufferError, AttributeError) as e:
+        raise UsageError(f"input '{port.name}': cannot read a {type(value).__name__} as an array: {e}") from e
+
+
+def check_output(value: object, port: Port, shape: tuple[int, ...]) -> None:
+    """Raises LeptonError unless results of this shape can be written into the array in place."""
+    if -1 in shape:
+        raise UsageError(f"output '{port.name}': its size depends on the data; it cannot be written into your array")
+    if not isinstance(value, np.ndarray):
+        raise UsageError(f"output '{port.name}': expected a numpy array to write into, got {type(value).__name__}")
+    if value.dtype != port.dtype or value.shape != shape:
+        raise UsageError(f"output '{port.name}': expected {type_words(port.dtype, shape)}, "
+                         f"got {type_words(value.dtype, value.shape)}")
+    if not (value.flags.c_contiguous and value.flags.aligned and value.flags.writeable):
+        raise UsageError(f"output '{port.name}': the array must be C-contiguous, aligned and writeable")
+
+
+def pointer(array: Array) -> Any:
+    """Where the array's data lies; the array must be kept alive for as long as this is used."""
+    try:
+        return ffi.from_buffer(array)
+    except ValueError:  # dtypes of ml_dtypes have no buffer format
+        return ffi.cast("void *", array.ctypes.data)
