@@ -102,7 +102,7 @@ def read_tensor(body: str, type: TensorType) -> Tensor:
         elements = np.repeat(elements, size)
     if elements.size != size:
         raise ValueError(f"{elements.size} elements for {type}")
-    array = np.ascontiguousarray(elements.reshape(shape))
+    array = np.array(elements.reshape(shape), order="C")
     array.flags.writeable = False
     return Tensor(type, array=array)
 
