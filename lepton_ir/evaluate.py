@@ -5,7 +5,7 @@ checked, and every result must have the type its node promises."""
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -34,7 +34,8 @@ def evaluate(
         raise UsageError(f"graph '{graph.name}' has {len(graph.inputs)} inputs, got {len(inputs)}")
     run = _Run(float64, observe)
     env: Env = {}
-    arrays = [_input(value, array, i, run, env) for i, (value, array) in enumerate(zip(graph.inputs, inputs, strict=True))]
+    pairs = enumerate(zip(graph.inputs, inputs, strict=True))
+    arrays = [_input(value, array, i, run, env) for i, (value, array) in pairs]
     with np.errstate(all="ignore"):
         return run.graph(graph, arrays, env)
 
@@ -141,7 +142,7 @@ class _Run:
     def _compute(self, node: Node, operands: list[Array | None], env: Env) -> list[Array]:
         attrs = {name: _concrete(value, env, self.float64) for name, value in node.attrs.items()}
         if node.op.has(Trait.REGIONS):
-            attrs["regions"] = tuple(self._function(region, env) for region in node.regions)
+            attrs["regions"] = tuple(_Region(self, region, env) for region in node.regions)
         outcome = node.op.reference(*operands, **attrs)
         outcome = outcome if isinstance(outcome, tuple) else (outcome,)
         if len(outcome) != len(node.results):
@@ -156,21 +157,15 @@ class _Run:
         if array.dtype != promised.dtype.numpy:
             raise LeptonError(f"{node.op.name} gave {array.dtype}, its type rule promised {promised}")
         if problem := bind(promised, array.shape, env):
-            raise LeptonError(f"{node.op.name} gave {array.dtype}{list(array.shape)}, its type rule promised {promised}: "
-                              f"{problem}")
-        return array
+            shown = f"{array.dtype}{list(array.shape)}"
+            raise LeptonError(f"{node.op.name} gave {shown}, its type rule promised {promised}: {problem}")
+        return np.asarray(array)
 
-    def _function(self, region: Graph, env: Env) -> Callable[..., list[Array]]:
-        """The region as a function. Symbols that only the region knows are bound anew in each call."""
-
-        def run(*inputs: Array) -> list[Array]:
-            inner = dict(env)
-            for value, array in zip(region.inputs, inputs, strict=True):
-                if problem := bind(self.type(value.type), array.shape, inner):
-                    raise LeptonError(f"region '{region.name}': {value.type} got {list(array.shape)}: {problem}")
-            return self.graph(region, inputs, inner)
-
-        return run
+    def known_types(self, region: Graph, env: Env) -> tuple[TensorType, ...]:
+        """Types of the region's outputs, with sizes nobody knows yet as 0."""
+        sizes = [{name: env.get(name, 0) for d in v.tensor.shape for name in dims.symbols(d)} for v in region.outputs]
+        return tuple(self.type(v.type).with_shape([dims.substitute(d, known) for d in v.tensor.shape])
+                     for v, known in zip(region.outputs, sizes, strict=True))
 
     def _check_guards(self, node: Node, env: Env) -> None:
         """What the type rule took for granted must hold now."""
@@ -185,6 +180,21 @@ class _Run:
                 raise LeptonError(f"{node.op.name} needs {a} = {b}, got {x} and {y}")
 
 
+class _Region:
+    """A region as a function. Symbols that only the region knows are bound anew in each call."""
+
+    def __init__(self, run: _Run, graph: Graph, env: Env) -> None:
+        self.run, self.graph, self.env = run, graph, env
+        self.types = run.known_types(graph, env)
+
+    def __call__(self, *inputs: Array) -> list[Array]:
+        env = dict(self.env)
+        for value, array in zip(self.graph.inputs, inputs, strict=True):
+            if problem := bind(self.run.type(value.type), array.shape, env):
+                raise LeptonError(f"region '{self.graph.name}': {value.type} got {list(array.shape)}: {problem}")
+        return self.run.graph(self.graph, inputs, env)
+
+
 def _concrete(value: Any, env: Env, float64: bool) -> Any:
     """An attribute with its dims as numbers (in tuples too) and, under `float64`, its float types as f64."""
     match value:
@@ -195,8 +205,3 @@ def _concrete(value: Any, env: Env, float64: bool) -> Any:
         case DType() if float64:
             return _WIDE.get(value, value)
     return value
-
-
-def free_symbols(types: Iterable[TensorType]) -> frozenset[str]:
-    """The names of all sizes these types leave open."""
-    return frozenset(name for t in types for d in t.shape for name in dims.symbols(d))

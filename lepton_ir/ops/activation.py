@@ -23,7 +23,7 @@ def relu(x: Array) -> Array:
 @wide_op(same(floating), E)
 def sigmoid(x: Array) -> Array:
     """1 / (1 + exp(-x)); of -inf: 0, of inf: 1."""
-    return 1 / (1 + np.exp(-x))
+    return np.asarray(1 / (1 + np.exp(-x)))
 
 
 @wide_op(same(floating), E)
@@ -35,13 +35,13 @@ def softplus(x: Array) -> Array:
 @wide_op(same(floating), E)
 def softsign(x: Array) -> Array:
     """x / (1 + |x|); of infinities: NaN."""
-    return x / (1 + np.abs(x))
+    return np.asarray(np.divide(x, 1 + np.abs(x)))
 
 
 @wide_op(same(floating), E)
 def mish(x: Array) -> Array:
     """x * tanh(softplus(x)); of -inf: NaN."""
-    return x * np.tanh(np.maximum(x, 0) + np.log1p(np.exp(-np.abs(x))))
+    return np.asarray(np.multiply(x, np.tanh(np.maximum(x, 0) + np.log1p(np.exp(-np.abs(x))))))
 
 
 @wide_op(same(floating), E)
@@ -77,7 +77,7 @@ def hard_sigmoid(x: Array, *, alpha: float, beta: float) -> Array:
 @wide_op(same(floating), E)
 def hard_swish(x: Array) -> Array:
     """x * (x / 6 + 0.5 kept within 0 and 1); of -inf: NaN."""
-    return x * np.minimum(np.maximum(x / 6 + 0.5, 0), 1)
+    return np.multiply(x, np.minimum(np.maximum(x / 6 + 0.5, 0), 1))
 
 
 def _gelu_type(x: Type, *, approximate: str) -> TensorType:
@@ -88,17 +88,18 @@ def _gelu_type(x: Type, *, approximate: str) -> TensorType:
 
 @wide_op(_gelu_type, E)
 def gelu(x: Array, *, approximate: str = "none") -> Array:
-    """x/2 * (1 + erf(x / sqrt(2))), or with "tanh" x/2 * (1 + tanh(sqrt(2/pi) * (x + 0.044715 x**3))); of -inf: NaN."""
+    """x/2 * (1 + erf(x / sqrt(2))), or with "tanh" x/2 * (1 + tanh(sqrt(2/pi) * (x + 0.044715 x**3))); of -inf:
+    NaN."""
     if approximate == "tanh":
-        return 0.5 * x * (1 + np.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x * x * x)))
+        return np.asarray(np.multiply(0.5 * x, 1 + np.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x * x * x))))
     spread = np.asarray(erf_op.reference(np.asarray(x * math.sqrt(0.5))))
-    return 0.5 * x * (1 + spread)
+    return np.asarray(np.multiply(0.5 * x, 1 + spread))
 
 
 @wide_op(same(floating), E)
 def swish(x: Array, *, alpha: float = 1.0) -> Array:
     """x * sigmoid(alpha * x); of -inf: NaN."""
-    return x / (1 + np.exp(-alpha * x))
+    return np.asarray(np.divide(x, 1 + np.exp(-alpha * x)))
 
 
 @wide_op(same(floating), E)
@@ -111,4 +112,5 @@ def thresholded_relu(x: Array, *, alpha: float) -> Array:
 def shrink(x: Array, *, lambd: float, bias: float) -> Array:
     """x + bias where x < -lambd, x - bias where x > lambd, else 0 (of NaN: 0). Integers compute in f64 and truncate."""
     wide = x if x.dtype.kind == "f" else x.astype(np.float64)
-    return np.where(wide < -lambd, wide + bias, np.where(wide > lambd, wide - bias, np.zeros_like(wide))).astype(x.dtype)
+    above = np.where(wide > lambd, wide - bias, np.zeros_like(wide))
+    return np.where(wide < -lambd, wide + bias, above).astype(x.dtype)

@@ -12,7 +12,7 @@ from lepton.ir import dims
 from lepton.ir.dims import Dim
 from lepton.ir.op import op
 from lepton.ir.ops.matmul import eight_bits
-from lepton.ir.ops.rules import fail, floating, fits_into, one_dtype, same_dim, size_is, tensor, wide_op, windows
+from lepton.ir.ops.rules import fail, fits_into, floating, one_dtype, same_dim, size_is, tensor, wide_op, windows
 from lepton.ir.tensor import Array
 from lepton.ir.types import DType, TensorType, Type
 
@@ -87,7 +87,8 @@ def conv(
     out[n,o,p] = b[o] + sum over c, k of x[n, c, p*stride + k*dilation - pad_begin] * w[o,c,k]; outside x is 0. Sizes:
     (in + pads - dilation*(k-1) - 1) // stride + 1. Negative pads crop. The order of summation is not defined."""
     first = x if layout == "nchw" else np.moveaxis(x, -1, 1)
-    out = convolve(first, w, strides=strides, pads_begin=pads_begin, pads_end=pads_end, dilations=dilations, group=group)
+    out = convolve(first, w, strides=strides, pads_begin=pads_begin, pads_end=pads_end, dilations=dilations,
+                   group=group)
     if b is not None:
         out = out + b.reshape(1, -1, *[1] * (x.ndim - 2))
     return out if layout == "nchw" else np.ascontiguousarray(np.moveaxis(out, 1, -1))
@@ -135,7 +136,8 @@ def unfold(x: Array, kernel: Sequence[int], strides: Sequence[int], dilations: S
         out = [max(0, n - r + 1) for n, r in zip(x.shape[2:], reach, strict=True)]
         return np.zeros((*x.shape[:2], *out, *kernel), x.dtype)
     views = np.lib.stride_tricks.sliding_window_view(x, reach, axis=tuple(range(2, 2 + rank)))
-    return views[(..., *[slice(None, None, s) for s in strides], *[slice(None, None, d) for d in dilations])]
+    index: Any = (..., *[slice(None, None, step) for step in (*strides, *dilations)])
+    return np.asarray(views[index])
 
 
 # --- transposed -----------------------------------------------------------------------------------
@@ -207,8 +209,8 @@ def conv_integer(
     pads_begin: tuple[Dim, ...], pads_end: tuple[Dim, ...], dilations: tuple[int, ...], group: int = 1,
     layout: str = "nchw",
 ) -> Array:
-    """`conv` of the 8-bit integers x - zx and w - zw, summed in i32; padding counts as zx, hence as zero. zw is a scalar
-    or one per output channel. Computed in f64, which is exact below 2**53; i32 wraps."""
+    """`conv` of the 8-bit integers x - zx and w - zw, summed in i32; padding counts as zx, hence as zero. zw is a
+    scalar or one per output channel. Computed in f64, which is exact below 2**53; i32 wraps."""
     data = x.astype(np.float64) - (0 if zx is None else zx)
     offset = np.float64(0) if zw is None else zw.astype(np.float64).reshape(-1, *[1] * (w.ndim - 1))
     first = data if layout == "nchw" else np.moveaxis(data, -1, 1)

@@ -3,6 +3,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 
 from lepton.ir.op import Trait, op
@@ -99,7 +100,7 @@ def truncated_division(a: Array, b: Array) -> Array:
     if a.dtype.kind == "u":
         return quotient
     inexact = (np.multiply(quotient, b) != a) & (np.asarray(b) != 0)
-    return quotient + (inexact & ((np.asarray(a) < 0) != (np.asarray(b) < 0))).astype(a.dtype)
+    return np.asarray(quotient + (inexact & ((np.asarray(a) < 0) != (np.asarray(b) < 0))).astype(a.dtype))
 
 
 @wide_op(broadcasting(number), E)
@@ -251,17 +252,16 @@ def _low_bits(x: Array, to: DType) -> Array:
     low = x & (2**to.bits - 1)
     if to.is_signed:
         low = low - ((low >> (to.bits - 1)) << to.bits)
-    return low.astype(np.int8 if to.is_signed else np.uint8).astype(to.numpy)
+    return np.asarray(low.astype(np.int8 if to.is_signed else np.uint8).astype(to.numpy))
 
 
 def _saturated(x: Array, to: DType) -> Array:
     """Finite and infinite values beyond the type's largest become that; NaN stays NaN."""
-    import ml_dtypes
-
-    info: Any = ml_dtypes.finfo(to.numpy)
+    finfo: Any = ml_dtypes.finfo  # untyped there
+    info = finfo(to.numpy)
     wide = x.astype(np.float64 if x.dtype == np.float64 else np.float32)
     low, high = float(info.min), float(info.max)
-    return np.clip(wide, low, high).astype(to.numpy)
+    return np.asarray(np.clip(wide, low, high).astype(to.numpy))
 
 
 def _bitcast_type(x: Type, *, to: DType) -> TensorType:

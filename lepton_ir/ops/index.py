@@ -155,7 +155,7 @@ def one_hot(indices: Array, on_off_values: Array, *, depth: Dim, axis: int) -> A
     i = np.trunc(indices).astype(np.int64) if indices.dtype.kind == "f" else indices.astype(np.int64)
     i = np.expand_dims(np.where(i < 0, i + depth, i), axis)
     places = np.arange(depth).reshape([-1 if a == axis else 1 for a in range(i.ndim)])
-    return np.where(places == i, on_off_values[1], on_off_values[0])
+    return np.asarray(np.where(places == i, on_off_values[1], on_off_values[0]))
 
 
 def _top_k_type(x: Type, *, k: Dim, axis: int, largest: bool, sorted: bool) -> tuple[TensorType, TensorType]:

@@ -24,13 +24,13 @@ def sqrt(x: Array) -> Array:
 @wide_op(same(floating), E)
 def rsqrt(x: Array) -> Array:
     """1 / sqrt(x); of 0.0: inf; of -0.0: -inf; of inf: 0; of x < 0: NaN."""
-    return 1 / np.sqrt(x)
+    return np.divide(1, np.sqrt(x))
 
 
 @wide_op(same(floating), E)
 def reciprocal(x: Array) -> Array:
     """1 / x; of 0.0: inf, of -0.0: -inf."""
-    return 1 / x
+    return np.divide(1, x)
 
 
 @wide_op(same(floating), E)

@@ -5,7 +5,17 @@ import numpy as np
 
 from lepton.ir.dims import Dim
 from lepton.ir.op import op
-from lepton.ir.ops.rules import broadcast_shapes, fail, fits_into, floating, number, one_dtype, same_dim, tensor, wide_op
+from lepton.ir.ops.rules import (
+    broadcast_shapes,
+    fail,
+    fits_into,
+    floating,
+    number,
+    one_dtype,
+    same_dim,
+    tensor,
+    wide_op,
+)
 from lepton.ir.tensor import Array
 from lepton.ir.types import DType, TensorType, Type
 
@@ -29,7 +39,7 @@ def _matmul_type(a: Type, b: Type) -> TensorType:
 def matmul(a: Array, b: Array) -> Array:
     """a @ b over the last two axes, the others broadcast; a 1-D operand is a row (left) or a column (right) whose axis
     vanishes. Integers wrap. An empty inner axis gives zeros. The order of summation is not defined."""
-    return np.matmul(a, b)
+    return np.asarray(np.matmul(a, b))
 
 
 def _matmul_integer_type(a: Type, b: Type, za: Type | None = None, zb: Type | None = None) -> TensorType:
@@ -59,7 +69,7 @@ def matmul_integer(a: Array, b: Array, za: Array | None = None, zb: Array | None
         x = x - (za[:, None] if za.ndim == 1 and a.ndim > 1 else za)
     if zb is not None:
         y = y - zb
-    return np.matmul(x, y).astype(np.int64).astype(np.int32)
+    return np.asarray(np.matmul(x, y).astype(np.int64).astype(np.int32))
 
 
 def _attention_type(q: Type, k: Type, v: Type, mask: Type | None = None, *, scale: float) -> TensorType:
@@ -77,11 +87,12 @@ def _attention_type(q: Type, k: Type, v: Type, mask: Type | None = None, *, scal
 
 @wide_op(_attention_type)
 def attention(q: Array, k: Array, v: Array, mask: Array | None = None, *, scale: float) -> Array:
-    """softmax(scale * q @ k^T + mask) @ v: q [B,H,S,D], k [B,H,T,D], v [B,H,T,E], mask broadcast to [B,H,S,T] -> [B,H,S,E].
+    """softmax(scale * q @ k^T + mask) @ v: q [B,H,S,D], k [B,H,T,D], v [B,H,T,E], mask
+    broadcast to [B,H,S,T]; the result is [B,H,S,E].
 
     A row masked with -inf throughout is NaN, as in softmax."""
     scores = np.matmul(q, np.swapaxes(k, -1, -2)) * scale
     if mask is not None:
         scores = scores + mask
     weights = np.exp(scores - scores.max(axis=-1, keepdims=True, initial=-np.inf))
-    return np.matmul(weights / weights.sum(axis=-1, keepdims=True), v)
+    return np.asarray(np.matmul(weights / weights.sum(axis=-1, keepdims=True), v))

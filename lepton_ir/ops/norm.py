@@ -25,7 +25,7 @@ def layer_norm(x: Array, scale: Array, bias: Array | None = None, *, axis: int, 
     axes = tuple(range(axis, x.ndim))
     centred = x - x.mean(axis=axes, keepdims=True)
     variance = np.square(centred).mean(axis=axes, keepdims=True)
-    out = centred / np.sqrt(variance + epsilon) * scale
+    out = np.asarray(centred / np.sqrt(variance + epsilon) * scale)
     return out if bias is None else out + bias
 
 
@@ -33,7 +33,7 @@ def layer_norm(x: Array, scale: Array, bias: Array | None = None, *, axis: int, 
 def rms_norm(x: Array, scale: Array, *, axis: int, epsilon: float) -> Array:
     """x / sqrt(mean of x**2 + epsilon) * scale, over the axes from `axis` on; scale broadcasts."""
     mean = np.square(x).mean(axis=tuple(range(axis, x.ndim)), keepdims=True)
-    return x / np.sqrt(mean + epsilon) * scale
+    return np.asarray(x / np.sqrt(mean + epsilon) * scale)
 
 
 def _channel_vectors(x: TensorType, axis: int, vectors: tuple[Type, ...]) -> None:
@@ -56,7 +56,7 @@ def batch_norm(x: Array, scale: Array, bias: Array, mean: Array, var: Array, *, 
     """(x - mean) / sqrt(var + epsilon) * scale + bias with one parameter per channel: batch norm at inference."""
     view = (1, -1, *[1] * (x.ndim - 2)) if layout == "nchw" else (-1,)
     factor = (scale / np.sqrt(var + epsilon)).reshape(view)
-    return (x - mean.reshape(view)) * factor + bias.reshape(view)
+    return np.asarray((x - mean.reshape(view)) * factor + bias.reshape(view))
 
 
 def _instance_norm_type(x: Type, scale: Type, bias: Type, *, epsilon: float) -> TensorType:
@@ -71,8 +71,8 @@ def instance_norm(x: Array, scale: Array, bias: Array, *, epsilon: float) -> Arr
     """x [N,C,spatial...] normalised over each image's spatial axes, then one scale and bias per channel."""
     axes, view = tuple(range(2, x.ndim)), (1, -1, *[1] * (x.ndim - 2))
     centred = x - x.mean(axis=axes, keepdims=True)
-    return centred / np.sqrt(np.square(centred).mean(axis=axes, keepdims=True) + epsilon) * scale.reshape(view) \
-        + bias.reshape(view)
+    variance = np.square(centred).mean(axis=axes, keepdims=True)
+    return np.asarray(centred / np.sqrt(variance + epsilon) * scale.reshape(view) + bias.reshape(view))
 
 
 def _group_norm_type(x: Type, scale: Type, bias: Type, *, groups: int, epsilon: float) -> TensorType:
@@ -91,7 +91,7 @@ def group_norm(x: Array, scale: Array, bias: Array, *, groups: int, epsilon: flo
     axes = tuple(range(2, grouped.ndim))
     centred = grouped - grouped.mean(axis=axes, keepdims=True)
     out = centred / np.sqrt(np.square(centred).mean(axis=axes, keepdims=True) + epsilon)
-    return out.reshape(x.shape) * scale.reshape(view) + bias.reshape(view)
+    return np.asarray(out.reshape(x.shape) * scale.reshape(view) + bias.reshape(view))
 
 
 def _lrn_type(x: Type, *, size: int, alpha: float, beta: float, bias: float) -> TensorType:
@@ -102,9 +102,9 @@ def _lrn_type(x: Type, *, size: int, alpha: float, beta: float, bias: float) -> 
 
 @wide_op(_lrn_type)
 def lrn(x: Array, *, size: int, alpha: float, beta: float, bias: float) -> Array:
-    """x / (bias + alpha/size * s)**beta, where s sums x**2 over the `size` channels (axis 1) around, (size-1)//2 of them
-    before; channels that do not exist count as 0."""
+    """x / (bias + alpha/size * s)**beta, where s sums x**2 over the `size` channels (axis 1) around, (size-1)//2 of
+    them before; channels that do not exist count as 0."""
     before = (size - 1) // 2
     pads = [(0, 0), (before, size - 1 - before)] + [(0, 0)] * (x.ndim - 2)
     squares = np.lib.stride_tricks.sliding_window_view(np.pad(np.square(x), pads), size, axis=1).sum(axis=-1)
-    return x / (bias + alpha / size * squares) ** beta
+    return np.asarray(x / (bias + alpha / size * squares) ** beta)

@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -31,8 +32,10 @@ def pool_sizes(
     return tuple(size_is(n, "the output") for n in out)
 
 
-def _pool_type(x: Type, *, kernel: Sequence[int], strides: Sequence[int], pads_begin: Sequence[Dim],
-               pads_end: Sequence[Dim], dilations: Sequence[int], ceil_mode: bool, layout: str, **_rest: Any) -> TensorType:
+def _pool_type(
+    x: Type, *, kernel: Sequence[int], strides: Sequence[int], pads_begin: Sequence[Dim], pads_end: Sequence[Dim],
+    dilations: Sequence[int], ceil_mode: bool, layout: str, **_rest: Any,
+) -> TensorType:
     data = tensor(x, number)
     axis, sizes = channel_axis(layout, data), spatial(layout, data)
     check_lengths(len(sizes), data, kernel, strides, pads_begin, pads_end, dilations)
@@ -102,26 +105,21 @@ def max_pool_indices(
     `storage_order` 1: the spatial axes in column-major order). A window that sees only padding points anywhere."""
     first = _channels_first(x, layout)
     args = (kernel, strides, pads_begin, pads_end, dilations, ceil_mode)
-    views = _windows(first, lowest(x.dtype), *args)
+    flat = _flat(_windows(first, lowest(x.dtype), *args), kernel)
     sizes = first.shape[2:]
-    order = "C" if storage_order == 0 else "F"
-    cells = np.arange(int(np.prod(sizes))).reshape(sizes, order=order)
-    where = _windows(cells[None, None], -1, *args)
-    flat = views.reshape(*views.shape[:-len(kernel)], -1)
-    where = np.broadcast_to(where.reshape(*where.shape[:-len(kernel)], -1), flat.shape)
-    # Padding holds the same value as a true minimum may: it loses ties.
-    best = np.where(where >= 0, flat, np.nan if flat.dtype.kind == "f" else lowest(flat.dtype))
-    if flat.dtype.kind == "f":
-        inside_nan = np.isnan(flat) & (where >= 0)
-        best = np.where(where < 0, -np.inf, np.where(inside_nan, np.inf, flat))
-        rank = best + 0.0
-        pick = np.where(inside_nan.any(-1), inside_nan.argmax(-1), ((rank == rank.max(-1, keepdims=True)) & (where >= 0)).argmax(-1))
-    else:
-        pick = ((best == best.max(-1, keepdims=True)) & (where >= 0)).argmax(-1)
-    values = np.take_along_axis(flat, pick[..., None], -1)[..., 0]
-    offsets = np.take_along_axis(where, pick[..., None], -1)[..., 0].astype(np.int64)
-    planes = np.arange(first.shape[0] * first.shape[1]).reshape(*first.shape[:2], *[1] * len(sizes)) * cells.size
+    cells = np.arange(prod(sizes)).reshape(sizes, order="F" if storage_order else "C")
+    where = np.broadcast_to(_flat(_windows(cells[None, None], -1, *args), kernel), flat.shape)
+    values = flat.max(axis=-1)
+    # Padding may hold the same value as the maximum; only a NaN differs from itself.
+    hits = (where >= 0) & ((flat == values[..., None]) | (flat != flat))
+    offsets = np.take_along_axis(where, hits.argmax(-1)[..., None], -1)[..., 0].astype(np.int64)
+    planes = np.arange(prod(first.shape[:2])).reshape(*first.shape[:2], *[1] * len(sizes)) * cells.size
     return _restore(values, layout), _restore(offsets + planes, layout)
+
+
+def _flat(views: Array, kernel: Sequence[int]) -> Array:
+    """Windows [N,C,out...,k...] with the cells of each on one axis."""
+    return views.reshape(*views.shape[:views.ndim - len(kernel)], prod(kernel))
 
 
 @wide_op(_float_pool_type)

@@ -38,15 +38,16 @@ def ordered(dtype: DType) -> bool:
 @wide_op(_reduction(number), Trait.REDUCTION)
 def reduce_sum(x: Array, *, axes: tuple[int, ...], keepdims: bool = False) -> Array:
     """The sum over the axes; of nothing: 0; over no axes: x. Integers wrap."""
-    return np.sum(x, axis=axes, keepdims=keepdims, dtype=x.dtype)
+    return np.asarray(np.sum(x, axis=axes, keepdims=keepdims, dtype=x.dtype))
 
 
 @wide_op(_reduction(number), Trait.REDUCTION)
 def reduce_mean(x: Array, *, axes: tuple[int, ...], keepdims: bool = False) -> Array:
-    """The mean over the axes; of nothing: NaN. Integers sum in i64, then divide truncating toward zero (of nothing: 0)."""
+    """The mean over the axes; of nothing: NaN. Integers sum in i64, then divide truncating toward zero (of nothing:
+    0)."""
     count = int(np.prod([x.shape[a] for a in axes], dtype=np.int64))
     if x.dtype.kind == "f":
-        return np.divide(np.sum(x, axis=axes, keepdims=keepdims, dtype=x.dtype), x.dtype.type(count))
+        return np.asarray(np.sum(x, axis=axes, keepdims=keepdims, dtype=x.dtype) / x.dtype.type(count))
     total = np.asarray(np.sum(x.astype(np.int64), axis=axes, keepdims=keepdims))
     return truncated_division(total, np.asarray(count, np.int64)).astype(x.dtype)
 
@@ -54,19 +55,19 @@ def reduce_mean(x: Array, *, axes: tuple[int, ...], keepdims: bool = False) -> A
 @wide_op(_reduction(ordered), Trait.REDUCTION, Trait.IDEMPOTENT)
 def reduce_max(x: Array, *, axes: tuple[int, ...], keepdims: bool = False) -> Array:
     """The largest element; NaN if there is one; of nothing: -inf, the least integer, or False. Of bools: any."""
-    return np.max(x, axis=axes, keepdims=keepdims, initial=extreme(x.dtype, least=True))
+    return np.asarray(np.max(x, axis=axes, keepdims=keepdims, initial=extreme(x.dtype, least=True)))
 
 
 @wide_op(_reduction(ordered), Trait.REDUCTION, Trait.IDEMPOTENT)
 def reduce_min(x: Array, *, axes: tuple[int, ...], keepdims: bool = False) -> Array:
     """The least element; NaN if there is one; of nothing: inf, the largest integer, or True. Of bools: all."""
-    return np.min(x, axis=axes, keepdims=keepdims, initial=extreme(x.dtype, least=False))
+    return np.asarray(np.min(x, axis=axes, keepdims=keepdims, initial=extreme(x.dtype, least=False)))
 
 
 @wide_op(_reduction(number), Trait.REDUCTION)
 def reduce_prod(x: Array, *, axes: tuple[int, ...], keepdims: bool = False) -> Array:
     """The product over the axes; of nothing: 1. Integers wrap."""
-    return np.prod(x, axis=axes, keepdims=keepdims, dtype=x.dtype)
+    return np.asarray(np.prod(x, axis=axes, keepdims=keepdims, dtype=x.dtype))
 
 
 def extreme(dtype: np.dtype[Any], *, least: bool) -> Any:
@@ -149,14 +150,14 @@ def softmax(x: Array, *, axis: int) -> Array:
     """exp(x - m) / sum of exp(x - m) along the axis, where m is the maximum. A row with NaN or inf in it or
     with -inf throughout has NaN at least in one place; which others are 0 is not defined."""
     e = np.exp(x - _row_max(x, axis))
-    return e / e.sum(axis=axis, keepdims=True)
+    return np.asarray(e / e.sum(axis=axis, keepdims=True))
 
 
 @wide_op(_axis_type)
 def log_softmax(x: Array, *, axis: int) -> Array:
     """The logarithm of softmax: x - m - log(sum of exp(x - m))."""
     shifted = x - _row_max(x, axis)
-    return shifted - np.log(np.exp(shifted).sum(axis=axis, keepdims=True))
+    return np.asarray(shifted - np.log(np.exp(shifted).sum(axis=axis, keepdims=True)))
 
 
 @wide_op(_axis_type)
@@ -165,7 +166,8 @@ def hardmax(x: Array, *, axis: int) -> Array:
     if not x.size:
         return x
     first = np.expand_dims(np.argmax(x, axis=axis), axis)
-    return (np.arange(x.shape[axis]).reshape([-1 if a == axis else 1 for a in range(x.ndim)]) == first).astype(x.dtype)
+    places = np.arange(x.shape[axis]).reshape([-1 if a == axis else 1 for a in range(x.ndim)])
+    return np.asarray(np.equal(places, first).astype(x.dtype))
 
 
 def _row_max(x: Array, axis: int) -> Any:

@@ -43,8 +43,8 @@ def resize(
     coordinates: str = "half_pixel", nearest: str = "round_prefer_floor", cubic_a: float = -0.75,
     exclude_outside: bool = False, antialias: bool = False, extrapolation: float = 0.0, roi: tuple[float, ...] = (),
 ) -> Array:
-    """x brought to `sizes`. Result element p of an axis lies at source coordinate c(p), computed in f32 as `coordinates`
-    says from the axis' scale; `scales` () means new/old of each axis.
+    """x brought to `sizes`. Result element p of an axis lies at source coordinate c(p), computed in f32 as
+    `coordinates` says from the axis' scale; `scales` () means new/old of each axis.
 
     nearest takes the element at c rounded as `nearest` says; linear weighs the two around c (c kept inside the axis);
     cubic weighs four with the kernel of parameter `cubic_a`, edge elements repeated or, if `exclude_outside`, left
@@ -63,7 +63,8 @@ def resize(
         if mode == "nearest":
             out = np.take(out, nearest_places(nearest, at, old), axis=axis)
         else:
-            places, weights = taps(mode, at, old, float(scale) if antialias else 1.0, cubic_a, exclude_outside, antialias)
+            shrink = float(scale) if antialias else 1.0
+            places, weights = taps(mode, at, old, shrink, cubic_a, exclude_outside, antialias)
             out = _weighted(out, axis, places, weights)
         if coordinates == "tf_crop_and_resize":
             far = (at < 0) | (at > old - 1)

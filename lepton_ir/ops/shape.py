@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -63,7 +64,7 @@ def range_(start: Array, limit: Array, delta: Array, *, symbol: str) -> Array:
         return np.empty(0, start.dtype)
     if start.dtype.kind in "iu":
         count = max(0, -((int(start) - int(limit)) // int(delta)))
-        return start + np.arange(count).astype(start.dtype) * delta
+        return np.asarray(start + np.arange(count).astype(start.dtype) * delta)
     first, last, step = (np.float64(v) for v in (start, limit, delta))
     count = max(0, int(np.ceil((last - first) / step)))
     return (first + np.arange(count) * step).astype(start.dtype)
@@ -110,7 +111,8 @@ def _broadcast_to_type(x: Type, *, shape: tuple[Dim, ...]) -> TensorType:
 @op(_broadcast_to_type, V)
 def broadcast_to(x: Array, *, shape: tuple[Dim, ...]) -> Array:
     """Repeat along axes of size 1 and new leading axes, as numpy does. The shape is the result's exactly."""
-    return np.broadcast_to(x, shape)
+    sizes: Any = shape  # numbers by now
+    return np.broadcast_to(x, sizes)
 
 
 def _slice_type(x: Type, *, starts: Sequence[Dim], sizes: Sequence[Dim], steps: Sequence[int]) -> TensorType:
