@@ -1,0 +1,222 @@
+"""Vector math for f32 from polynomials; scalar libm calls, lane by lane, for f64 and for what is rarely hot.
+
+Every function takes and gives f32 vectors (or scalars). Measured worst errors in ulp over all magnitudes are stated with
+each and checked by tests/codegen/test_math.py. All are right at the borders: overflow, denormals, infinities, -0.0; NaN
+gives NaN. Without fused multiply-add the same polynomials run on mul and add (the constants are split so that the range
+reductions stay exact), an ulp or so worse.
+"""
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from lepton.codegen.llvm.builder import Function, Val, element_of, lanes_of, literal, mangle, vec
+
+INF = float("inf")
+
+
+class F32:
+    """f32 arithmetic on `lanes` lanes."""
+
+    def __init__(self, f: Function, lanes: int, fused: bool) -> None:
+        self.f, self.lanes, self.fused = f, lanes, fused
+        self.type, self.int_type = vec(lanes, "float"), vec(lanes, "i32")
+
+    def c(self, value: float) -> Val:
+        return literal(self.type, value)
+
+    def i(self, value: int) -> Val:
+        return literal(self.int_type, value)
+
+    def add(self, a: Val, b: Val) -> Val:
+        return self.f.op("fadd", a, b)
+
+    def sub(self, a: Val, b: Val) -> Val:
+        return self.f.op("fsub", a, b)
+
+    def mul(self, a: Val, b: Val) -> Val:
+        return self.f.op("fmul", a, b)
+
+    def div(self, a: Val, b: Val) -> Val:
+        return self.f.op("fdiv", a, b)
+
+    def fma(self, a: Val, b: Val, c: Val) -> Val:
+        """a * b + c."""
+        if self.fused:
+            return self.f.call(self.type, f"llvm.fma.{mangle(self.type)}", [a, b, c])
+        return self.add(self.mul(a, b), c)
+
+    def horner(self, x: Val, coefficients: Sequence[float]) -> Val:
+        """The polynomial with these coefficients, highest power first."""
+        p = self.c(coefficients[0])
+        for k in coefficients[1:]:
+            p = self.fma(p, x, self.c(k))
+        return p
+
+    def neg(self, a: Val) -> Val:
+        return self.f.value(a.type, f"fneg {a}")
+
+    def abs(self, a: Val) -> Val:
+        return self.f.intrinsic("llvm.fabs", a)
+
+    def where(self, kind: str, a: Val, b: Val, then: Val, otherwise: Val) -> Val:
+        return self.f.select(self.f.compare(f"fcmp {kind}", a, b), then, otherwise)
+
+    def at_most(self, x: Val, limit: float) -> Val:
+        """min(x, limit); NaN stays."""
+        return self.where("olt", self.c(limit), x, self.c(limit), x)
+
+    def at_least(self, x: Val, limit: float) -> Val:
+        return self.where("ogt", self.c(limit), x, self.c(limit), x)
+
+    def bits(self, x: Val) -> Val:
+        return self.f.convert("bitcast", x, self.int_type)
+
+    def from_bits(self, x: Val) -> Val:
+        return self.f.convert("bitcast", x, self.type)
+
+    def power_of_two(self, n: Val) -> Val:
+        """2**n for integers -126 <= n <= 127."""
+        return self.from_bits(self.f.op("shl", self.f.op("add", n, self.i(127)), self.i(23)))
+
+    def copysign(self, magnitude: Val, sign: Val) -> Val:
+        return self.f.intrinsic("llvm.copysign", magnitude, sign)
+
+
+LN2_HIGH, LN2_LOW = 0.693359375, -2.12194440e-4   # Cody and Waite: n * LN2_HIGH is exact
+MAGIC = 12582912.0                                # 1.5 * 2**23: adding it rounds to an integer, found in the low bits
+MAGIC_BITS = 0x4B400000
+EXP_TAIL = (1.9875691500e-4, 1.3981999507e-3, 8.3334519073e-3, 4.1665795894e-2, 1.6666665459e-1, 5.0000001201e-1)
+
+
+def _reduce_exp(m: F32, x: Val) -> tuple[Val, Val]:
+    """(n, r): x = n * ln 2 + r with integer n (as i32) and |r| <= ln(2) / 2."""
+    t = m.fma(x, m.c(1.44269504088896341), m.c(MAGIC))
+    whole = m.sub(t, m.c(MAGIC))
+    r = m.fma(whole, m.c(-LN2_HIGH), x)
+    r = m.fma(whole, m.c(-LN2_LOW), r)
+    return m.f.op("sub", m.bits(t), m.i(MAGIC_BITS)), r
+
+
+def exp(m: F32, x: Val) -> Val:
+    """e**x to 1.5 ulp (2 without fma); gradual underflow, overflow to inf."""
+    x = m.at_least(m.at_most(x, 89.0), -104.0)
+    n, r = _reduce_exp(m, x)
+    p = m.add(m.fma(m.horner(r, EXP_TAIL), m.mul(r, r), r), m.c(1.0))
+    half = m.f.op("ashr", n, m.i(1))  # two factors: 2**n alone would not hold the ends of the range
+    return m.mul(m.mul(p, m.power_of_two(half)), m.power_of_two(m.f.op("sub", n, half)))
+
+
+def expm1(m: F32, x: Val) -> Val:
+    """exp(x) - 1 to 2 ulp."""
+    clamped = m.at_least(m.at_most(x, 89.0), -18.0)
+    n, r = _reduce_exp(m, clamped)
+    p = m.fma(m.horner(r, EXP_TAIL), m.mul(r, r), r)
+    scale = m.power_of_two(m.f.op("sub", n, m.i(1)))  # half of 2**n, which may be 2**128
+    result = m.fma(p, scale, m.sub(scale, m.c(0.5)))
+    near_zero = m.f.compare("icmp eq", n, m.i(0))
+    return m.f.select(near_zero, m.where("oeq", x, m.c(0.0), x, p), m.add(result, result))
+
+
+LOG_TAIL = (7.0376836292e-2, -1.1514610310e-1, 1.1676998740e-1, -1.2420140846e-1, 1.4249322787e-1, -1.6668057665e-1,
+            2.0000714765e-1, -2.4999993993e-1, 3.3333331174e-1)
+
+
+def log(m: F32, x: Val) -> Val:
+    """ln x to 1.5 ulp; of 0: -inf, of x < 0: NaN."""
+    f = m.f
+    tiny = f.compare("fcmp olt", x, m.c(1.1754943508e-38))
+    scaled = f.select(tiny, m.mul(x, m.c(8388608.0)), x)
+    bits = m.bits(scaled)
+    exponent = f.op("ashr", f.op("sub", bits, m.i(0x3F3504F3)), m.i(23))  # mantissa in [sqrt(1/2), sqrt(2))
+    z = m.sub(m.from_bits(f.op("sub", bits, f.op("shl", exponent, m.i(23)))), m.c(1.0))
+    exponent = f.op("sub", exponent, f.select(tiny, m.i(23), m.i(0)))
+    e = f.convert("sitofp", exponent, m.type)
+    square = m.mul(z, z)
+    y = m.mul(m.mul(m.horner(z, LOG_TAIL), z), square)
+    y = m.fma(square, m.c(-0.5), m.fma(e, m.c(LN2_LOW), y))
+    y = m.fma(e, m.c(LN2_HIGH), m.add(z, y))
+    y = m.where("oeq", x, m.c(INF), x, y)
+    y = m.where("ult", x, m.c(0.0), m.c(float("nan")), y)
+    return m.where("oeq", x, m.c(0.0), m.c(-INF), y)
+
+
+def log1p(m: F32, x: Val) -> Val:
+    """log(1 + x) to 3 ulp, for small x too."""
+    u = m.add(m.c(1.0), x)
+    lost = m.sub(x, m.sub(u, m.c(1.0)))  # what rounding u dropped
+    y = m.add(log(m, u), m.div(lost, u))
+    y = m.where("oeq", u, m.c(1.0), x, y)
+    y = m.where("oeq", u, m.c(0.0), m.c(-INF), y)
+    return m.where("oeq", x, m.c(INF), x, y)
+
+
+def sigmoid(m: F32, x: Val) -> Val:
+    """1 / (1 + exp(-x)) to 3 ulp (more below -88, where the result is denormal)."""
+    return m.div(m.c(1.0), m.add(m.c(1.0), exp(m, m.neg(x))))
+
+
+# Odd and even rational approximation, as in Eigen (MPL 2.0), there from a minimax fit.
+TANH_P = (-2.76076847742355e-16, 2.00018790482477e-13, -8.60467152213735e-11, 5.12229709037114e-08,
+          1.48572235717979e-05, 6.37261928875436e-04, 4.89352455891786e-03)
+TANH_Q = (1.19825839466702e-06, 1.18534705686654e-04, 2.26843463243900e-03, 4.89352518554385e-03)
+
+
+def tanh(m: F32, x: Val) -> Val:
+    """The hyperbolic tangent to 4 ulp, |result| <= 1."""
+    clamped = m.at_least(m.at_most(x, 7.90531110763549805), -7.90531110763549805)
+    z = m.mul(clamped, clamped)
+    y = m.div(m.mul(clamped, m.horner(z, TANH_P)), m.horner(z, TANH_Q))
+    return m.where("olt", m.abs(x), m.c(0.0004), x, y)
+
+
+ERF_P = (-2.72614225801306e-10, 2.77068142495902e-08, -2.10102402082508e-06, -5.69250639462346e-05,
+         -7.34990630326855e-04, -2.95459980854025e-03, -1.60960333262415e-02)
+ERF_Q = (-1.45660718464996e-05, -2.13374055278905e-04, -1.68282697438203e-03, -7.37332916720468e-03,
+         -1.42647390514189e-02)
+
+
+def erf(m: F32, x: Val) -> Val:
+    """The error function to 6 ulp; for use in gelu the absolute error, 3e-7, is what counts."""
+    clamped = m.at_least(m.at_most(x, 4.0), -4.0)
+    z = m.mul(clamped, clamped)
+    return m.div(m.mul(clamped, m.horner(z, ERF_P)), m.horner(z, ERF_Q))
+
+
+VECTOR: dict[str, Callable[[F32, Val], Val]] = {
+    "exp": exp, "expm1": expm1, "log": log, "log1p": log1p, "sigmoid": sigmoid, "tanh": tanh, "erf": erf,
+}
+
+# What libm computes, one lane at a time: (name, operands). f32 appends an "f".
+LIBM: dict[str, str] = {
+    "exp": "exp", "expm1": "expm1", "log": "log", "log1p": "log1p", "tanh": "tanh", "erf": "erf",
+    "sin": "sin", "cos": "cos", "tan": "tan", "asin": "asin", "acos": "acos", "atan": "atan", "sinh": "sinh",
+    "cosh": "cosh", "asinh": "asinh", "acosh": "acosh", "atanh": "atanh", "pow": "pow", "fmod": "fmod",
+}
+
+
+def call_libm(f: Function, op: str, args: Sequence[Val]) -> Val:
+    """Call the C library's function on every lane."""
+    type = args[0].type
+    element = element_of(type)
+    name = LIBM[op] + ("f" if element == "float" else "")
+    if lanes_of(type) == 1:
+        return f.call(element, name, args)
+    result = Val(type, "poison")
+    for lane in range(lanes_of(type)):
+        parts = [f.value(element, f"extractelement {a}, i64 {lane}") for a in args]
+        one = f.call(element, name, parts)
+        result = f.value(type, f"insertelement {result}, {one}, i64 {lane}")
+    return result
+
+
+def math_function(f: Function, op: str, args: Sequence[Val], fused: bool) -> Val:
+    """`op` of VECTOR or LIBM on f32 or f64 operands of any number of lanes."""
+    type = args[0].type
+    if element_of(type) == "float" and op in VECTOR:
+        return VECTOR[op](F32(f, lanes_of(type), fused), args[0])
+    if op == "sigmoid":
+        one = literal(type, 1.0)
+        e = call_libm(f, "exp", [f.value(type, f"fneg {args[0]}")])
+        return f.op("fdiv", one, f.op("fadd", one, e))
+    return call_libm(f, op, args)
+
