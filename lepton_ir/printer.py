@@ -66,21 +66,23 @@ def graph_name(graph: Graph) -> str:
 
 def value_names(graph: Graph, nodes: tuple[Node, ...] | None = None) -> dict[Value, str]:
     """The unique name, without its `%`, that each value of the graph has in text."""
-    ports = {*graph.inputs, *graph.outputs}
+    nodes = graph.nodes if nodes is None else nodes
+    ports = dict.fromkeys((*graph.inputs, *graph.outputs))
+    values = dict.fromkeys((*graph.inputs, *(r for n in nodes for r in n.results)))
     names: dict[Value, str] = {}
     taken: set[str] = set()
-    fresh = 0
-    for value in (*graph.inputs, *(r for n in (graph.nodes if nodes is None else nodes) for r in n.results)):
+    for value in (*(v for v in ports if v in values), *(v for v in values if v not in ports)):
         if not value.name:
-            names[value], fresh = str(fresh), fresh + 1
             continue
         wanted = name = _identifier(value.name, exact=value in ports)
         suffix = 0
         while name in taken:
             suffix += 1
-            name = f"{wanted[:-1]}_{suffix}\"" if wanted.endswith('"') else f"{wanted}_{suffix}"
+            name = f'{wanted[:-1]}_{suffix}"' if wanted.endswith('"') else f"{wanted}_{suffix}"
         taken.add(name)
         names[value] = name
+    for number, value in enumerate(v for v in values if v not in names):
+        names[value] = str(number)
     return names
 
 

@@ -193,7 +193,7 @@ class _Round:
         """Readers of `old` read `new`; those among the new nodes wrap the old value and keep it."""
         ports = {*self.graph.inputs, *self.graph.outputs}
         if old.name and old in ports and new not in ports:
-            new.name = old.name  # an output keeps the name callers know it by
+            new.name, old.name = old.name, None  # an output keeps the name callers know it by
         old.replace_with(new, keep=fresh)
 
     def fresh(self, values: Iterable[Value]) -> set[User]:
