@@ -52,7 +52,8 @@ def compile_module(module: Module | str, target: Target, *, asm: bool = False) -
 
 
 _LABEL = re.compile(r"^([A-Za-z_.$][\w.$]*):")
-_X86_SPILL = re.compile(r"^\s+v?mov\w*\s+(?:[-\w]*\((?:%rsp|%rbp)\).*%[xyz]mm\d+|%[xyz]mm\d+.*,\s*[-\w]*\((?:%rsp|%rbp)\))")
+_X86_SPILL = re.compile(
+    r"^\s+v?mov\w*\s+(?:[-\w]*\((?:%rsp|%rbp)\).*%[xyz]mm\d+|%[xyz]mm\d+.*,\s*[-\w]*\((?:%rsp|%rbp)\))")
 _ARM_SPILL = re.compile(r"^\s+(?:st|ld)[ur]?[rp]\s+q\d+.*\[sp")
 _CALL = re.compile(r"^\s+(?:call\w*|bl)\s+([^\s#]+)")
 
