@@ -17,13 +17,13 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
-from typing import Any, TypeAlias, get_args
+from typing import TypeAlias, get_args
 
 from lepton.ir.core import Graph, Node, User, Value
 from lepton.ir.diagnostics import Exit, LeptonError, VerifyError
 from lepton.ir.op import Op
 from lepton.ir.pattern import Match, Pat, capture, const, opt, pat, read_once, rest, splat, tensor_of, var
-from lepton.ir.sample import Accuracy, difference, random_inputs
+from lepton.ir.sample import Accuracy, difference, random_run
 from lepton.ir.types import TensorType, Type
 
 __all__ = ["Accuracy", "Match", "Pat", "Replacement", "Rule", "apply", "capture", "const", "opt", "pat", "read_once",
@@ -233,16 +233,13 @@ class _Tester:
     """Runs a graph on fixed random inputs after each rewrite."""
 
     def __init__(self, graph: Graph) -> None:
-        self.graph, self.inputs = graph, random_inputs(graph)
-        self.want = self.run()
-
-    def run(self) -> list[Any]:
-        from lepton.ir.evaluate import evaluate  # evaluate needs the op set, and rules are wanted without it
-
-        return evaluate(self.graph, *self.inputs)
+        self.graph = graph
+        self.inputs, self.want = random_run(graph)
 
     def compare(self, rule: Rule) -> None:
-        got = self.run()
+        from lepton.ir.evaluate import evaluate  # evaluate needs the op set, and rules are wanted without it
+
+        got = evaluate(self.graph, *self.inputs)
         if text := difference(self.want, got, rule.accuracy):
             raise VerifyError(f"rule {rule.name} changed the meaning: {text}", help=rule.doc, exit=Exit.INTERNAL)
         self.want = got

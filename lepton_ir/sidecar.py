@@ -32,7 +32,8 @@ def save_constants(graph: Graph, path: Path) -> int:
     wanted = {t.digest: t for t in _constants(graph) if is_elided(t) and not isinstance(t, Elided)}
     if path.exists():
         with zipfile.ZipFile(path) as file:
-            wanted = {digest: t for digest, t in wanted.items() if digest not in set(file.namelist())}
+            there = set(file.namelist())
+        wanted = {digest: t for digest, t in wanted.items() if digest not in there}
     if wanted:
         with zipfile.ZipFile(path, "a", zipfile.ZIP_STORED) as file:
             for digest, tensor in wanted.items():
