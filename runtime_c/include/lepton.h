@@ -101,8 +101,9 @@ typedef struct lepton_api {
   /* Run once. Blocks until the outputs are written. Input shapes that differ from the last call's
    * (or last resolve's) plan memory again; otherwise no allocation happens here.
    * An output whose `data` is NULL is given memory of the session's: all its fields are filled in,
-   * valid until the session's next call. An output with a dimension that depends on the data must
-   * be asked for this way. Outputs may overlap neither inputs nor each other. */
+   * valid until the session's next call; handing the same tensor in again asks for the same again.
+   * An output with a dimension that depends on the data must be asked for this way. Outputs may
+   * overlap neither inputs nor each other. */
   lepton_status (*run)(lepton_session *session, const lepton_tensor *inputs, lepton_tensor *outputs);
 
   /* Why the last call on this session (NULL: the last create on this thread) failed.

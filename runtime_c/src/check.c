@@ -176,6 +176,10 @@ bool lpt_output_is_late(const lpt_program *program, uint32_t output) {
   return false;
 }
 
+bool lpt_wants_own(const lepton_session *session, uint32_t index, const lepton_tensor *output) {
+  return !output->data || output->data == session->outputs[index].data;
+}
+
 /* The name of the first thing among inputs and earlier outputs that shares memory with this output. */
 static const char *overlapped(const lpt_program *program, const lepton_tensor *inputs,
                               const lepton_tensor *outputs, uint32_t output, int64_t bytes) {
@@ -221,7 +225,7 @@ lepton_status lpt_check_outputs(lepton_session *session, const lepton_tensor *in
   if (!outputs && program->n_outputs)
     return lpt_fail(session, LEPTON_INVALID_ARGUMENT, "outputs is NULL");
   for (uint32_t i = 0; i < program->n_outputs; i++) {
-    if (!outputs[i].data) continue;
+    if (lpt_wants_own(session, i, &outputs[i])) continue;
     lepton_status status = check_output(session, inputs, outputs, i);
     if (status) return status;
   }

@@ -34,7 +34,8 @@ static struct {
   _Atomic uint32_t caller_sleeps;
   _Alignas(64) _Atomic uint32_t sleepers; /* workers waiting on the futex */
   _Alignas(64) atomic_flag busy;          /* held for the length of a job, and while workers change */
-  _Atomic int owner;                      /* process that started the workers; 0: none */
+  _Atomic int owner;                      /* process that started the workers; 0: none;
+                                             negative: that process is making the pool new */
   pthread_mutex_t lock;                   /* guards `users`, and starting and ending workers */
   uint32_t users;
   uint32_t workers;                       /* changed under `lock` and `busy`, read under either */
@@ -194,11 +195,10 @@ static void end_workers(void) {
 /* After a fork the child has the pool's memory but none of its threads, and any lock may have been
  * held by one of them. One thread of the child makes everything new; others wait for it. */
 static void forget_parent(void) {
-  enum { BEING_RESET = -1 };
   int owner = atomic_load(&pool.owner), self = (int)getpid();
   if (owner == 0 || owner == self) return;
-  if (owner == BEING_RESET || !atomic_compare_exchange_strong(&pool.owner, &owner, BEING_RESET)) {
-    while (atomic_load(&pool.owner) == BEING_RESET) sched_yield();
+  if (owner == -self || !atomic_compare_exchange_strong(&pool.owner, &owner, -self)) {
+    while (atomic_load(&pool.owner) == -self) sched_yield(); /* another thread is at it */
     return;
   }
   pthread_mutex_init(&pool.lock, NULL);

@@ -91,6 +91,8 @@ lepton_status lpt_check_inputs(lepton_session *session, const lepton_tensor *inp
 lepton_status lpt_check_sizes(lepton_session *session, const lepton_tensor *inputs);
 lepton_status lpt_check_outputs(lepton_session *session, const lepton_tensor *inputs,
                                 const lepton_tensor *outputs);
+/* Whether the caller brought no memory, or what an earlier run lent it. */
+bool lpt_wants_own(const lepton_session *session, uint32_t index, const lepton_tensor *output);
 /* Whether an output has a dimension that is known only while the model runs. */
 bool lpt_output_is_late(const lpt_program *program, uint32_t output);
 

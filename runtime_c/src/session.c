@@ -195,7 +195,7 @@ static lepton_status bind_arguments(lepton_session *session, const lepton_tensor
                                     lepton_tensor *outputs) {
   const lpt_program *program = session->program;
   for (uint32_t i = 0; i < program->n_outputs; i++) {
-    if (outputs[i].data) continue;
+    if (!lpt_wants_own(session, i, &outputs[i])) continue;
     lepton_status status = lpt_own_output(session, i, &outputs[i]);
     if (status) return status;
   }

@@ -1,0 +1,235 @@
+/* pool_test.c: every task once, on the thread it belongs to, whoever else is busy. */
+#define _GNU_SOURCE
+#include <pthread.h>
+#include <sched.h>
+#include <stdatomic.h>
+#include <sys/wait.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "check.h"
+#include "runtime.h"
+
+enum { MOST = 4096 };
+
+typedef struct record {
+  _Atomic int count[MOST];
+  int64_t lo[LPT_MAX_THREADS], hi[LPT_MAX_THREADS];
+  _Atomic uint32_t parts, highest;
+} record;
+
+static void note(void *context, uint32_t thread, int64_t lo, int64_t hi) {
+  record *r = context;
+  r->lo[thread] = lo;
+  r->hi[thread] = hi;
+  atomic_fetch_add(&r->parts, 1);
+  uint32_t highest = atomic_load(&r->highest);
+  while (highest < thread && !atomic_compare_exchange_weak(&r->highest, &highest, thread)) continue;
+  for (int64_t i = lo; i < hi; i++) atomic_fetch_add(&r->count[i], 1);
+}
+
+static bool each_once(record *r, int64_t tasks) {
+  for (int64_t i = 0; i < MOST; i++)
+    if (atomic_load(&r->count[i]) != (i < tasks)) return false;
+  return true;
+}
+
+static void every_task_runs_once(void) {
+  static const int64_t sizes[] = {0, 1, 2, 3, 7, 8, 9, 100, 1023, MOST};
+  for (uint32_t threads = 1; threads <= 9; threads += 2) {
+    lpt_pool_acquire(threads);
+    for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++) {
+      record r = {.parts = 0};
+      lpt_parallel_for(threads, sizes[i], 1, note, &r);
+      CHECK(each_once(&r, sizes[i]));
+      CHECK(atomic_load(&r.parts) == (sizes[i] < threads ? (uint32_t)sizes[i] : threads));
+    }
+    lpt_pool_release();
+  }
+}
+
+static void parts_are_contiguous_and_even(void) {
+  lpt_pool_acquire(4);
+  record r = {.parts = 0};
+  lpt_parallel_for(4, 10, 1, note, &r);
+  static const int64_t lo[] = {0, 3, 6, 8}, hi[] = {3, 6, 8, 10};
+  for (int i = 0; i < 4; i++) CHECK(r.lo[i] == lo[i] && r.hi[i] == hi[i]);
+  lpt_pool_release();
+}
+
+static void grain_limits_the_threads(void) {
+  lpt_pool_acquire(8);
+  static const struct { int64_t tasks, grain; uint32_t parts; } rows[] = {
+    {10, 10, 1}, {19, 10, 1}, {20, 10, 2}, {35, 10, 3}, {1000, 10, 8}, {5, 0, 5}, {5, -3, 5},
+    {5, INT64_MAX, 1},
+  };
+  for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
+    record r = {.parts = 0};
+    lpt_parallel_for(8, rows[i].tasks, rows[i].grain, note, &r);
+    CHECK(atomic_load(&r.parts) == rows[i].parts);
+    CHECK(each_once(&r, rows[i].tasks));
+  }
+  lpt_pool_release();
+}
+
+static void without_a_pool_it_is_serial(void) {
+  record r = {.parts = 0};
+  lpt_parallel_for(4, 100, 1, note, &r);
+  CHECK(atomic_load(&r.parts) == 1 && each_once(&r, 100));
+}
+
+static void small_jobs_after_large_ones(void) {
+  lpt_pool_acquire(6);
+  for (int i = 0; i < 3000; i++) {
+    record r = {.parts = 0};
+    uint32_t threads = 1 + (uint32_t)i % 6;
+    lpt_parallel_for(threads, 12, 1, note, &r);
+    CHECK(each_once(&r, 12) && atomic_load(&r.parts) == threads);
+  }
+  lpt_pool_release();
+}
+
+static void sleeping_workers_wake(void) {
+  lpt_pool_acquire(3);
+  for (int i = 0; i < 20; i++) {
+    nanosleep(&(struct timespec){0, 2000000}, NULL); /* longer than anyone spins */
+    record r = {.parts = 0};
+    lpt_parallel_for(3, 30, 1, note, &r);
+    CHECK(each_once(&r, 30) && atomic_load(&r.parts) == 3);
+  }
+  lpt_pool_release();
+}
+
+static void slow_part(void *context, uint32_t thread, int64_t lo, int64_t hi) {
+  if (thread) nanosleep(&(struct timespec){0, 1000000}, NULL);
+  note(context, thread, lo, hi);
+}
+
+static void the_caller_sleeps_and_wakes(void) {
+  lpt_pool_acquire(3);
+  for (int i = 0; i < 20; i++) {
+    record r = {.parts = 0};
+    lpt_parallel_for(3, 30, 1, slow_part, &r);
+    CHECK(each_once(&r, 30));
+  }
+  lpt_pool_release();
+}
+
+static void inner(void *context, uint32_t thread, int64_t lo, int64_t hi) {
+  (void)thread;
+  for (int64_t i = lo; i < hi; i++) {
+    record r = {.parts = 0};
+    lpt_parallel_for(4, 50, 1, note, &r);
+    if (each_once(&r, 50) && atomic_load(&r.parts) == 1) atomic_fetch_add((_Atomic int *)context, 1);
+  }
+}
+
+static void nested_regions_run_serially(void) {
+  _Atomic int good = 0;
+  lpt_pool_acquire(4);
+  lpt_parallel_for(4, 16, 1, inner, &good);
+  CHECK(atomic_load(&good) == 16);
+  lpt_pool_release();
+}
+
+static void *many_regions(void *argument) {
+  _Atomic int *bad = argument;
+  lpt_pool_acquire(3);
+  for (int i = 0; i < 500; i++) {
+    record r = {.parts = 0};
+    lpt_parallel_for(3, 64, 1, note, &r);
+    if (!each_once(&r, 64)) atomic_fetch_add(bad, 1);
+    if (i % 100 == 0) { /* the pool grows, shrinks and ends under the others' feet */
+      lpt_pool_acquire(5);
+      lpt_pool_release();
+    }
+  }
+  lpt_pool_release();
+  return NULL;
+}
+
+static void concurrent_callers_are_correct(void) {
+  pthread_t threads[4];
+  _Atomic int bad = 0;
+  for (int i = 0; i < 4; i++) CHECK(!pthread_create(&threads[i], NULL, many_regions, &bad));
+  for (int i = 0; i < 4; i++) pthread_join(threads[i], NULL);
+  CHECK(atomic_load(&bad) == 0);
+}
+
+static void *acquire_and_release(void *argument) {
+  for (int i = 0; i < 50; i++) {
+    lpt_pool_acquire(4);
+    lpt_pool_release();
+  }
+  return argument;
+}
+
+static void starting_and_ending_from_many_threads(void) {
+  pthread_t threads[4];
+  for (int i = 0; i < 4; i++) CHECK(!pthread_create(&threads[i], NULL, acquire_and_release, NULL));
+  for (int i = 0; i < 4; i++) pthread_join(threads[i], NULL);
+  without_a_pool_it_is_serial(); /* the last one ended the workers */
+}
+
+/* ThreadSanitizer does not follow threads made by a child. */
+#if !defined(__SANITIZE_THREAD__)
+static int in_child(void) {
+  record r = {.parts = 0};
+  lpt_parallel_for(1, 100, 1, note, &r);
+  bool good = each_once(&r, 100);
+  lpt_pool_check(); /* new workers */
+  record again = {.parts = 0};
+  lpt_parallel_for(3, 100, 1, note, &again);
+  good = good && each_once(&again, 100) && atomic_load(&again.parts) == 3;
+  lpt_pool_release();
+  return good ? 0 : 1;
+}
+
+static void a_forked_child_gets_its_own_workers(void) {
+  lpt_pool_acquire(3);
+  record r = {.parts = 0};
+  lpt_parallel_for(3, 100, 1, note, &r);
+  pid_t child = fork();
+  if (child == 0) _exit(in_child());
+  int status = -1;
+  CHECK(waitpid(child, &status, 0) == child && WIFEXITED(status) && WEXITSTATUS(status) == 0);
+  record after = {.parts = 0};
+  lpt_parallel_for(3, 100, 1, note, &after);
+  CHECK(each_once(&after, 100) && atomic_load(&after.parts) == 3);
+  lpt_pool_release();
+}
+
+static void a_child_forked_while_others_run_survives(void) {
+  pthread_t other;
+  _Atomic int bad = 0;
+  lpt_pool_acquire(3);
+  CHECK(!pthread_create(&other, NULL, many_regions, &bad));
+  for (int i = 0; i < 10; i++) {
+    pid_t child = fork();
+    if (child == 0) _exit(in_child());
+    int status = -1;
+    CHECK(waitpid(child, &status, 0) == child && WIFEXITED(status) && WEXITSTATUS(status) == 0);
+  }
+  pthread_join(other, NULL);
+  CHECK(atomic_load(&bad) == 0);
+  lpt_pool_release();
+}
+#endif
+
+int main(void) {
+  RUN(every_task_runs_once);
+  RUN(parts_are_contiguous_and_even);
+  RUN(grain_limits_the_threads);
+  RUN(without_a_pool_it_is_serial);
+  RUN(small_jobs_after_large_ones);
+  RUN(sleeping_workers_wake);
+  RUN(the_caller_sleeps_and_wakes);
+  RUN(nested_regions_run_serially);
+  RUN(concurrent_callers_are_correct);
+  RUN(starting_and_ending_from_many_threads);
+#if !defined(__SANITIZE_THREAD__)
+  RUN(a_forked_child_gets_its_own_workers);
+  RUN(a_child_forked_while_others_run_survives);
+#endif
+  return failures != 0;
+}
