@@ -1,0 +1,163 @@
+"""Matrix products: constant weights are packed when the model is compiled, other operands are read where they lie."""
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import cast
+
+from lepton.codegen.group import Group, LowerOptions, lowers
+from lepton.codegen.kernel import Kernel, packed
+from lepton.codegen.target import Target
+from lepton.codegen.templates.fused import Bindings, Fused, Strides, collapse, constant_array, outer
+from lepton.codegen.templates.gemm import Gemm, pack_constant
+from lepton.codegen.templates.tiles import Tile, choose
+from lepton.ir import ops
+from lepton.ir.core import Value
+from lepton.ir.dims import Dim, ceildiv, product
+from lepton.ir.tensor import Array
+from lepton.ir.types import DType
+
+UNKNOWN_ROWS, UNKNOWN_COLUMNS, UNKNOWN_K = 256, 512, 512   # what the cost model takes for run-time sizes
+TASK_FLOPS = 3_000_000                                     # about 15 us of one core
+MOST_TASKS = 64
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """A matmul in matrix form. Views are over (*batch, m, n) but for a: (*batch, m, k) and b: (*batch, k, n)."""
+
+    batch: tuple[Dim, ...]
+    m: Dim
+    n: Dim
+    k: Dim
+    a: Strides
+    b: Strides
+    views: list[Strides]          # of the epilogue's operands
+    weights: Array | None         # the elements of b if it is a constant matrix
+
+
+@lowers(ops.matmul)
+def lower_matmul(group: Group, options: LowerOptions) -> Kernel:
+    """One kernel for a product and the elementwise ops behind it."""
+    assert group.anchor is not None
+    a, b = cast(tuple[Value, Value], group.anchor.inputs)
+    dtype = a.tensor.dtype
+    if dtype not in (DType.F32, DType.F64):
+        from lepton.codegen.lower.products import generic_matmul
+
+        return generic_matmul(group, options)
+    fused = Fused(group)
+    return matmul_kernel(group, options, fused, problem_of(group, fused, a, b), (a, b))
+
+
+def problem_of(group: Group, fused: Fused, a: Value, b: Value) -> Problem:
+    """Bring numpy's rules into matrix form: rows and columns for vectors, merged batch dims, rows of a batch as one."""
+    shape = list(fused.shape)
+    views = [list(v) for v in fused.views]
+    a_shape, a_strides = list(a.tensor.shape), list(group.access(a).strides)
+    b_shape, b_strides = list(b.tensor.shape), list(group.access(b).strides)
+    if len(b_shape) == 1:
+        b_shape, b_strides = [*b_shape, 1], [*b_strides, 0]
+        shape.append(1)
+        views = [[*v, 0] for v in views]
+    if len(a_shape) == 1:
+        a_shape, a_strides = [1, *a_shape], [0, *a_strides]
+        shape.insert(-1, 1)
+        views = [[*v[:-1], 0, v[-1]] for v in views]
+    weights = constant_array(group, b)
+    matrix = None
+    if weights is not None and all(d == 1 for d in b_shape[:-2]):
+        matrix = cast(Array, weights).reshape([d for d in b_shape[-2:] if isinstance(d, int)])
+    outer_shape = shape[:-2]
+    spread = [_spread(outer_shape, s[:-2], t[:-2]) for s, t in ((a_shape, a_strides), (b_shape, b_strides))]
+    (m, n), k = shape[-2:], a_shape[-1]
+    if matrix is not None or all(s == 0 for s in spread[1]):
+        # B is the same for the whole batch: rows of the batch that follow each other are rows of one matrix.
+        rows = [(*spread[0], a_strides[-2]), *((*v[:-1],) for v in views)]
+        batch, merged = collapse((*outer_shape, m), rows)
+        m, batch = (batch[-1], batch[:-1]) if batch else (1, ())
+        merged = merged if len(merged[0]) else [(0,)] * len(merged)
+        return Problem(batch, m, n, k, (*merged[0], a_strides[-1]), (*(0,) * len(batch), *b_strides[-2:]),
+                       [(*r, v[-1]) for r, v in zip(merged[1:], views, strict=True)], matrix)
+    batch, merged = collapse(outer_shape, [*spread, *(tuple(v[:-2]) for v in views)])
+    return Problem(batch, m, n, k, (*merged[0], *a_strides[-2:]), (*merged[1], *b_strides[-2:]),
+                   [(*r, *v[-2:]) for r, v in zip(merged[2:], views, strict=True)], None)
+
+
+def _spread(to: list[Dim], shape: list[Dim], strides: list[Dim]) -> Strides:
+    """Batch strides over the result's batch dims."""
+    missing = len(to) - len(shape)
+    return (0,) * missing + tuple(0 if n == 1 and t != 1 else s
+                                  for n, s, t in zip(shape, strides, to[missing:], strict=True))
+
+
+def matmul_kernel(group: Group, options: LowerOptions, fused: Fused, problem: Problem,
+                  factors: tuple[Value, Value], name: str = "") -> Kernel:
+    """The kernel of a product in matrix form."""
+    target, (a, b) = options.target, factors
+    dtype = a.tensor.dtype
+    tile = tile_of(target, problem, dtype)
+    rows, panels, rows_fastest = blocks(target, problem, tile, dtype)
+    in_place = problem.weights is None and _reads_in_place(problem, tile)
+    bindings = Bindings()
+    left = bindings.operand(outer(group, a), a.tensor, problem.a)
+    if problem.weights is not None:
+        right: object = bindings.buffer(packed(pack_constant(problem.weights, target, tile, dtype)))
+    else:
+        right = bindings.operand(outer(group, b), b.tensor, problem.b)
+    epilogue = fused.epilogue(bindings, problem.views)
+    sizes = bindings.sizes((*problem.batch, problem.m, problem.n, problem.k))
+    body = Gemm(dtype, sizes[:-3], *sizes[-3:], left, right, epilogue, tile, rows, panels, rows_fastest,
+                in_place)  # type: ignore[arg-type]
+    width = tile.vectors * target.lanes(dtype)
+    scratch = 0 if problem.weights is not None or in_place else problem.k * (width * dtype.bytes)
+    tasks = product((*problem.batch, ceildiv(problem.m, rows), ceildiv(ceildiv(problem.n, width), panels)))
+    flops = product((*problem.batch, 2, problem.m, problem.n, problem.k))
+    return Kernel(name or group.name, body, tuple(bindings.bound), tasks, bindings.table.dims, scratch,
+                  grain_of(flops, tasks), flops, group.outputs)
+
+
+def grain_of(flops: Dim, tasks: Dim, least: int = 2_000_000) -> int:
+    """Tasks that make a share worth a thread's waking up."""
+    if isinstance(flops, int) and isinstance(tasks, int) and tasks > 0:
+        return max(1, min(tasks, least * tasks // max(flops, 1)))
+    return 1
+
+
+def _reads_in_place(problem: Problem, tile: Tile) -> bool:
+    """Whether packing B would cost more than it saves: its columns are adjacent, and few rows use it."""
+    return problem.b[-1] == 1 and isinstance(problem.m, int) and problem.m <= 2 * tile.rows
+
+
+def tile_of(target: Target, problem: Problem, dtype: DType) -> Tile:
+    rows = problem.m if isinstance(problem.m, int) else UNKNOWN_ROWS
+    columns = problem.n if isinstance(problem.n, int) else UNKNOWN_COLUMNS
+    k = problem.k if isinstance(problem.k, int) else UNKNOWN_K
+    row, step = problem.a[-2:]
+    known = isinstance(row, int) and isinstance(step, int)
+    return choose(target, rows, columns, k, dtype, row_stride=row * dtype.bytes if known else None)
+
+
+def blocks(target: Target, problem: Problem, tile: Tile, dtype: DType) -> tuple[int, int, bool]:
+    """(rows of a task, panels of a task, whether row blocks follow each other in the order of tasks)."""
+    m = max(problem.m, 1) if isinstance(problem.m, int) else UNKNOWN_ROWS
+    n = max(problem.n, 1) if isinstance(problem.n, int) else UNKNOWN_COLUMNS
+    k = max(problem.k if isinstance(problem.k, int) else UNKNOWN_K, 1)
+    batch = product(problem.batch)
+    entries = max(1, batch) if isinstance(batch, int) else 4
+    panels = max(1, -(-n // (tile.vectors * target.lanes(dtype))))
+    wanted = max(1, min(MOST_TASKS // entries, 2 * m * n * k // TASK_FLOPS))
+    most = max(1, target.l2_bytes // 2 // (k * dtype.bytes * tile.rows)) * tile.rows
+    if problem.weights is None:
+        # Each task packs the panels it uses: split columns first.
+        across = min(panels, wanted)
+        down = -(-wanted // across)
+        rows = -(-m // down)
+    elif m >= n:
+        rows = min(-(-m // wanted), most)
+        across = max(1, wanted // max(1, -(-m // rows)))
+    else:
+        rows = min(m, most)
+        across = max(1, wanted // max(1, -(-m // rows)))
+    rows = max(tile.rows, -(-rows // tile.rows) * tile.rows)
+    across = min(max(across, 1), panels)
+    return rows, -(-panels // across), m < n

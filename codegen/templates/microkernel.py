@@ -1,0 +1,263 @@
+"""The register-blocked inner product that matmul, convolution, Winograd and attention are made of.
+
+    acc[row][column] = Σ over the nest, Σ over k:  A[row + nest offset + k] * W[k][column]      then the epilogue stores
+
+One internal function per distinct `Micro`; equal ones are shared by all kernels of a module. A is read by broadcasts of
+single elements, so its rows may lie anywhere; W is read in order, one row of `vectors` vectors per k. Trip counts and the
+strides of epilogue operands are arguments: measured, constants there buy nothing. Row offsets of A are constants, because
+they then fold into the addresses of the loads.
+"""
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+from lepton.codegen.kernel import Size
+from lepton.codegen.llvm.builder import Function, Int, Module, Val, vec
+from lepton.codegen.llvm.convert import memory_type
+from lepton.codegen.target import Target
+from lepton.codegen.templates.epilogue import Epilogue, Operand, Place, finish
+from lepton.codegen.templates.memory import fma, load_raw, mask_of, size, zeros
+from lepton.ir.types import DType
+
+UNROLL = 4           # steps of k per turn of the innermost loop
+ROLL_FROM = 8        # epilogues heavier than this run as a loop over the tile instead of once per register
+
+
+@dataclass(frozen=True, slots=True)
+class Micro:
+    """What the code of a microkernel depends on. Byte offsets and byte strides throughout."""
+
+    dtype: DType                         # F32 or F64: of A, W and the accumulators
+    shape: tuple[int, int]               # the tile's rows as a grid (y, x): how epilogue operands see them
+    vectors: int
+    rows: tuple[int, ...] | None         # offset of each row of A, in the order of the grid; None: `row` apart, an argument
+    step: int | None                     # of A from one k to the next; None: an argument
+    rest: int | None                     # number of k's modulo UNROLL; None: the number is an argument
+    unrolled: bool                       # whether there are UNROLL k's or more (always true if `rest` is None)
+    depth: int                           # loops of the reduction around k, each with a count and a stride of A
+    epilogue: Epilogue                   # strides of its operands: 0, 1 or anything else (given by arguments)
+    columns: int | None = None           # valid columns; None: an argument
+    pitch: int | None = None             # from one row of W to the next; None: an argument
+    padded: bool = True                  # W's rows may be read to the end of the last vector
+    hide: bool = False                   # keep LLVM from sharing loads between overlapping windows of A
+
+    @property
+    def name(self) -> str:
+        return f"micro_{self.shape[0]}x{self.shape[1]}x{self.vectors}_{hashlib.sha256(repr(self).encode()).hexdigest()[:12]}"
+
+    def parameters(self) -> tuple[str, ...]:
+        """Names of the i64 arguments, after A, W and the epilogue operands' pointers."""
+        names = [f"{kind}{d}" for d in range(self.depth) for kind in ("count", "stride")]
+        names += ["row"] if self.rows is None else []
+        names += ["step"] if self.step is None else []
+        names += ["turns"] if self.unrolled else []
+        names += ["rest"] if self.rest is None else []
+        names += ["pitch"] if self.pitch is None else []
+        names += ["columns"] if self.columns is None else []
+        for i, operand in enumerate(self.epilogue.operands):
+            names += [f"o{i}s{axis}" for axis, stride in enumerate(operand.strides) if not _known(axis, stride)]
+        return tuple(names)
+
+    def function(self, module: Module, target: Target) -> str:
+        """The symbol, after adding the function to the module if it is not there."""
+        if self.name not in module.functions:
+            pointers = [("ptr noalias readonly", "a"), ("ptr noalias readonly", "w")]
+            pointers += [("ptr", f"p{i}") for i in range(len(self.epilogue.operands))]
+            sizes = [("i64", name) for name in self.parameters()]
+            fn = module.function(self.name, pointers + sizes, internal=True, attributes="noinline")
+            _Emitter(self, fn, target).run()
+        return self.name
+
+    def call(self, fn: Function, target: Target, a: Val, w: Val, pointers: Sequence[Val],
+             arguments: dict[str, Int]) -> None:
+        """Run one tile. `pointers`: the epilogue operands at the tile's first element."""
+        symbol = self.function(fn.module, target)
+        values = [a, w, *pointers, *(fn.i64(arguments[name]) for name in self.parameters())]
+        fn.emit(f"call void @{symbol}({', '.join(map(str, values))})")
+
+
+def _known(axis: int, stride: Size) -> bool:
+    return stride == 0 or (axis == 2 and stride == 1)
+
+
+def on_tile(epilogue: Epilogue, y: int | None, x: int, column: int) -> Epilogue:
+    """The epilogue as a microkernel sees it, of coordinates `y` (None: a tile is one line), `x` and `column` of a template.
+
+    Strides become 0, 1 (columns) or -1: "an argument", so that layers of different sizes share the code."""
+
+    def seen(operand: Operand) -> Operand:
+        axes = [0 if y is None else operand.strides[y], operand.strides[x], operand.strides[column]]
+        return Operand(0, operand.dtype, tuple(s if isinstance(s, int) and _known(i, s) else -1 for i, s in enumerate(axes)))
+
+    return replace(epilogue, loads=tuple(map(seen, epilogue.loads)), stores=tuple(map(seen, epilogue.stores)))
+
+
+def stride_arguments(fn: Function, epilogue: Epilogue, y: int | None, x: int, column: int) -> dict[str, Int]:
+    """The arguments that `on_tile` asks for."""
+    axes = [(axis, of) for axis, of in enumerate((y, x, column)) if of is not None]
+    return {f"o{i}s{axis}": size(fn, operand.strides[of])
+            for i, operand in enumerate(epilogue.operands) for axis, of in axes}
+
+
+class _Emitter:
+    def __init__(self, micro: Micro, fn: Function, target: Target) -> None:
+        self.micro, self.fn, self.target = micro, fn, target
+        self.element = memory_type(micro.dtype)
+        self.lanes = target.lanes(micro.dtype)
+        self.type = vec(self.lanes, self.element)
+        self.row_bytes = micro.vectors * target.vector_bytes
+        self.columns: Int = Val("i64", "%columns") if micro.columns is None else micro.columns
+        self.pitch: Int = Val("i64", "%pitch") if micro.pitch is None else micro.pitch
+        self.step: Int = Val("i64", "%step") if micro.step is None else micro.step
+        count = micro.shape[0] * micro.shape[1]
+        self.rows: list[Int] = list(micro.rows or [fn.mul(Val("i64", "%row"), r) for r in range(count)])
+
+    def run(self) -> None:
+        micro = self.micro
+        start = [zeros(self.type)] * (len(self.rows) * micro.vectors)
+        _, accumulators = self.nest(0, Val("ptr", "%a"), Val("ptr", "%w"), start)
+        if micro.epilogue.weight > ROLL_FROM and len(accumulators) > 1:
+            self.finish_in_loop(accumulators)
+        else:
+            self.finish_unrolled(accumulators)
+
+    # --- the sum ---
+
+    def nest(self, depth: int, a: Val, w: Val, accumulators: list[Val]) -> tuple[Val, list[Val]]:
+        """The loops of the reduction from `depth` inwards: (w after them, accumulators)."""
+        if depth == self.micro.depth:
+            return self.inner(a, w, accumulators)
+        stride = Val("i64", f"%stride{depth}")
+
+        def turn(values: list[Val]) -> list[Val]:
+            w_next, sums = self.nest(depth + 1, values[0], values[1], values[2:])
+            return [self.fn.gep(values[0], stride), w_next, *sums]
+
+        result = repeat(self.fn, Val("i64", f"%count{depth}"), turn, [a, w, *accumulators])
+        return result[1], result[2:]
+
+    def inner(self, a: Val, w: Val, accumulators: list[Val]) -> tuple[Val, list[Val]]:
+        """The loop over k, and what is left of it."""
+        micro, state = self.micro, [a, w, *accumulators]
+        if micro.unrolled and micro.rest is not None:
+            state = repeat(self.fn, Val("i64", "%turns"), lambda v: self.steps(v, UNROLL), state)
+        elif micro.unrolled:
+            state = self.fn.loop(Val("i64", "%turns"), lambda _, v: self.steps(v, UNROLL), state)
+        if micro.rest is None:
+            state = self.fn.loop(Val("i64", "%rest"), lambda _, v: self.steps(v, 1), state)
+        elif micro.rest:
+            state = self.steps(state, micro.rest)
+        return state[1], state[2:]
+
+    def steps(self, state: list[Val], count: int) -> list[Val]:
+        """`count` steps of k: state is (a, w, accumulators)."""
+        fn, micro = self.fn, self.micro
+        a, w, sums = state[0], state[1], list(state[2:])
+        place = a
+        for k in range(count):
+            if micro.hide and k:
+                place = fn.value("ptr", f'call ptr asm "", "=r,0"(ptr {place.text})')
+            row = [self.load_w(w, k, v) for v in range(micro.vectors)]
+            for r, offset in enumerate(self.rows):
+                address = fn.add(offset, fn.mul(self.step, k))
+                one = fn.splat(fn.load(self.element, place, address, micro.dtype.bytes), self.lanes)
+                for v in range(micro.vectors):
+                    i = r * micro.vectors + v
+                    sums[i] = fma(fn, self.target.fma, one, row[v], sums[i])
+        return [fn.gep(a, fn.mul(self.step, count)), fn.gep(w, fn.mul(self.pitch, count)), *sums]
+
+    def load_w(self, w: Val, k: int, vector: int) -> Val:
+        offset = self.fn.add(self.fn.mul(self.pitch, k), vector * self.target.vector_bytes)
+        if self.micro.padded:
+            aligned = isinstance(self.pitch, int) and self.pitch % self.target.vector_bytes == 0
+            return self.fn.load(self.type, w, offset, self.target.vector_bytes if aligned else self.micro.dtype.bytes)
+        mask = mask_of(self.fn, self.columns, vector, self.lanes)
+        return load_raw(self.fn, self.element, w, self.lanes, offset, mask)
+
+    # --- the end ---
+
+    def finish_unrolled(self, accumulators: list[Val]) -> None:
+        height, width = self.micro.shape
+        lines = self.pointers()
+        for y in range(height):
+            places = list(lines)
+            for x in range(width):
+                for v in range(self.micro.vectors):
+                    self.finish_vector(accumulators[(y * width + x) * self.micro.vectors + v], places, v)
+                if x + 1 < width:
+                    places = self.advance(places, 1)
+            if y + 1 < height:
+                lines = self.advance(lines, 0)
+
+    def finish_in_loop(self, accumulators: list[Val]) -> None:
+        """Through memory on the stack, so that the epilogue's code stands there once."""
+        fn, (height, width) = self.fn, self.micro.shape
+        fn.lines.insert(0, f"  %tile = alloca [{len(accumulators)} x {self.type}], align 64")
+        tile = Val("ptr", "%tile")
+        for i, accumulator in enumerate(accumulators):
+            fn.store(accumulator, tile, i * self.target.vector_bytes, self.target.vector_bytes)
+
+        def one(values: list[Val]) -> list[Val]:
+            tile, places = values[0], values[1:]
+            for v in range(self.micro.vectors):
+                value = fn.load(self.type, tile, v * self.target.vector_bytes, self.target.vector_bytes)
+                self.finish_vector(value, places, v)
+            return [fn.gep(tile, self.row_bytes), *self.advance(places, 1)]
+
+        def line(values: list[Val]) -> list[Val]:
+            after = repeat(fn, Val("i64", str(width)), one, values)
+            return [after[0], *self.advance(values[1:], 0)]
+
+        repeat(fn, Val("i64", str(height)), line, [tile, *self.pointers()])
+
+    def pointers(self) -> list[Val]:
+        return [Val("ptr", f"%p{i}") for i in range(len(self.micro.epilogue.operands))]
+
+    def stride(self, operand: int, axis: int) -> Int:
+        known = self.micro.epilogue.operands[operand].strides[axis]
+        if isinstance(known, int) and _known(axis, known):
+            return known
+        return Val("i64", f"%o{operand}s{axis}")
+
+    def advance(self, places: list[Val], axis: int) -> list[Val]:
+        """The operands' pointers one row further along the grid."""
+        bytes_of = [o.dtype.bytes for o in self.micro.epilogue.operands]
+        return [self.fn.gep(p, self.fn.mul(self.stride(i, axis), bytes_of[i])) for i, p in enumerate(places)]
+
+    def finish_vector(self, value: Val, places: list[Val], vector: int) -> None:
+        fn, found = self.fn, []
+        if self.micro.columns is not None and vector * self.lanes >= self.micro.columns:
+            return
+        for i, (operand, pointer) in enumerate(zip(self.micro.epilogue.operands, places, strict=True)):
+            stride = self.stride(i, 2)
+            offset = fn.mul(stride, vector * self.lanes * operand.dtype.bytes)
+            found.append(Place(fn.gep(pointer, offset), stride))
+        mask = mask_of(fn, self.columns, vector, self.lanes)
+        finish(fn, self.target, self.micro.epilogue, value, self.lanes, found, mask)
+
+
+def repeat(fn: Function, count: Val, body: Callable[[list[Val]], list[Val]], carried: Sequence[Val]) -> list[Val]:
+    """`body` count times, count >= 1: tested at the bottom, so that nothing is merged around the loop."""
+    if count.text == "1":
+        return body(list(carried))
+    before, head, done = fn.block, fn.new_label("repeat"), fn.new_label("after")
+    fn.branch(head)
+    fn.label(head)
+    place = len(fn.lines)
+    fn._values += 1
+    mark = fn._values
+    index = Val("i64", f"%n{mark}")
+    phis = [Val(c.type, f"%r{mark}_{i}") for i, c in enumerate(carried)]
+    results = body(list(phis))
+    following = fn.value("i64", f"add i64 {index.text}, -1")
+    again = fn.compare("icmp ne", following, Val("i64", "0"))
+    latch = fn.block
+    fn.branch_if(again, head, done)
+    rows = [f"  {index.text} = phi i64 [ {count.text}, %{before} ], [ {following.text}, %{latch} ]"]
+    rows += [f"  {p.text} = phi {p.type} [ {c.text}, %{before} ], [ {r.text}, %{latch} ]"
+             for p, c, r in zip(phis, carried, results, strict=True)]
+    fn.lines[place:place] = rows
+    fn.label(done)
+    return results

@@ -1,0 +1,139 @@
+"""Matrix products against numpy: shapes, strides, run-time sizes, fused epilogues; and the microkernels' code."""
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+import lepton.codegen.lower.matmul
+from lepton.codegen.target import TARGETS
+from lepton.ir import ops
+from lepton.ir.core import Node, Value
+from lepton.ir.dims import sym
+from lepton.ir.tensor import Array, Tensor
+from lepton.ir.types import DType, TensorType
+from tests.codegen.running import HERE, Layout, inside, run_node
+
+assert lepton.codegen.lower.matmul
+
+rng = np.random.default_rng(1)
+
+
+def value(*shape: Any, dtype: DType = DType.F32) -> Value:
+    return Value(TensorType(dtype, shape))
+
+
+def random(shape: tuple[int, ...], dtype: DType = DType.F32) -> Array:
+    return rng.standard_normal(shape).astype(dtype.numpy)
+
+
+def constant(array: Array) -> Value:
+    return ops.constant(value=Tensor.of(array))
+
+
+def node_of(v: Value) -> Node:
+    assert v.producer is not None
+    return v.producer
+
+
+def close(got: Array, want: Array, k: int) -> None:
+    assert got.shape == want.shape
+    tolerance = {4: 1e-6, 8: 1e-14}[got.dtype.itemsize] * (k + 4)
+    np.testing.assert_allclose(got, want, rtol=tolerance, atol=tolerance)
+
+
+SHAPES = [(14, 4, 32), (1, 1, 1), (17, 7, 33), (49, 13, 130), (5, 9, 70), (3, 0, 5), (1, 64, 300), (65, 31, 1), (128, 66, 96)]
+
+
+@pytest.mark.parametrize("target", HERE)
+@pytest.mark.parametrize("shape", SHAPES)
+def test_constant_weights(target: str, shape: tuple[int, int, int]) -> None:
+    m, k, n = shape
+    x, w = random((m, k)), random((k, n))
+    a = value(m, k)
+    (got,) = run_node(node_of(ops.matmul(a, constant(w))), {a: x}, target, shares=3)
+    close(got, x @ w, k)
+
+
+@pytest.mark.parametrize("target", HERE)
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("transposed", [False, True])
+def test_two_values(target: str, shape: tuple[int, int, int], transposed: bool) -> None:
+    """B is packed at run time, or read in place; `transposed`: k is adjacent in B."""
+    m, k, n = shape
+    x, w = random((2, m, k)), random((2, k, n))
+    a, b = value(2, m, k), value(2, k, n)
+    layouts = {b: inside((2, k, n), (2, k, n), (0, 0, 0), (0, 2, 1))} if transposed else {}
+    (got,) = run_node(node_of(ops.matmul(a, b)), {a: x, b: w}, target, layouts=layouts, shares=3)
+    close(got, x @ w, k)
+
+
+@pytest.mark.parametrize("target", HERE)
+def test_double(target: str) -> None:
+    x, w = random((9, 21), DType.F64), random((21, 37), DType.F64)
+    a = value(9, 21, dtype=DType.F64)
+    (got,) = run_node(node_of(ops.matmul(a, constant(w))), {a: x}, target)
+    close(got, x @ w, 21)
+
+
+@pytest.mark.parametrize(("a_shape", "b_shape"), [
+    ((7,), (7, 5)), ((4, 7), (7,)), ((7,), (7,)), ((3, 4, 7), (7,)), ((7,), (2, 7, 5)), ((2, 3, 4, 5), (5, 6)),
+    ((3, 1, 4, 5), (2, 5, 6)), ((1, 4, 5), (3, 5, 6)), ((2, 0, 5), (5, 3)), ((2, 3, 5), (5, 0))])
+@pytest.mark.parametrize("fixed", [False, True])
+def test_numpy_rules(a_shape: tuple[int, ...], b_shape: tuple[int, ...], fixed: bool) -> None:
+    x, w = random(a_shape), random(b_shape)
+    a = value(*a_shape)
+    b = constant(w) if fixed else value(*b_shape)
+    (got,) = run_node(node_of(ops.matmul(a, b)), {a: x, b: w}, HERE[-1])
+    close(got, np.asarray(x @ w), x.shape[-1])
+
+
+@pytest.mark.parametrize("target", HERE)
+@pytest.mark.parametrize("m", [1, 3, 14, 29, 100])
+def test_run_time_sizes(target: str, m: int) -> None:
+    """Every size but that of constant weights may be known only at run time."""
+    x, w, y = random((m, 24)), random((24, 40)), random((2, 40, m))
+    a = value(sym("M"), 24)
+    (got,) = run_node(node_of(ops.matmul(a, constant(w))), {a: x}, target, env={"M": m})
+    close(got, x @ w, 24)
+    p, q = value(2, sym("M"), 40), value(2, 40, sym("M"))
+    left = np.ascontiguousarray(y.swapaxes(1, 2))
+    (got,) = run_node(node_of(ops.matmul(p, q)), {p: left, q: y}, target, env={"M": m})
+    close(got, left @ y, 40)
+    (got,) = run_node(node_of(ops.matmul(q, p)), {p: left, q: y}, target, env={"M": m})
+    close(got, y @ left, m)
+
+
+def test_strided_views() -> None:
+    """Heads of an attention layer: [B,S,H,D] seen as [B,H,S,D], and a result written inside a larger one."""
+    batch, heads, length, depth = 2, 3, 19, 8
+    q, k = value(batch, heads, length, depth), value(batch, heads, depth, length)
+    x, y = random((batch, heads, length, depth)), random((batch, heads, depth, length))
+    out = ops.matmul(q, k)
+    wide = (batch, length, heads * 3 * depth)
+    steps = (wide[1] * wide[2], depth, wide[2], 1)
+    layouts = {
+        q: Layout(steps, 0, batch * wide[1] * wide[2]),
+        k: Layout((steps[0], depth, 1, wide[2]), heads * depth, batch * wide[1] * wide[2]),
+        out: inside((batch, heads, length, length), (batch, heads, length + 2, length + 3), (0, 0, 1, 2)),
+    }
+    (got,) = run_node(node_of(out), {q: x, k: y}, HERE[-1], layouts=layouts)
+    close(got, x @ y, depth)
+    columns = {q: Layout((8 * 3 * 19, 8 * 19, 1, 19), 0, 2 * 3 * 19 * 8)}  # k is the outer axis of A
+    (got,) = run_node(node_of(ops.matmul(q, k)), {q: x, k: y}, HERE[-1], layouts=columns)
+    close(got, x @ y, depth)
+    scattered = {out: inside((2, 3, 19, 19), (2, 3, 19, 19), (0, 0, 0, 0), (3, 1, 0, 2))}
+    (got,) = run_node(node_of(out), {q: x, k: y}, HERE[-1], layouts=scattered)
+    close(got, x @ y, depth)
+
+
+def test_reads_start_at_the_buffer() -> None:
+    x, w = random((6, 40)), random((40, 50))
+    a, b = value(6, 40), value(40, 50)
+    (got,) = run_node(node_of(ops.matmul(a, b)), {a: x, b: w}, HERE[-1], at_end=False)
+    close(got, x @ w, 40)
+
+
+def test_targets_are_known() -> None:
+    assert set(HERE) <= set(TARGETS)
