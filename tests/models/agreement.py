@@ -44,14 +44,15 @@ class Disagreement(AssertionError):
     """The outputs are not the reference's; the text says which and how."""
 
 
-def compiled(model: Path, setting: Setting, folder: Path, threads: int = 1) -> Any:
+def compiled(model: Path, setting: Setting, folder: Path) -> lepton.Model:
     """The model as `setting` wants it, ready to run; a `.so` goes to `folder` and is made once."""
     if setting.form == "jit":
-        return lepton.compile(model, target=setting.target, threads=threads)
+        made: lepton.Model = lepton.compile(model, target=setting.target)
+        return made
     artifact = folder / f"{model.stem}-{setting.target}.so"
     if not artifact.exists():
         lepton.compile_to(model, artifact, target=setting.target)
-    return lepton.load(artifact, threads=threads)
+    return lepton.load(artifact)
 
 
 @lru_cache(maxsize=4)

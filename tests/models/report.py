@@ -19,17 +19,18 @@ COLUMNS = "{:18} {:11} {:4} {:8} {:>5} {:>10} {:>10}  {}"
 
 
 def measure(network: Network, setting: Setting, threads: tuple[int, ...], folder: Path) -> tuple[float, float]:
-    """The worst relative error over sizes and thread counts, and the seconds that the first compilation took."""
-    worst, seconds = 0.0, 0.0
+    """The worst relative error over sizes and thread counts, and the seconds that compiling took."""
+    worst = 0.0
     path = network.pinned_path() if setting.pinned else network.path()
     runs = 1 if setting.pinned or not network.dynamic else len(network.shapes)
+    start = time.monotonic()
+    model = compiled(path, setting, folder)
+    seconds = time.monotonic() - start
     for count in threads:
-        start = time.monotonic()
-        model = compiled(path, setting, folder, count)
-        seconds = seconds or time.monotonic() - start
+        session = model.session(count)
         for run in range(runs):
             feeds, want = reference(network.name, run)
-            worst = max(worst, *(error.relative for error in check(network, want, model.run(feeds))))
+            worst = max([worst, *(error.relative for error in check(network, want, session.run(feeds)))])
     return worst, seconds
 
 
