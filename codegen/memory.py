@@ -1,7 +1,9 @@
-"""Where intermediate tensors lie: offsets in one arena, by the same planner that the runtime uses for dynamic shapes."""
+"""Where intermediate tensors lie: offsets in one arena, by the planner that the runtime uses for dynamic shapes."""
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Sequence
+from itertools import pairwise
 
 ALIGNMENT = 64
 
@@ -43,11 +45,11 @@ def verify_plan(sizes: Sequence[int], lifetimes: Sequence[Lifetime], offsets: Se
     alive_at: dict[int, list[int]] = {step: [] for step in events}
     for i, (first, last) in enumerate(lifetimes):
         if sizes[i]:
-            for step in events[_index(events, first):_index(events, last) + 1]:
+            for step in events[bisect_left(events, first):bisect_left(events, last) + 1]:
                 alive_at[step].append(i)
     for step, alive in alive_at.items():
         alive.sort(key=lambda i: offsets[i])
-        for a, b in zip(alive, alive[1:], strict=False):
+        for a, b in pairwise(alive):
             if offsets[a] + sizes[a] > offsets[b]:
                 raise ValueError(f"buffers {a} and {b} overlap at step {step}")
 
@@ -64,8 +66,3 @@ def lower_bound(sizes: Sequence[int], lifetimes: Sequence[Lifetime]) -> int:
         most = max(most, alive)
     return most
 
-
-def _index(steps: Sequence[int], step: int) -> int:
-    from bisect import bisect_left
-
-    return bisect_left(steps, step)

@@ -36,7 +36,8 @@ class StepTime:
 class Code:
     """A function table, and what must live as long as it: a library, or memory of the JIT's."""
 
-    def __init__(self, api: Any, *, program: Any = ffi.NULL, weights: Any = ffi.NULL, keep_alive: object = None) -> None:
+    def __init__(self, api: Any, *, program: Any = ffi.NULL, weights: Any = ffi.NULL,
+                 keep_alive: object = None) -> None:
         self.api, self.program, self.weights, self.keep_alive = api, program, weights, keep_alive
 
     def create(self, threads: int) -> Any:

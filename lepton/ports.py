@@ -55,7 +55,8 @@ def _numpy_dtype(code: int) -> np.dtype[Any]:
         return np.dtype(name)
     import ml_dtypes
 
-    return np.dtype(getattr(ml_dtypes, name[3:]))
+    found: np.dtype[Any] = np.dtype(getattr(ml_dtypes, name[3:]))
+    return found
 
 
 def type_words(dtype: np.dtype[Any], shape: Sequence[int | str]) -> str:

@@ -45,14 +45,16 @@ static const lpt_step static_steps[] = {
   {twice_by_scratch, "twice", LPT_CALL, 0, 2, 0, 2, 4, 1, 0},
   {add, "add", LPT_CALL, 2, 3, 1, 2, 0, 1, 0},
 };
-static const lpt_program static_program = {
-  .target = "test", .metadata = "{}", .inputs = static_in, .outputs = static_out, .input_slots = static_slots,
-  .output_slots = static_slots, .buffers = static_buffers, .operands = static_operands, .steps = static_steps,
-  .env = static_env, .weights = (const uint8_t *)static_weights, .weights_size = sizeof static_weights,
-  .workspace_size = 64, .n_inputs = 1, .n_outputs = 1, .n_buffers = LENGTH(static_buffers),
-  .n_operands = LENGTH(static_operands), .n_steps = LENGTH(static_steps), .n_env = LENGTH(static_env),
-  .max_operands = 3,
-};
+#define STATIC_PROGRAM(weights_)                                                                     \
+  {                                                                                                  \
+    .target = "test", .metadata = "{\"model\": \"static\"}", .inputs = static_in, .outputs = static_out, \
+    .input_slots = static_slots, .output_slots = static_slots, .buffers = static_buffers,            \
+    .operands = static_operands, .steps = static_steps, .env = static_env,                           \
+    .weights = (const uint8_t *)(weights_), .weights_size = 4, .workspace_size = 64, .n_inputs = 1,   \
+    .n_outputs = 1, .n_buffers = LENGTH(static_buffers), .n_operands = LENGTH(static_operands),      \
+    .n_steps = LENGTH(static_steps), .n_env = LENGTH(static_env), .max_operands = 3,                 \
+  }
+static const lpt_program static_program = STATIC_PROGRAM(static_weights);
 
 /* ---- dynamic: y[N,M] = 2 * a[N,M] + b[M], M even ------------------------------------------------------ */
 
