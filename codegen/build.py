@@ -10,7 +10,7 @@ from lepton.codegen.kernel import Body, align
 from lepton.codegen.llvm.builder import Module
 from lepton.codegen.llvm.machine import compile_module
 from lepton.codegen.memory import plan_static, verify_plan
-from lepton.codegen.program import Buffer, Program, StepKind, Storage
+from lepton.codegen.program import Program, StepKind, Storage
 from lepton.codegen.tables import TYPES, Tables, artifact_table
 from lepton.codegen.target import Target
 from lepton.ir.tensor import Array
@@ -25,19 +25,17 @@ class Weights:
 
     chunks: list[tuple[int, Array]] = field(default_factory=list)
     size: int = 0
-    _known: dict[bytes, int] = field(default_factory=dict)
+    _known: dict[str, int] = field(default_factory=dict)
 
-    def add(self, array: Array) -> int:
-        """The offset of these bytes."""
-        import hashlib
-
-        data = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
-        key = hashlib.sha256(data.data).digest() + len(data).to_bytes(8)
-        if key not in self._known:
-            self._known[key] = self.size
+    def add(self, buffer: Buffer) -> int:
+        """The offset of a constant buffer's bytes."""
+        assert buffer.data is not None
+        if buffer.digest not in self._known:
+            data = np.ascontiguousarray(buffer.data).reshape(-1).view(np.uint8)
+            self._known[buffer.digest] = self.size
             self.chunks.append((self.size, data))
             self.size = align(self.size + len(data))
-        return self._known[key]
+        return self._known[buffer.digest]
 
     def write_to(self, blob: Array) -> None:
         for offset, data in self.chunks:
@@ -112,8 +110,7 @@ def build(programs: Sequence[tuple[Program, Target]], metadata: Sequence[str], t
         module, kernels = spell(program, target, prefix)
         texts.append(str(module))
         objects.append(compile_module(texts[-1], target))
-        offsets = {b: weights.add(b.data) for b in program.buffers
-                   if b.storage is Storage.CONSTANT and b.data is not None}
+        offsets = {b: weights.add(b) for b in program.buffers if b.storage is Storage.CONSTANT}
         for symbol in dict.fromkeys(k for k in kernels if k):
             tables.declarations[symbol] = f"declare hidden void @{symbol}{KERNEL_TYPE}"
         writer = Tables(tables, program, target, prefix)

@@ -15,9 +15,9 @@ from lepton.ir.op import Op, Trait
 class Group:
     """A node of the program, seen as a body: an anchor (or none) among elementwise ops.
 
-    `body.inputs` pairs with `inputs`, `body.outputs` with `outputs`. Beside the anchor the body holds elementwise ops and
-    scalar constants only, and every value between the anchor and an output has the anchor result's shape, or broadcasts
-    to it.
+    `body.inputs` pairs with `inputs`, `body.outputs` with `outputs`. Beside the anchor the body holds elementwise
+    ops and scalar constants only, and every value between the anchor and an output has the anchor result's shape,
+    or broadcasts to it.
     """
 
     name: str

@@ -8,18 +8,18 @@ from llvmlite import binding as llvm
 
 from lepton.codegen.build import Objects
 from lepton.codegen.kernel import align
-from lepton.codegen.llvm.machine import target_machine
-from lepton.codegen.target import Target
+from lepton.codegen.llvm.machine import initialize
 from lepton.ir.tensor import Array
 
 
 class Loaded:
     """Machine code and weights kept alive together. `program` is the address of the first lpt_program."""
 
-    def __init__(self, objects: Objects, target: Target) -> None:
+    def __init__(self, objects: Objects) -> None:
+        initialize()
         module = llvm.parse_assembly("")
-        module.triple = objects.triple
-        self._engine: Any = llvm.create_mcjit_compiler(module, target_machine(target, jit=True))
+        machine = llvm.Target.from_triple(objects.triple).create_target_machine(jit=True)
+        self._engine: Any = llvm.create_mcjit_compiler(module, machine)  # owns the machine from here on
         for data in objects.objects:
             self._engine.add_object_file(llvm.ObjectFileRef.from_data(data))
         self._engine.finalize_object()

@@ -1,8 +1,8 @@
 """Graph -> program: which kernels run, in which order, and where every value lies.
 
-Two walks over a graph. Backwards, `_want` decides where values *should* be written so that concats, transposes and the
-graph's outputs need no copies. Forwards, `_emit` makes views of what already lies in memory, lowers the rest to kernels and
-copies where neither helped. Regions of `if_` are walked in place, between jumps.
+Two walks over a graph. Backwards, `_want` decides where values *should* be written so that concats, transposes and
+the graph's outputs need no copies. Forwards, `_emit` makes views of what already lies in memory, lowers the rest to
+kernels and copies where neither helped. Regions of `if_` are walked in place, between jumps.
 """
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 from lepton.codegen.group import LOWERINGS, Group, LowerOptions, copy_group, group_of
 from lepton.codegen.kernel import Access, Kernel, Packed
-from lepton.codegen.program import Buffer, GuardRow, Operand, Program, Step, StepKind, Storage
+from lepton.codegen.program import Buffer, GuardRow, Operand, Program, Step, StepKind, Storage, digest
 from lepton.codegen.views import Place, dense_place, inner_is_contiguous, place_operand, view
 from lepton.ir import ops
 from lepton.ir.core import Graph, Node, Value
@@ -91,14 +91,14 @@ class _Planner:
         buffer = self.constants.get(tensor)
         if buffer is None:
             buffer = self.constants[tensor] = self._buffer(Storage.CONSTANT, tensor.type)
-            buffer.data = tensor.array
+            buffer.data, buffer.digest = tensor.array, digest(tensor.array)
         return dense_place(buffer, tensor.type)
 
     def _packed(self, packed: Packed) -> Buffer:
-        key = Tensor.of(packed.array).digest
+        key = digest(packed.array)
         buffer = self.packed.get(key)
         if buffer is None:
-            buffer = Buffer(Storage.CONSTANT, 0, packed.array.nbytes, packed.array, packed.alignment)
+            buffer = Buffer(Storage.CONSTANT, 0, packed.array.nbytes, packed.array, key, packed.alignment)
             self.packed[key] = buffer
             self.program.buffers.append(buffer)
         return buffer
@@ -248,7 +248,8 @@ class _Planner:
     def _guard(self, node: Node) -> None:
         """What the node's type rule takes for granted becomes a check at run time."""
         with collect_guards() as found:
-            node.op.result_types(tuple(v.type if v is not None else None for v in node.inputs), node.attrs, node.regions)
+            types = tuple(v.type if v is not None else None for v in node.inputs)
+            node.op.result_types(types, node.attrs, node.regions)
         where = node.loc[0] if node.loc else f"'{node.op.name}'"
         for left, right in found:
             message = f"{where}: {left} must equal {right}"

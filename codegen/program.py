@@ -1,9 +1,12 @@
 """The program: what the plan makes of a graph and the tables write down for the runtime."""
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum
+
+import numpy as np
 
 from lepton.codegen.kernel import Kernel
 from lepton.ir.core import Value
@@ -21,6 +24,12 @@ class Storage(IntEnum):
     WORKSPACE = 3
 
 
+def digest(array: Array) -> str:
+    """Hash of an array's bytes, whatever its type: what the constants of an artifact are shared by."""
+    data = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
+    return hashlib.sha256(data.data).hexdigest()
+
+
 @dataclass(eq=False, slots=True)
 class Buffer:
     """A piece of memory with a lifetime: from the start of step `first` to the end of step `last`."""
@@ -29,6 +38,7 @@ class Buffer:
     index: int = 0                       # which input or output
     size: Dim = 0                        # bytes
     data: Array | None = None            # CONSTANT
+    digest: str = ""                     # CONSTANT: hash of the bytes, by which equal ones are shared
     alignment: int = 64
     first: int = -1
     last: int = -1

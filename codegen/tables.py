@@ -132,7 +132,7 @@ class Tables:
                 f"i32 {len(step.operands)}, {', '.join(f'i32 {s}' for s in slots)}, i32 {step.target} }}")
 
     def _ports(self, stem: str, values: Sequence[Value], names: Sequence[str]) -> str:
-        rows = []
+        rows: list[str] = []
         for value, name in zip(values, names, strict=True):
             type = value.tensor
             if type.rank > MAX_RANK:
@@ -144,7 +144,7 @@ class Tables:
         return self._array(stem, "%lepton_port", rows)
 
     def _slots(self, stem: str, values: Sequence[Value]) -> str:
-        rows = []
+        rows: list[str] = []
         for value in values:
             slots = [self.env.slot(d) for d in value.tensor.shape] + [0] * (MAX_RANK - value.tensor.rank)
             rows.append(f"%lpt_port_slots {{ [16 x i32] [{', '.join(f'i32 {s}' for s in slots)}] }}")

@@ -144,7 +144,6 @@ def compile(source: Source, *, threads: int = 0, progress: Progress | None = Non
     from lepton.codegen.jit import Loaded
 
     settings = Options(threads=threads, **options)
-    (target, *_) = parse_targets(settings.target)
     objects, _programs, _report = compile_objects(source, settings, linked=False, progress=progress)
-    loaded = Loaded(objects, target)
+    loaded = Loaded(objects)
     return from_program(loaded.program, loaded.weights, keep_alive=loaded)

@@ -15,7 +15,8 @@ _ready = False
 _local = threading.local()
 
 
-def _initialize() -> None:
+def initialize() -> None:
+    """Make every target of LLVM usable; again and again is fine."""
     global _ready
     with _once:
         if not _ready:
@@ -26,7 +27,7 @@ def _initialize() -> None:
 
 def target_machine(target: Target) -> llvm.TargetMachine:
     """This thread's machine for `target` (one must not be used by two threads at once)."""
-    _initialize()
+    initialize()
     machines: dict[Target, llvm.TargetMachine] = _local.__dict__.setdefault("machines", {})
     if target not in machines:
         machines[target] = llvm.Target.from_triple(target.triple).create_target_machine(
