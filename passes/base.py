@@ -9,7 +9,7 @@
         def run(self, graph: Graph) -> bool: ...
 
 `str(Fold(max_bytes=64))` is its spec, "fold{max-bytes=64}", which the command line and reproducers use.
-Contract of `run`: valid IR in, valid IR out; True if anything changed; inputs and outputs keep their number, types, names.
+Contract of `run`: valid IR in, valid IR out; True if anything changed; inputs and outputs keep number, types and names.
 """
 from __future__ import annotations
 
@@ -126,7 +126,7 @@ def counting() -> Iterator[Counter[str]]:
 
 
 def read_option(text: str, hint: Any) -> Any:
-    """The value of an option: bool, int, float, str, literal, tuple `(a,b)`, or `none` where allowed. Raises ValueError."""
+    """An option's value: bool, int, float, str, literal, tuple `(a,b)`, or `none` where allowed. Raises ValueError."""
     origin, args = get_origin(hint), get_args(hint)
     if origin is Literal:
         if text not in args:

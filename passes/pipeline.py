@@ -69,7 +69,7 @@ class Pipeline:
     def run(self, graph: Graph, *, max_passes: int | None = None) -> Graph:
         """Run the passes (the first `max_passes` of them) on the graph, in place; the graph.
 
-        Raises LeptonError: as a pass does where the user can act, else saying which pass broke and how to reproduce it."""
+        Raises LeptonError: what a pass says to the user, or which pass broke and how to reproduce it."""
         passes = self.passes[:max_passes]
         sweep(graph)
         for instrument in self.instruments:
