@@ -6,6 +6,7 @@
 #   make lint        ruff and mypy
 #   make errors      table of errors against ONNX Runtime, per model and target
 #   make conformance ONNX's own backend tests, all of them, with a report per tier
+#   make budgets     compile time, memory, artifact size and first answer against their budgets
 #   make bench       Lepton next to ONNX Runtime and OpenVINO
 #
 # PYTHON, VENV and MODELS say which interpreter is used and where things are put.
@@ -22,7 +23,7 @@ bin := $(VENV)/bin
 run := LEPTON_MODELS=$(MODELS) $(bin)/python
 runtime := $(wildcard runtime_c/src/* runtime_c/include/*)
 
-.PHONY: setup demo test test-all lint runtime-test errors conformance bench bench-setup clean
+.PHONY: setup demo test test-all lint runtime-test errors budgets conformance bench bench-setup clean
 
 setup: $(VENV)/.done $(MODELS)/.done
 
@@ -58,6 +59,9 @@ test-all: setup lint runtime-test
 
 errors: setup
 	@$(run) -m tests.models.report
+
+budgets: setup
+	@$(run) -m benchmarks.budgets
 
 conformance: $(VENV)/.done
 	@$(run) -m tests.conformance.run_suite --backend lepton
