@@ -1,0 +1,26 @@
+"""The pipelines: one list per -O level. A target family may leave out what it does itself."""
+from __future__ import annotations
+
+from typing import get_args
+
+from lepton.ir.diagnostics import UsageError
+from lepton.passes.base import Math, Pass
+from lepton.passes.cse import CSE
+from lepton.passes.fold import Fold
+from lepton.passes.fold_batchnorm import FoldBatchnorm
+from lepton.passes.fuse import Fuse
+
+LEVELS = (0, 1, 2, 3)
+
+
+def pipeline_for(target_family: str, level: int, math: str) -> list[Pass]:
+    """The passes for a family of targets ("x86", "aarch64", …) at a level under a math policy. Raises UsageError.
+
+    0: only what code generation needs. 1: fold, clean up, fuse. 2: layouts, norms and attention too. 3: all."""
+    policy = next((p for p in get_args(Math) if p == math), None)
+    if level not in LEVELS or policy is None:
+        raise UsageError(f"no pipeline for level {level} and math {math!r}",
+                         help=f"levels are {LEVELS}, policies {get_args(Math)}")
+    if level == 0:
+        return [FoldBatchnorm("strict")]
+    return [Fold(), FoldBatchnorm(policy), Fold(), CSE(), Fuse()]
