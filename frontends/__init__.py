@@ -1,2 +1,47 @@
+"""Model files -> graphs. `load` picks the reader by suffix or content."""
+from __future__ import annotations
+
 if __name__ != "lepton.frontends":
     raise ImportError("import lepton.frontends")
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from lepton.ir.core import Graph
+from lepton.ir.diagnostics import LeptonError, UsageError
+
+if TYPE_CHECKING:
+    import onnx
+
+
+def load(source: str | Path | bytes | onnx.ModelProto | Graph, *, dims: Mapping[str, int] | None = None) -> Graph:
+    """The graph of a model: an ONNX file, its bytes, a ModelProto, or a file of text IR (`.lir`).
+
+    `dims` gives sizes to open dimensions of the inputs, by the model's name for them or by ours (`x_d2`).
+    A Graph comes back as it is. Raises LeptonError for anything wrong with the model, UsageError with the call."""
+    if isinstance(source, Graph):
+        if dims:
+            raise UsageError("dimensions of a graph in memory cannot be pinned")
+        return source
+    if isinstance(source, str | Path) and Path(source).suffix == ".lir":
+        return _text(Path(source), dims)
+    from lepton.frontends.onnx.importer import import_model
+    from lepton.frontends.onnx.model import read
+
+    try:
+        return import_model(read(source), dims)
+    except UnicodeDecodeError as error:
+        raise LeptonError("the model holds text that is not UTF-8") from error
+
+
+def _text(path: Path, dims: Mapping[str, int] | None) -> Graph:
+    from lepton.ir.parser import parse
+
+    if dims:
+        raise UsageError("dimensions of text IR cannot be pinned: write them in the file")
+    try:
+        text = path.read_text()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"cannot read '{path}': {error}") from error
+    return parse(text, str(path))

@@ -1,0 +1,229 @@
+"""One ONNX node while it is imported: its operands, attributes, what is known of their contents, and how to emit ops."""
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, NoReturn
+
+import numpy as np
+import onnx
+from onnx import AttributeProto as A
+
+from lepton.frontends.onnx.contents import only_dims
+from lepton.frontends.onnx.numbers import Number
+from lepton.frontends.onnx.tensors import dtype_of
+from lepton.ir import ops
+from lepton.ir.core import Value
+from lepton.ir.diagnostics import LeptonError, Location, UnsupportedError
+from lepton.ir.dims import Dim
+from lepton.ir.op import Op
+from lepton.ir.tensor import Tensor
+from lepton.ir.types import DType, TensorType
+
+if TYPE_CHECKING:
+    from lepton.frontends.onnx.importer import Importer
+    from lepton.frontends.onnx.scope import Scope
+
+_TYPE_NAMES = {A.INT: "int", A.FLOAT: "float", A.STRING: "string", A.INTS: "ints", A.FLOATS: "floats",
+               A.STRINGS: "strings", A.TENSOR: "tensor", A.GRAPH: "graph", A.TYPE_PROTO: "type"}
+
+
+@dataclass(slots=True)
+class Call:
+    """A node applied to values. Calling it applies an op of the graph, at the node's place in the model."""
+
+    importer: Importer
+    scope: Scope
+    node: onnx.NodeProto
+    inputs: tuple[Value | None, ...]
+    opset: int
+    where: Location
+    attributes: dict[str, onnx.AttributeProto] = field(default_factory=dict)
+    read: set[str] = field(default_factory=set)
+
+    def __post_init__(self) -> None:
+        self.attributes = {a.name: a for a in self.node.attribute}
+
+    # --- emitting ---------------------------------------------------------------------------------
+
+    def __call__(self, op: Op, *operands: Value | None, **attrs: Any) -> Value:
+        """Apply an op with one result."""
+        return op(*operands, loc=(self.where,), **attrs)
+
+    def multi(self, op: Op, *operands: Value | None, **attrs: Any) -> tuple[Value, ...]:
+        """Apply an op with several results."""
+        return op.node(*operands, loc=(self.where,), **attrs).results
+
+    def const(self, value: Any, dtype: DType | None = None) -> Value:
+        """A constant with these elements."""
+        return self(ops.constant, value=Tensor.of(np.asarray(value, dtype.numpy if dtype else None)))
+
+    def like(self, value: float, x: Value) -> Value:
+        """A scalar of x's element type."""
+        return self.const(value, x.tensor.dtype)
+
+    def sizes(self, dims: Sequence[Dim], *, scalar: bool = False) -> Value:
+        """Dimensions as data: i64[n], or i64[]."""
+        return self(ops.shape_values, dims=tuple(dims), scalar=scalar)
+
+    def cast(self, x: Value, to: DType) -> Value:
+        return x if x.tensor.dtype is to else self(ops.cast, x, to=to)
+
+    def reshape(self, x: Value, shape: Sequence[Dim]) -> Value:
+        return x if x.tensor.shape == tuple(shape) else self(ops.reshape, x, shape=tuple(shape))
+
+    def fresh(self, hint: str) -> str:
+        """A new symbol, for a size that only the running model knows."""
+        return self.importer.symbols.fresh(hint)
+
+    # --- operands ---------------------------------------------------------------------------------
+
+    def opt(self, index: int) -> Value | None:
+        """Operand `index`, or None where it is left out."""
+        return self.inputs[index] if index < len(self.inputs) else None
+
+    def x(self, index: int = 0) -> Value:
+        """Operand `index`. Raises LeptonError where it is left out."""
+        value = self.opt(index)
+        if value is None:
+            raise LeptonError(f"input {index} is missing", where=self.where)
+        if not isinstance(value.type, TensorType):
+            raise LeptonError(f"input {index} is {value.type}, expected a tensor", where=self.where)
+        return value
+
+    def all(self) -> list[Value]:
+        """All operands of a node that takes any number of them."""
+        if not self.inputs:
+            raise LeptonError("no inputs", where=self.where)
+        return [self.x(i) for i in range(len(self.inputs))]
+
+    def wants(self, index: int) -> bool:
+        """Whether the node has an output `index`."""
+        return index < len(self.node.output) and bool(self.node.output[index])
+
+    # --- contents ---------------------------------------------------------------------------------
+
+    def known(self, index: int) -> tuple[Dim, ...] | None:
+        """What operand `index` holds, in row-major order; None where that depends on data."""
+        value = self.opt(index)
+        return None if value is None else only_dims(self.importer.contents.of(value))
+
+    def numbers(self, index: int) -> tuple[Number, ...] | None:
+        """The same for floats that come of sizes."""
+        value = self.opt(index)
+        contents = None if value is None else self.importer.contents.of(value)
+        return None if contents is None else tuple(contents.reshape(-1))
+
+    def dims(self, index: int, what: str) -> tuple[Dim, ...]:
+        """What operand `index` holds. Raises UnsupportedError where that depends on data."""
+        if (known := self.known(index)) is None:
+            self.fail(f"{what} (input {index}, {self.x(index).type}) depends on data, or is too long",
+                      help="sizes must follow from the inputs' shapes")
+        return known
+
+    def ints_in(self, index: int, what: str) -> tuple[int, ...]:
+        """What operand `index` holds. Raises UnsupportedError unless it is constant."""
+        dims = self.dims(index, what)
+        if not all(isinstance(d, int) for d in dims):
+            self.fail(f"{what} (input {index}) is not constant: {', '.join(map(str, dims))}")
+        return tuple(d for d in dims if isinstance(d, int))
+
+    def constant(self, index: int, what: str) -> Tensor:
+        """The constant that operand `index` is. Raises UnsupportedError."""
+        node = self.x(index).producer
+        if node is None or node.op is not ops.constant:
+            self.fail(f"{what} (input {index}) is not constant")
+        tensor = node.attrs["value"]
+        assert isinstance(tensor, Tensor)
+        return tensor
+
+    # --- attributes -------------------------------------------------------------------------------
+
+    def has(self, name: str) -> bool:
+        return name in self.attributes
+
+    def ignore(self, *names: str) -> None:
+        """Attributes that change nothing here."""
+        self.read.update(names)
+
+    def _get(self, name: str, kind: int, default: Any) -> Any:
+        self.read.add(name)
+        attribute = self.attributes.get(name)
+        if attribute is None:
+            if default is REQUIRED:
+                raise LeptonError(f"attribute '{name}' is missing", where=self.where)
+            return default
+        if attribute.type != kind:
+            got = _TYPE_NAMES.get(attribute.type, f"kind {attribute.type}")
+            raise LeptonError(f"attribute '{name}' is of type {got}, expected {_TYPE_NAMES[kind]}", where=self.where)
+        return onnx.helper.get_attribute_value(attribute)
+
+    # These have the names of AttributeProto's fields.
+
+    def i(self, name: str, default: Any = None) -> int:
+        return self._get(name, A.INT, default)  # type: ignore[no-any-return]
+
+    def flag(self, name: str, default: bool = False) -> bool:
+        return bool(self._get(name, A.INT, default))
+
+    def f(self, name: str, default: Any = None) -> float:
+        return self._get(name, A.FLOAT, default)  # type: ignore[no-any-return]
+
+    def s(self, name: str, default: Any = None) -> str:
+        value = self._get(name, A.STRING, default)
+        return value.decode() if isinstance(value, bytes) else value
+
+    def ints(self, name: str, default: Any = None) -> tuple[int, ...]:
+        return _as_tuple(self._get(name, A.INTS, default), default)
+
+    def floats(self, name: str, default: Any = None) -> tuple[float, ...]:
+        return _as_tuple(self._get(name, A.FLOATS, default), default)
+
+    def strings(self, name: str, default: Any = None) -> tuple[str, ...]:
+        value = _as_tuple(self._get(name, A.STRINGS, default), default)
+        return tuple(v.decode() if isinstance(v, bytes) else v for v in value)
+
+    def t(self, name: str, default: Any = None) -> Tensor | None:
+        proto = self._get(name, A.TENSOR, default)
+        return None if proto is None else self.scope.store.tensor(proto, f"attribute '{name}' of {self.where}")
+
+    def g(self, name: str) -> onnx.GraphProto:
+        return self._get(name, A.GRAPH, REQUIRED)  # type: ignore[no-any-return]
+
+    def dtype(self, name: str, default: Any = None) -> DType:
+        """An attribute that is the number of an element type."""
+        code = self._get(name, A.INT, default)
+        return code if isinstance(code, DType) or code is None else dtype_of(code, f"attribute '{name}'")
+
+    def axis(self, default: int | None = None, *, name: str = "axis", rank: int | None = None) -> int:
+        """An axis of the first operand (or of `rank`), made non-negative. Raises LeptonError outside the rank."""
+        value = self.i(name, REQUIRED if default is None else default)
+        return self.axes_of((value,), self.x(0).tensor.rank if rank is None else rank)[0]
+
+    def axes_of(self, axes: Sequence[int], rank: int) -> tuple[int, ...]:
+        """Axes made non-negative, in the given order. Raises LeptonError outside the rank or for doubles."""
+        fixed = tuple(a + rank if a < 0 else a for a in axes)
+        if any(not 0 <= a < rank for a in fixed) or len(set(fixed)) != len(fixed):
+            raise LeptonError(f"axes {list(axes)} for rank {rank}", where=self.where)
+        return fixed
+
+    # --- errors -----------------------------------------------------------------------------------
+
+    def fail(self, message: str, *, help: str = "") -> NoReturn:
+        """This form of the operator cannot be imported."""
+        raise UnsupportedError(message, where=self.where, help=help)
+
+    def unread(self) -> list[str]:
+        """Attributes that nothing looked at."""
+        return sorted(self.attributes.keys() - self.read)
+
+
+def _as_tuple(value: Any, default: Any) -> Any:
+    return value if value is default else tuple(value)
+
+
+class _Required:
+    """The default of an attribute that has none."""
+
+
+REQUIRED = _Required()

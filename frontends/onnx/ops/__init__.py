@@ -1,0 +1,19 @@
+"""The importers, one function per ONNX operator and opset range. Importing this package fills the table."""
+from __future__ import annotations
+
+from lepton.frontends.onnx.ops import (  # noqa: F401
+    control,
+    conv,
+    elementwise,
+    index,
+    matmul,
+    microsoft,
+    movement,
+    norm,
+    quant,
+    random,
+    recurrent,
+    reduce,
+    resize,
+    shape,
+)

@@ -1,0 +1,129 @@
+"""If, Loop and Scan: decided where the condition is known, regions otherwise."""
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import onnx
+
+from lepton.frontends.onnx.call import REQUIRED, Call
+from lepton.frontends.onnx.registry import imports
+from lepton.ir import dims, ops
+from lepton.ir.core import Graph, Value
+from lepton.ir.diagnostics import LeptonError
+from lepton.ir.types import DType, TensorType
+
+
+@imports("If")
+def if_(c: Call) -> Sequence[Value]:
+    then, other = c.g("then_branch"), c.g("else_branch")
+    known = c.known(0)
+    if known is not None and isinstance(known[0], int):
+        return c.importer.branch(then if known[0] else other, c.scope, [])
+    made = [c.importer.region(graph, c.scope, []) for graph in (then, other)]
+    for a, b in zip(made[0][1], made[1][1], strict=False):
+        if isinstance(a.type, TensorType) and isinstance(b.type, TensorType) and a.type.rank != b.type.rank:
+            c.fail(f"the branches' results differ in rank: {a.type} and {b.type}",
+                   help="the condition may be known once open dimensions are pinned (--dim, dims=)")
+    outside = list(dict.fromkeys(v for scope, _ in made for v in scope.captures or {}))
+    regions = [graph_of(name, [], scope.captures or {}, outside, outputs)
+               for name, (scope, outputs) in zip(("then", "else"), made, strict=True)]
+    symbols = [c.fresh("if") for _ in range(_open_sizes(*(outputs for _, outputs in made)))]
+    return c.multi(ops.if_, c.reshape(c.x(), ()), *outside, symbols=tuple(symbols), regions=regions)
+
+
+def _open_sizes(then: Sequence[Value], other: Sequence[Value]) -> int:
+    """How many sizes differ between the branches' results."""
+    return sum(m != n for a, b in zip(then, other, strict=False) if isinstance(a.type, TensorType)
+               and isinstance(b.type, TensorType) for m, n in zip(a.tensor.shape, b.tensor.shape, strict=False))
+
+
+def graph_of(name: str, inputs: Sequence[Value], captures: dict[Value, Value], outside: Sequence[Value],
+             outputs: Sequence[Value]) -> Graph:
+    """A region that takes `inputs` and the captured values in the order of `outside`."""
+    passed = [captures.get(v) or Value(v.type, name=v.name) for v in outside]
+    return Graph.of(name, [*inputs, *passed], outputs)
+
+
+@imports("Loop")
+def loop(c: Call) -> Sequence[Value]:
+    body = c.g("body")
+    initial = [c.x(i) for i in range(2, len(c.inputs))]
+    trip = None if c.opt(0) is None else c.reshape(c.cast(c.x(0), DType.I64), ())
+    cond = None if c.opt(1) is None else c.reshape(c.x(1), ())
+    inputs = [Value(TensorType(DType.I64, ()), name=body.input[0].name),
+              Value(TensorType(DType.BOOL, ()), name=body.input[1].name)]
+    types = _settled_types(c, body, initial)
+    inputs += [Value(t, name=info.name) for t, info in zip(types, body.input[2:], strict=False)]
+    scope, outputs = c.importer.region(body, c.scope, inputs)
+    captures = scope.captures or {}
+    outside = list(captures)
+    outputs = [c.reshape(outputs[0], ()), *outputs[1:]]
+    region = graph_of(body.name or "body", inputs, captures, outside, outputs)
+    symbols = tuple(c.fresh("loop") for _ in range(_loop_symbols(initial, inputs[2:], outputs)))
+    return c.multi(ops.loop_, trip, cond, *initial, *outside, carried=len(initial), symbols=symbols, regions=[region])
+
+
+def _settled_types(c: Call, body: onnx.GraphProto, initial: Sequence[Value]) -> list[TensorType]:
+    """The carried values' types inside: a size that a round changes is a symbol of its own."""
+    types = [v.tensor for v in initial]
+    for _ in range(8):
+        inputs = [Value(TensorType(DType.I64, ())), Value(TensorType(DType.BOOL, ())), *(Value(t) for t in types)]
+        _, outputs = c.importer.region(body, c.scope, inputs)
+        after = [v.tensor for v in outputs[1:1 + len(types)]]
+        if after == types:
+            return types
+        widened = [_widened(c, a, b) for a, b in zip(types, after, strict=True)]
+        if widened == types:
+            return types
+        types = widened
+    c.fail("the sizes of the values that go round do not settle")
+
+
+def _widened(c: Call, before: TensorType, after: TensorType) -> TensorType:
+    if before.rank != after.rank or before.dtype is not after.dtype:
+        c.fail(f"a carried value changes from {before} to {after}")
+    own = {d for d in before.shape if not isinstance(d, int) and str(d).startswith("carried")}
+    return before.with_shape([m if m == n or m in own else dims.sym(c.fresh("carried"))
+                              for m, n in zip(before.shape, after.shape, strict=True)])
+
+
+def _loop_symbols(initial: Sequence[Value], inside: Sequence[Value], outputs: Sequence[Value]) -> int:
+    """Enough names: one for each carried size that changes, one for the count, one for each collected size."""
+    changed = sum(m != n for a, b in zip(initial, inside, strict=True)
+                  for m, n in zip(a.tensor.shape, b.tensor.shape, strict=True))
+    return changed + 1 + sum(v.tensor.rank for v in outputs[1 + len(initial):])
+
+
+@imports("Scan", since=9)
+def scan(c: Call) -> Sequence[Value]:
+    body, count = c.g("body"), c.i("num_scan_inputs", REQUIRED)
+    values = c.all()
+    carried = len(values) - count
+    collected = len(c.node.output) - carried
+    axes = _entries(c, "scan_input_axes", count)
+    axes = [c.axes_of((a,), v.tensor.rank)[0] for a, v in zip(axes, values[carried:], strict=True)]
+    types = [v.tensor for v in values[:carried]]
+    types += [v.tensor.with_shape([d for a, d in enumerate(v.tensor.shape) if a != axis])
+              for v, axis in zip(values[carried:], axes, strict=True)]
+    inputs = [Value(t, name=info.name) for t, info in zip(types, body.input, strict=True)]
+    scope, outputs = c.importer.region(body, c.scope, inputs)
+    captures = scope.captures or {}
+    outside = list(captures)
+    out_axes = [c.axes_of((a,), v.tensor.rank + 1)[0] for a, v in
+                zip(_entries(c, "scan_output_axes", collected), outputs[carried:], strict=True)]
+    return c.multi(
+        ops.scan, *values, *outside, carried=carried, input_axes=tuple(axes), output_axes=tuple(out_axes),
+        input_reverse=tuple(map(bool, _entries(c, "scan_input_directions", count))),
+        output_reverse=tuple(map(bool, _entries(c, "scan_output_directions", collected))),
+        regions=[graph_of(body.name or "body", inputs, captures, outside, outputs)])
+
+
+def _entries(c: Call, name: str, count: int) -> list[Any]:
+    """A list attribute with one entry per scanned value; absent: zeros."""
+    found = c.ints(name, (0,) * count)
+    if len(found) != count:
+        raise LeptonError(f"attribute '{name}' has {len(found)} entries, expected {count}", where=c.where)
+    return list(found)
+
+

@@ -1,0 +1,210 @@
+"""Operators that join, cut, repeat and reorder tensors."""
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from lepton.frontends.onnx.bounds import certainly, larger, lower, smaller
+from lepton.frontends.onnx.call import REQUIRED, Call
+from lepton.frontends.onnx.registry import imports
+from lepton.ir import dims, ops
+from lepton.ir.core import Value
+from lepton.ir.diagnostics import LeptonError
+from lepton.ir.dims import Dim
+from lepton.ir.types import DType
+
+_FAR = 2**31 - 1  # exporters write INT32_MAX or INT64_MAX for "to the end"
+
+
+@imports("Concat")
+def concat(c: Call) -> Value:
+    values = c.all()
+    axis = c.axis(1 if c.opset < 4 else None)
+    return c(ops.concat, *values, axis=axis) if len(values) > 1 else values[0]
+
+
+def cut(c: Call, x: Value, spans: dict[int, tuple[Dim, Dim, int]]) -> Value:
+    """x with axes cut as numpy's `start:end:step` says."""
+    shape = x.tensor.shape
+    starts: list[Dim] = [0] * len(shape)
+    sizes, steps = list(shape), [1] * len(shape)
+    for axis, (start, end, step) in spans.items():
+        starts[axis], sizes[axis] = span(c, shape[axis], start, end, step)
+        steps[axis] = step
+    if tuple(sizes) == shape and not any(starts) and set(steps) <= {1}:
+        return x
+    return c(ops.slice_, x, starts=tuple(starts), sizes=tuple(sizes), steps=tuple(steps))
+
+
+def span(c: Call, size: Dim, start: Dim, end: Dim, step: int) -> tuple[Dim, Dim]:
+    """(first element, number of elements) of `start:end:step` on an axis of `size`."""
+    if step == 0:
+        raise LeptonError("a step of 0", where=c.where)
+    low, high = (0, size) if step > 0 else (-1, size - 1)
+    first, last = (_place(c, v, size, low, high) for v in (start, end))
+    if step < 0:
+        first = larger(first, 0) if certainly(1, "<=", size) else first
+    count = dims.ceildiv(last - first, step) if step > 0 else dims.ceildiv(first - last, -step)
+    return first, larger(count, 0)
+
+
+def _place(c: Call, v: Dim, size: Dim, low: Dim, high: Dim) -> Dim:
+    """A start or end, counted from the beginning and kept within [low, high]."""
+    if isinstance(v, int) and abs(v) >= _FAR:
+        return high if v > 0 else low
+    if v == size:
+        return smaller(v, high)
+    if not isinstance(v, int) and lower(v) is None and lower(-v - 1) is None:
+        c.fail(f"whether {v} counts from the end depends on open dimensions", help="pin one of them")
+    negative = v < 0 if isinstance(v, int) else lower(v) is None or (lower(v) or 0) < 0
+    place = v + size if negative else v
+    return smaller(larger(place, low), high)
+
+
+@imports("Slice")
+def slice_1(c: Call) -> Value:
+    starts, ends = c.ints("starts", REQUIRED), c.ints("ends", REQUIRED)
+    axes = c.axes_of(c.ints("axes", None) or tuple(range(len(starts))), c.x().tensor.rank)
+    return cut(c, c.x(), {a: (s, e, 1) for a, s, e in zip(axes, starts, ends, strict=True)})
+
+
+@imports("Slice", since=10)
+def slice_(c: Call) -> Value:
+    starts, ends = c.dims(1, "starts"), c.dims(2, "ends")
+    given = c.ints_in(3, "the axes") if c.opt(3) is not None else tuple(range(len(starts)))
+    steps = c.ints_in(4, "steps") if c.opt(4) is not None else (1,) * len(starts)
+    if not len(starts) == len(ends) == len(given) == len(steps):
+        raise LeptonError("starts, ends, axes and steps differ in length", where=c.where)
+    axes = c.axes_of(given, c.x().tensor.rank)
+    return cut(c, c.x(), {a: (s, e, t) for a, s, e, t in zip(axes, starts, ends, steps, strict=True)})
+
+
+@imports("Split")
+def split(c: Call) -> list[Value]:
+    axis = c.axis(0)
+    size = c.x().tensor.shape[axis]
+    count = len(c.node.output)
+    sizes: Sequence[Dim] | None = c.ints("split", None) if c.opset < 13 else None
+    if c.opset < 13 and sizes is None and c.opt(1) is not None:  # opset 1 had it as an input too
+        sizes = c.dims(1, "the sizes")
+    if c.opset >= 13 and c.opt(1) is not None:
+        sizes = c.dims(1, "the sizes")
+    if sizes is None:
+        pieces = c.i("num_outputs", count)
+        each = dims.ceildiv(size, pieces) if c.opset >= 18 else dims.floordiv(size, pieces)
+        sizes = [each] * (pieces - 1) + [size - each * (pieces - 1)]
+    total: Dim = 0
+    for part in sizes:
+        total = total + part
+    if len(sizes) != count or dims.unify(total, size) is None:
+        raise LeptonError(f"parts {list(sizes)} of {size} for {count} outputs", where=c.where)
+    parts: list[Value] = []
+    at: Dim = 0
+    for part in sizes:
+        starts = tuple(at if a == axis else 0 for a in range(c.x().tensor.rank))
+        shape = tuple(part if a == axis else d for a, d in enumerate(c.x().tensor.shape))
+        parts.append(c(ops.slice_, c.x(), starts=starts, sizes=shape, steps=(1,) * len(shape)))
+        at = at + part
+    return parts
+
+
+@imports("Tile")
+def tile_1(c: Call) -> Value:
+    (axis,) = c.axes_of(c.ints_in(2, "the axis"), c.x().tensor.rank)
+    (times,) = c.dims(1, "the tiles")
+    return repeat(c, [times if a == axis else 1 for a in range(c.x().tensor.rank)])
+
+
+@imports("Tile", since=6)
+def tile(c: Call) -> Value:
+    return repeat(c, c.dims(1, "the repeats"))
+
+
+def repeat(c: Call, repeats: Sequence[Dim]) -> Value:
+    """Each repeated axis gets a new axis before it, along which it is broadcast."""
+    x = c.x()
+    shape = x.tensor.shape
+    if len(repeats) != len(shape):
+        raise LeptonError(f"{len(repeats)} repeats for {x.tensor}", where=c.where)
+    if all(r == 1 for r in repeats):
+        return x
+    apart: list[Dim] = []
+    wide: list[Dim] = []
+    for d, r in zip(shape, repeats, strict=True):
+        apart += [d] if r == 1 else [1, d]
+        wide += [d] if r == 1 else [r, d]
+    spread = c(ops.broadcast_to, c.reshape(x, apart), shape=tuple(wide))
+    return c.reshape(spread, [d * r for d, r in zip(shape, repeats, strict=True)])
+
+
+@imports("Pad")
+def pad_1(c: Call) -> Value:
+    amounts = c.ints("paddings" if c.opset < 2 else "pads", REQUIRED)
+    value = c.f("value", 0.0)
+    return padded(c, c.x(), amounts, c.s("mode", "constant"), c.like(value, c.x()) if value else None)
+
+
+@imports("Pad", since=11)
+def pad(c: Call) -> Value:
+    x = c.x()
+    rank, amounts = x.tensor.rank, c.dims(1, "the pads")
+    axes = c.axes_of(c.ints_in(3, "the axes"), rank) if c.opt(3) is not None else tuple(range(rank))
+    if len(amounts) != 2 * len(axes):
+        raise LeptonError(f"{len(amounts)} pads for {len(axes)} axes", where=c.where)
+    full: list[Dim] = [0] * (2 * rank)
+    for k, axis in enumerate(axes):
+        full[axis], full[axis + rank] = amounts[k], amounts[k + len(axes)]
+    value = None if c.opt(2) is None else c.cast(c.reshape(c.x(2), ()), x.tensor.dtype)
+    return padded(c, x, full, c.s("mode", "constant"), value)
+
+
+def padded(c: Call, x: Value, amounts: Sequence[Dim], mode: str, value: Value | None) -> Value:
+    rank = x.tensor.rank
+    if len(amounts) != 2 * rank:
+        raise LeptonError(f"{len(amounts)} pads for {x.tensor}", where=c.where)
+    if all(a == 0 for a in amounts):
+        return x
+    return c(ops.pad, x, value if mode == "constant" else None, before=tuple(amounts[:rank]),
+             after=tuple(amounts[rank:]), mode=mode)
+
+
+@imports("DepthToSpace")
+def depth_to_space(c: Call) -> Value:
+    b = c.i("blocksize", REQUIRED)
+    n, channels, h, w = c.x().tensor.shape
+    deep = dims.floordiv(channels, b * b)
+    if c.s("mode", "DCR") == "DCR":
+        apart, perm = (n, b, b, deep, h, w), (0, 3, 4, 1, 5, 2)
+    else:
+        apart, perm = (n, deep, b, b, h, w), (0, 1, 4, 2, 5, 3)
+    return c.reshape(c(ops.transpose, c.reshape(c.x(), apart), perm=perm), (n, deep, h * b, w * b))
+
+
+@imports("SpaceToDepth")
+def space_to_depth(c: Call) -> Value:
+    b = c.i("blocksize", REQUIRED)
+    n, channels, h, w = c.x().tensor.shape
+    down, across = dims.floordiv(h, b), dims.floordiv(w, b)
+    apart = c.reshape(c.x(), (n, channels, down, b, across, b))
+    return c.reshape(c(ops.transpose, apart, perm=(0, 3, 5, 1, 2, 4)), (n, channels * b * b, down, across))
+
+
+@imports("Trilu", since=14)
+def trilu(c: Call) -> Value:
+    k = c.ints_in(1, "the diagonal")[0] if c.opt(1) is not None else 0
+    return c(ops.trilu, c.x(), upper=c.flag("upper", True), k=k)
+
+
+@imports("ReverseSequence", since=10)
+def reverse_sequence(c: Call) -> Value:
+    """Element t of a sequence of length n comes from n-1-t where t < n, and stays otherwise."""
+    x, lens = c.x(), c.x(1)
+    batch, time = c.i("batch_axis", 1), c.i("time_axis", 0)
+    shape = x.tensor.shape
+    if {batch, time} != {0, 1} or len(shape) < 2:
+        raise LeptonError(f"batch axis {batch} and time axis {time} of {x.tensor}", where=c.where)
+    steps = c(ops.iota, size=shape[time], dtype=DType.I64)
+    steps = c.reshape(steps, [d if a == time else 1 for a, d in enumerate(shape)])
+    ends = c.reshape(c.cast(lens, DType.I64), [d if a == batch else 1 for a, d in enumerate(shape)])
+    mirrored = c(ops.sub, c(ops.sub, ends, c.const(1, DType.I64)), steps)
+    places = c(ops.where, c(ops.less, steps, ends), mirrored, steps)
+    return c(ops.gather_elements, x, c(ops.broadcast_to, places, shape=shape), axis=time)

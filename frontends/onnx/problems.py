@@ -1,0 +1,34 @@
+"""What could not be imported, reported together: one paragraph per operator and reason."""
+from __future__ import annotations
+
+import onnx
+
+from lepton.frontends.onnx.check import location
+from lepton.ir.diagnostics import UnsupportedError
+
+_SHOWN = 5
+
+
+class Problems:
+    """Nodes that could not be imported, grouped by operator and reason."""
+
+    def __init__(self) -> None:
+        self._groups: dict[tuple[str, str], list[tuple[str, UnsupportedError]]] = {}
+
+    def add(self, node: onnx.NodeProto, where: object, error: UnsupportedError) -> None:
+        self._groups.setdefault((location(node).op, error.message), []).append((str(where), error))
+
+    def check(self, file: str) -> None:
+        """Raises UnsupportedError if anything was reported."""
+        if not self._groups:
+            return
+        count = sum(map(len, self._groups.values()))
+        lines = [f"{file or 'the model'} has {count} node{'s' * (count > 1)} that cannot be compiled"]
+        helps: dict[str, None] = {}
+        for (op, message), found in self._groups.items():
+            lines.append(f"  {len(found)} x {op}: {message}")
+            lines += [f"    --> {where}" for where, _ in found[:_SHOWN]]
+            if len(found) > _SHOWN:
+                lines.append(f"    --> and {len(found) - _SHOWN} more")
+            helps.update({error.help: None for _, error in found if error.help})
+        raise UnsupportedError("\n".join(lines), help="; ".join(helps))

@@ -1,0 +1,46 @@
+"""The table of importers: which function turns which ONNX operator, since which opset, into the graph's ops.
+
+    @imports("Softmax", since=13)
+    def softmax(c: Call) -> Value:
+        return c(ops.softmax, c.x(0), axis=c.axis())
+
+Of several entries for one operator, the one with the highest `since` that the model's opset reaches is used.
+An importer reads each attribute through the `Call`; attributes that nobody read are an error, never skipped.
+"""
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Callable
+from typing import TYPE_CHECKING, TypeAlias
+
+from lepton.ir.core import Value
+
+if TYPE_CHECKING:
+    from lepton.frontends.onnx.call import Call
+
+Result: TypeAlias = "Value | tuple[Value | None, ...] | list[Value]"
+Rule: TypeAlias = "Callable[[Call], Result]"
+
+IMPORTERS: dict[tuple[str, str], list[tuple[int, Rule]]] = {}
+
+
+def imports(*names: str, since: int = 1, domain: str = "") -> Callable[[Rule], Rule]:
+    """Declare an importer for operators of a domain from opset `since` on."""
+
+    def declare(rule: Rule) -> Rule:
+        for name in names:
+            entries = IMPORTERS.setdefault((domain, name), [])
+            if any(version == since for version, _ in entries):
+                raise ValueError(f"two importers for {domain}::{name} since {since}")
+            entries.append((since, rule))
+            entries.sort(key=lambda entry: entry[0])
+        return rule
+
+    return declare
+
+
+def find(domain: str, name: str, opset: int) -> Rule | None:
+    """The importer for this operator at this opset."""
+    entries = IMPORTERS.get((domain, name), [])
+    at = bisect_right([since for since, _ in entries], opset)
+    return entries[at - 1][1] if at else None
