@@ -1,0 +1,160 @@
+"""lepton-opt: text IR in, passes, text IR out. The bench for passes, and the player of reproducers.
+
+A file's cases (`// ===` between them, expectations below `// ---` ignored) are run one by one; without --passes each
+by its RUN line. An ONNX model may be given as well.
+"""
+from __future__ import annotations
+
+import argparse
+import sys
+import traceback
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from lepton.ir.core import Graph
+from lepton.ir.diagnostics import Exit, LeptonError, UsageError
+from lepton.ir.parser import parse_all
+from lepton.ir.printer import show
+from lepton.ir.sidecar import SUFFIX, beside, load_constants, save_constants
+from lepton.ir.verify import verify
+from lepton.passes.base import ALLOWED
+from lepton.passes.cases import BETWEEN_CASES, read_cases
+from lepton.passes.instruments import Statistics, Timing, bisect
+from lepton.passes.pipeline import Pipeline, parse_pipeline
+from lepton.passes.registry import load_all, load_file
+
+EXAMPLES = """examples:
+  lepton-opt model.lir --passes canonicalise,fold,cse --verify-each
+  lepton-opt model.onnx --passes 'fold{max-bytes=64}' -o folded.lir --dump-dir steps
+  lepton-opt lepton-repro-fuse.lir                 play a reproducer (by its RUN line)
+  lepton-opt model.lir --passes canonicalise,fuse --bisect
+"""
+
+
+@dataclass(frozen=True)
+class Input:
+    """One graph to work on and the pipeline its file asks for."""
+
+    graph: Graph
+    run: str
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command; its exit status."""
+    try:
+        return int(_run(_arguments(argv)))
+    except LeptonError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return int(error.exit)
+    except KeyboardInterrupt:
+        return int(Exit.INTERRUPTED)
+    except BrokenPipeError:
+        return int(Exit.OK)
+    except Exception:
+        traceback.print_exc()
+        print("internal error: this is a bug in Lepton", file=sys.stderr)
+        return int(Exit.INTERNAL)
+
+
+def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        "lepton-opt", description="Run passes on text IR.", epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter)
+    add = parser.add_argument
+    add("input", nargs="?", default="-", help="a .lir file or an ONNX model; - for standard input")
+    add("-o", dest="output", default="-", metavar="FILE", help="where the text goes (default: -, standard output)")
+    add("--passes", metavar="SPEC", help='such as "fold,fuse{max=3}"; "" only verifies and formats')
+    add("--math", choices=list(ALLOWED), help="which rewrites may move results (default: what the passes say)")
+    add("--max-passes", type=int, metavar="N", help="run the first N passes only")
+    add("--verify-each", action="store_true", help="verify after each pass")
+    add("--self-check", action="store_true", help="compare answers on random inputs after each pass")
+    add("--bisect", action="store_true", help="find the first pass that breaks or changes the answers")
+    add("--time-passes", action="store_true", help="print the seconds each pass takes")
+    add("--statistics", action="store_true", help="print what each pass did")
+    add("--dump-dir", default="", metavar="DIR", help="write the graph after each pass that changed it")
+    add("--load-pass", action="append", default=[], metavar="FILE", help="a Python file that defines passes")
+    add("--full-constants", action="store_true", help="write all constants out instead of their hashes")
+    add("--list-passes", action="store_true", help="print all passes and exit")
+    return parser.parse_args(argv)
+
+
+def _run(options: argparse.Namespace) -> Exit:
+    for file in options.load_pass:
+        load_file(Path(file))
+    if options.list_passes:
+        for name, pass_ in load_all().items():
+            print(f"{name:24} {(pass_.__doc__ or '').strip().splitlines()[0] if pass_.__doc__ else ''}")
+        return Exit.OK
+    inputs = _read(options.input)
+    if options.bisect:
+        return max(map(lambda given: _bisect(given, options), inputs), default=Exit.OK)
+    graphs = [_optimise(given, options) for given in inputs]
+    _write(graphs, options)
+    return Exit.OK
+
+
+def _pipeline(given: Input, options: argparse.Namespace) -> Pipeline:
+    spec = given.run if options.passes is None else options.passes
+    return parse_pipeline(spec, options.math)
+
+
+def _optimise(given: Input, options: argparse.Namespace) -> Graph:
+    pipeline = _pipeline(given, options)
+    verify(given.graph)
+    quiet = argparse.Namespace(**{**vars(options), "time_passes": False})
+    pipeline = pipeline.instrumented(quiet)
+    statistics, timing = Statistics(), Timing()
+    extra = [*([statistics] if options.statistics else []), *([timing] if options.time_passes else [])]
+    pipeline = Pipeline(pipeline.passes, [*pipeline.instruments, *extra])
+    pipeline.run(given.graph, max_passes=options.max_passes)
+    verify(given.graph)
+    if options.statistics:
+        print(statistics, file=sys.stderr)
+    return given.graph
+
+
+def _bisect(given: Input, options: argparse.Namespace) -> Exit:
+    blame = bisect(_pipeline(given, options), given.graph)
+    if blame is None:
+        print(f"'{given.graph.name}': the answers stay the same")
+        return Exit.OK
+    print(f"'{given.graph.name}': pass {blame.step.number}, {blame.step.pass_}: {blame.message}")
+    return Exit.WRONG
+
+
+def _read(name: str) -> list[Input]:
+    if name == "-":
+        text, constants = sys.stdin.read(), {}
+    elif name.endswith(".onnx"):
+        from lepton import frontends  # needs the onnx package
+
+        return [Input(frontends.load(name), "")]
+    else:
+        try:
+            text = Path(name).read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise UsageError(f"cannot read {name}: {error}") from error
+        constants = load_constants(beside(Path(name)))
+    shown = "<stdin>" if name == "-" else name
+    return [Input(graph, case.run) for case in read_cases(text)
+            for graph in parse_all(case.before, shown, constants=constants)]
+
+
+def _write(graphs: Sequence[Graph], options: argparse.Namespace) -> None:
+    text = BETWEEN_CASES.join(show(graph, full_constants=options.full_constants) for graph in graphs)
+    if options.output == "-":
+        sys.stdout.write(text)
+        sys.stdout.flush()
+        return
+    path = Path(options.output)
+    try:
+        path.write_text(text, encoding="utf-8")
+        for graph in graphs if not options.full_constants else ():
+            save_constants(graph, path.with_name(path.stem + SUFFIX))
+    except OSError as error:
+        raise UsageError(f"cannot write {path}: {error}") from error
+
+
+if __name__ == "__main__":
+    sys.exit(main())
