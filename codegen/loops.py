@@ -209,3 +209,64 @@ def walk(e: Expr) -> Iterator[Expr]:
     yield e
     for child in children(e):
         yield from walk(child)
+
+
+def expressions(s: Stmt) -> tuple[Expr, ...]:
+    """The expressions a statement itself holds, without those of the statements inside it."""
+    match s:
+        case For(_, extent, _, _):
+            return (extent,)
+        case Let(_, value) | Var(_, value) | Update(_, _, value):
+            return (value,)
+        case Store(_, index, value):
+            return (index, value)
+        case If(condition, _, _):
+            return (condition,)
+    raise TypeError(s)
+
+
+def blocks(s: Stmt) -> tuple[tuple[Stmt, ...], ...]:
+    """The blocks inside a statement."""
+    match s:
+        case For(_, _, body, _):
+            return (body,)
+        case If(_, then, otherwise):
+            return (then, otherwise)
+    return ()
+
+
+def statements(body: tuple[Stmt, ...]) -> Iterator[Stmt]:
+    """All statements of a block and of the blocks inside, in order."""
+    for s in body:
+        yield s
+        for block in blocks(s):
+            yield from statements(block)
+
+
+def bound(body: tuple[Stmt, ...]) -> frozenset[str]:
+    """The names that statements of a block and the blocks inside bring into being."""
+    found = set()
+    for s in statements(body):
+        match s:
+            case For(name, _, _, _) | Let(name, _) | Var(name, _):
+                found.add(name)
+    return frozenset(found)
+
+
+def updated(body: tuple[Stmt, ...]) -> tuple[str, ...]:
+    """The variables of an outer block that `body` changes, in order of appearance."""
+    inner = bound(body)
+    return tuple(dict.fromkeys(s.name for s in statements(body) if isinstance(s, Update) and s.name not in inner))
+
+
+def neutral(op: str, dtype: DType) -> Const:
+    """What an accumulating op leaves unchanged: the value of an empty reduction. Raises KeyError for "set"."""
+    match op, dtype:
+        case ("maximum" | "minimum"), DType.BOOL:
+            return Const(op == "minimum", dtype)
+        case ("maximum" | "minimum"), _ if dtype.is_float:
+            return Const(float("-inf" if op == "maximum" else "inf"), dtype)
+        case ("maximum" | "minimum"), _:
+            least = -(1 << (dtype.bits - 1)) if dtype.is_signed else 0
+            return Const(least if op == "maximum" else least + (1 << dtype.bits) - 1, dtype)
+    return Const({"add": 0, "mul": 1, "logical_and": True, "logical_or": False}[op], dtype)

@@ -16,6 +16,7 @@ _local = threading.local()
 
 
 def initialize() -> None:
+    """Make all of LLVM's targets known; any number of times, from any thread."""
     """Make every target of LLVM usable; again and again is fine."""
     global _ready
     with _once:

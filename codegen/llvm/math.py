@@ -1,9 +1,9 @@
 """Vector math for f32 from polynomials; scalar libm calls, lane by lane, for f64 and for what is rarely hot.
 
 Every function takes and gives f32 vectors (or scalars). Measured worst errors in ulp over all magnitudes stand with
-each and are checked by tests/codegen/test_math.py. All are right at the borders: overflow, denormals, infinities, -0.0; NaN
-gives NaN. Without fused multiply-add the same polynomials run on mul and add (the constants are split so that the range
-reductions stay exact), an ulp or so worse.
+each and are checked by tests/codegen/test_math.py. All are right at the borders: overflow, denormals, infinities, -0.0;
+NaN gives NaN. Without fused multiply-add the same polynomials run on mul and add (the constants are split so that the
+range reductions stay exact), an ulp or so worse.
 """
 from __future__ import annotations
 
