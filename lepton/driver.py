@@ -4,12 +4,13 @@ from __future__ import annotations
 import json
 import os
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from lepton.codegen import lower as _lowerings  # noqa: F401  (fills LOWERINGS)
 from lepton.codegen.build import Objects, build, plan_memory
@@ -17,10 +18,16 @@ from lepton.codegen.group import LowerOptions
 from lepton.codegen.plan import check_supported, plan
 from lepton.codegen.program import Program, Storage
 from lepton.codegen.target import Target, parse_targets
+from lepton.ir import ops
 from lepton.ir.core import Graph, clone
+from lepton.ir.diagnostics import UsageError
 from lepton.ir.verify import verify
 from lepton.passes.default import pipeline_for
 from lepton.passes.pipeline import Pipeline, parse_pipeline
+from lepton.passes.registry import load_file
+
+if TYPE_CHECKING:
+    from lepton.artifact import Model
 
 Source = Any  # a path, bytes, an onnx.ModelProto or a Graph
 Progress = Callable[[str], None]
@@ -30,24 +37,42 @@ Progress = Callable[[str], None]
 class Options:
     """Everything that decides what comes out; the command line and `lepton.compile` fill the same record."""
 
-    target: str = "native"
-    level: int = 2
-    math: str = "default"
+    target: str = "native"               # rows of codegen/target.py, separated by commas
+    level: int = 2                       # -O0 … -O3
+    math: str = "default"                # strict | default | fast
     dims: Mapping[str, int] = field(default_factory=dict)
     threads: int = 0                     # the artifact's default; 0: one per core it may use
     passes: str = ""                     # a pipeline in words, in place of the level's
+    load_pass: str = ""                  # a Python file that defines passes
     dump_dir: str = ""
     verify_each: bool = False
     time_passes: bool = False
     self_check: bool = False
 
+    @classmethod
+    def of(cls, options: Mapping[str, Any]) -> Options:
+        """Options from keywords. Raises UsageError for unknown names and values out of range."""
+        known = {f.name for f in fields(cls)}
+        if unknown := sorted(options.keys() - known):
+            raise UsageError(f"unknown option {', '.join(unknown)}", help=f"known: {', '.join(sorted(known))}")
+        made = cls(**options)
+        if made.level not in (0, 1, 2, 3):
+            raise UsageError(f"optimisation level {made.level}; there are 0, 1, 2 and 3")
+        if made.math not in ("strict", "default", "fast"):
+            raise UsageError(f"math policy {made.math!r}; there are strict, default and fast")
+        if made.threads < 0:
+            raise UsageError(f"{made.threads} threads; 0 stands for one per core")
+        return made
+
 
 @dataclass
 class Report:
-    """What a compile did, for the summary and the artifact's metadata."""
+    """What a compile did, for the summary, `--json` and the artifact's metadata."""
 
     seconds: dict[str, float] = field(default_factory=dict)
-    statistics: dict[str, Any] = field(default_factory=dict)
+    ops_before: dict[str, int] = field(default_factory=dict)
+    targets: dict[str, dict[str, Any]] = field(default_factory=dict)
+    size: int = 0
 
     @contextmanager
     def stage(self, name: str, progress: Progress | None) -> Iterator[None]:
@@ -58,33 +83,44 @@ class Report:
         self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start
 
 
+@dataclass(eq=False)
+class Compiled:
+    """One model for its targets, best first: the forms it went through and the objects."""
+
+    original: Graph
+    graphs: list[Graph]
+    programs: list[tuple[Program, Target]]
+    report: Report
+    objects: Objects | None = None
+
+
 def load_graph(source: Source, options: Options) -> Graph:
     """Read a model. Raises LeptonError for anything wrong with it."""
     from lepton import frontends
 
-    if isinstance(source, Graph):
-        return clone(source)
-    return frontends.load(source, dims=options.dims)
+    return clone(source) if isinstance(source, Graph) else frontends.load(source, dims=options.dims)
 
 
 def optimise(graph: Graph, target: Target, options: Options) -> Graph:
-    """Run the passes of the level (or those asked for) in place."""
+    """Run the passes of the level (or those asked for) on `graph`, in place."""
+    if options.load_pass:
+        load_file(Path(options.load_pass))
     if options.passes:
-        passes: Pipeline = parse_pipeline(options.passes)
+        passes = parse_pipeline(options.passes)
     else:
         passes = Pipeline(pipeline_for(target.name.split("-")[0], options.level, options.math))
     passes.instrumented(options).run(graph)
     return graph
 
 
-def compile_objects(source: Source, options: Options, *, linked: bool, progress: Progress | None = None
-                    ) -> tuple[Objects, list[tuple[Program, Target]], Report]:
-    """model -> objects; one program per target."""
+def lower(source: Source, options: Options, progress: Progress | None = None) -> Compiled:
+    """model -> one program per target, not yet spelled."""
     report = Report()
     with report.stage("read", progress):
         original = load_graph(source, options)
         verify(original)
-    programs: list[tuple[Program, Target]] = []
+        report.ops_before = count_ops(original)
+    done = Compiled(original, [], [], report)
     for target in parse_targets(options.target):
         with report.stage("passes", progress):
             graph = optimise(clone(original), target, options)
@@ -93,57 +129,81 @@ def compile_objects(source: Source, options: Options, *, linked: bool, progress:
         with report.stage("plan", progress):
             program = plan(graph, LowerOptions(target, options.math))
             plan_memory(program)
-        programs.append((program, target))
-    with report.stage("code", progress):
-        words = [json.dumps(describe(original, p, t, options), sort_keys=True) for p, t in programs]
-        objects = build(programs, words, options.threads, linked)
-    return objects, programs, report
+        done.graphs.append(graph)
+        done.programs.append((program, target))
+        report.targets[target.name] = statistics(graph, program)
+    return done
 
 
-def describe(original: Graph, program: Program, target: Target, options: Options) -> dict[str, Any]:
-    """The artifact's metadata: nothing in it may depend on the day, the path or the machine."""
-    import llvmlite
-    from llvmlite import binding as llvm
-
-    return {
-        "lepton": metadata.version("lepton-compiler"), "llvmlite": llvmlite.__version__,
-        "llvm": ".".join(map(str, llvm.llvm_version_info)), "model": dict(sorted(original.metadata.items())),
-        "target": target.name, "math": options.math, "level": options.level, "dims": dict(sorted(options.dims.items())),
-        "statistics": statistics(program),
-    }
-
-
-def statistics(program: Program) -> dict[str, Any]:
-    """Sizes and counts of a program, for summaries."""
-    flops = sum((k.flops for k in program.kernels), 0)
-    constants = {id(b): b.size for b in program.buffers if b.storage is Storage.CONSTANT}
-    return {
-        "kernels": len(program.kernels), "bodies": len({k.body for k in program.kernels}),
-        "steps": len(program.steps), "flops": flops if isinstance(flops, int) else str(flops),
-        "weights": sum(s for s in constants.values() if isinstance(s, int)),
-        "workspace": program.workspace if program.is_static else None,
-    }
+def compile_objects(source: Source, options: Options, *, linked: bool, progress: Progress | None = None) -> Compiled:
+    """model -> objects. `linked`: for the linker, which brings the weights; else for this process."""
+    done = lower(source, options, progress)
+    with done.report.stage("code", progress):
+        words = [json.dumps(describe(done, i, options), sort_keys=True) for i in range(len(done.programs))]
+        done.objects = build(done.programs, words, options.threads, linked)
+    return done
 
 
 def compile_to(source: Source, out: str | os.PathLike[str], progress: Progress | None = None, **options: Any) -> Report:
-    """model -> out, a self-contained shared library. Raises LeptonError; an existing file is lost only to success."""
+    """model -> `out`, a self-contained shared library. Raises LeptonError; an existing file is replaced only by a
+    complete one."""
     from lepton.codegen.link import link
 
-    settings = Options(**options)
-    objects, programs, report = compile_objects(source, settings, linked=True, progress=progress)
-    with report.stage("link", progress):
-        link(objects.objects, objects.weights.pieces(), Path(out), objects.triple)
-    report.statistics = {t.name: statistics(p) for p, t in programs}
-    report.statistics["size"] = os.path.getsize(out)
-    return report
+    done = compile_objects(source, Options.of(options), linked=True, progress=progress)
+    assert done.objects is not None
+    with done.report.stage("link", progress):
+        link(done.objects.objects, done.objects.weights.pieces(), Path(out), done.objects.triple)
+    done.report.size = os.path.getsize(out)
+    return done.report
 
 
-def compile(source: Source, *, threads: int = 0, progress: Progress | None = None, **options: Any) -> Any:
-    """model -> a Model running in this process. No linker, no file."""
+def compile(source: Source, progress: Progress | None = None, **options: Any) -> Model:
+    """model -> a Model running in this process. No linker, no file. Options as in `Options`."""
     from lepton.artifact import from_program
     from lepton.codegen.jit import Loaded
 
-    settings = Options(threads=threads, **options)
-    objects, _programs, _report = compile_objects(source, settings, linked=False, progress=progress)
-    loaded = Loaded(objects)
+    done = compile_objects(source, Options.of(options), linked=False, progress=progress)
+    assert done.objects is not None
+    loaded = Loaded(done.objects)
     return from_program(loaded.program, loaded.weights, keep_alive=loaded)
+
+
+# --- what is told about a compile -----------------------------------------------------------------
+
+
+def describe(done: Compiled, index: int, options: Options) -> dict[str, Any]:
+    """The artifact's metadata: nothing in it may depend on the day, the path or the machine."""
+    _program, target = done.programs[index]
+    return {
+        **versions(), "model": dict(sorted(done.original.metadata.items())), "target": target.name,
+        "math": options.math, "level": options.level, "dims": dict(sorted(options.dims.items())),
+        "statistics": done.report.targets[target.name],
+    }
+
+
+def versions() -> dict[str, str]:
+    """Lepton's version and those of what its output depends on."""
+    import onnx
+    from llvmlite import binding as llvm
+
+    return {"lepton": metadata.version("lepton-compiler"), "llvm": ".".join(map(str, llvm.llvm_version_info)),
+            "onnx": onnx.__version__}
+
+
+def count_ops(graph: Graph) -> dict[str, int]:
+    """How often each op occurs, regions included, most frequent first; constants left out."""
+    counts = Counter(node.op.name for node in graph.walk() if node.op is not ops.constant)
+    return dict(sorted(counts.items(), key=lambda item: (-item[1], item[0])))
+
+
+def statistics(graph: Graph, program: Program) -> dict[str, Any]:
+    """Sizes and counts of a program; what depends on input shapes is given in words, or null."""
+    flops = sum((k.flops for k in program.kernels), 0)
+    constants = [b.size for b in program.buffers if b.storage is Storage.CONSTANT]
+    return {
+        "ops": count_ops(graph), "fusions": sum(n.op is ops.fusion for n in graph.walk()),
+        "kernels": len(program.kernels), "bodies": len({k.body for k in program.kernels}),
+        "steps": len(program.steps), "flops": flops if isinstance(flops, int) else str(flops),
+        "weights": sum(s for s in constants if isinstance(s, int)),
+        "workspace": program.workspace if program.is_static else None,
+    }
