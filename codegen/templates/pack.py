@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 from lepton.codegen.llvm.builder import Function, Int, Val, vec
 from lepton.codegen.llvm.convert import memory_type
@@ -111,3 +112,78 @@ def _rest(fn: Function, count: Int, lanes: int, body: Callable[[Int, Mask], None
     left = fn.sub(count, done)
     if left != 0:
         body(fn.mul(done, dtype.bytes), mask_of(fn, left, 0, lanes))
+
+
+@dataclass(frozen=True, slots=True)
+class Border:
+    """A run of `left` zeros, `inside` elements of the source, `right` zeros. The source's first element is number `left`."""
+
+    left: Int
+    inside: Int
+    right: Int
+
+    @classmethod
+    def around(cls, fn: Function, first: Int, count: Int, extent: Int) -> Border:
+        """Positions [first, first + count) of an axis of `extent` elements."""
+        left = fn.min(fn.max(fn.sub(0, first), 0), count)
+        right = fn.min(fn.max(fn.sub(fn.add(first, count), extent), 0), fn.sub(count, left))
+        return cls(left, fn.sub(fn.sub(count, left), right), right)
+
+    def unless(self, fn: Function, inside: bool | Val) -> Border:
+        """The same, or nothing but zeros where the condition does not hold."""
+        count = fn.add(fn.add(self.left, self.inside), self.right)
+        if inside is True:
+            return self
+        if inside is False:
+            return Border(count, 0, 0)
+        pick = [fn.select(inside, fn.i64(a), fn.i64(b))
+                for a, b in ((self.left, count), (self.inside, 0), (self.right, 0))]
+        return Border(*pick)
+
+
+def copy_line(fn: Function, machine: Target, dtype: DType, source: Val, target: Val, border: Border, channels: int,
+              strides: tuple[Int, Int], to: tuple[Int, Int]) -> None:
+    """One line of pixels with its borders: pixel i, channel c goes to target[i*to[0] + c*to[1]].
+
+    `source` is where pixel 0 would lie, borders counted; `strides` are the source's between pixels and channels."""
+    lanes, size = machine.lanes(dtype), dtype.bytes
+    total = fn.add(border.left, border.inside)
+    skip = fn.mul(border.left, size)
+    if to[1] == 1 and to[0] == channels:  # pixels one after the other
+        for start, count in ((0, border.left), (total, border.right)):
+            fill_zero(fn, dtype, fn.gep(target, fn.mul(fn.mul(start, channels), size)), fn.mul(count, channels), lanes)
+        first = fn.gep(target, fn.mul(skip, channels))
+        at = fn.gep(source, fn.mul(skip, strides[0]))
+        if strides == (channels, 1):
+            copy_run(fn, dtype, at, first, fn.mul(border.inside, channels), lanes)
+            return
+
+        def pixel(i: Int, _: list[Val]) -> None:
+            p = fn.gep(at, fn.mul(fn.mul(i, strides[0]), size))
+            q = fn.gep(first, fn.mul(i, channels * size))
+            copy_elements(fn, machine, dtype, p, q, channels, strides[1])
+
+        fn.loop(border.inside, pixel)
+        return
+
+    def plane(c: Int, _: list[Val]) -> None:
+        line = fn.gep(target, fn.mul(fn.mul(c, to[1]), size))
+        for start, count in ((0, border.left), (total, border.right)):
+            fill_zero(fn, dtype, fn.gep(line, fn.mul(start, size)), count, lanes)
+        at = fn.gep(source, fn.add(fn.mul(fn.mul(c, strides[1]), size), fn.mul(skip, strides[0])))
+        copy_elements(fn, machine, dtype, at, fn.gep(line, skip), border.inside, strides[0])
+
+    fn.loop(channels, plane)
+
+
+def copy_elements(fn: Function, machine: Target, dtype: DType, source: Val, target: Val, count: Int, stride: Int) -> None:
+    """target[i] = source[i*stride] for i < count."""
+    if stride == 1:
+        copy_run(fn, dtype, source, target, count, machine.lanes(dtype))
+        return
+
+    def one(i: Int, _: list[Val]) -> None:
+        value = fn.load(memory_type(dtype), source, fn.mul(fn.mul(i, stride), dtype.bytes))
+        fn.store(value, target, fn.mul(i, dtype.bytes))
+
+    fn.loop(count, one)

@@ -1,0 +1,221 @@
+"""Convolutions: each becomes the cheapest of a matrix product, a direct or a depthwise convolution."""
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import prod
+from typing import Any, cast
+
+import numpy as np
+
+from lepton.codegen.group import Group, LowerOptions, lowers
+from lepton.codegen.kernel import Kernel, packed
+from lepton.codegen.lower.matmul import MOST_TASKS, TASK_FLOPS, Problem, grain_of, matmul_kernel
+from lepton.codegen.target import Target
+from lepton.codegen.templates.convolution import Convolution, Three, Window, pack_filters
+from lepton.codegen.templates.fused import Bindings, Fused, Strides, collapse, constant_array, outer
+from lepton.codegen.templates.tiles import WIDTHS, most_rows, tile_cost
+from lepton.ir import ops
+from lepton.ir.core import Value
+from lepton.ir.dims import Dim, ceildiv, product
+from lepton.ir.tensor import Array
+from lepton.ir.types import DType
+
+UNKNOWN_OUTPUT = 56       # output rows and columns, where they are run-time sizes
+MOST_TILE_ROWS = 14       # more pixels of a power-of-two pitch evict each other from L1
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """A convolution with three spatial axes. Strides and views are over (n, d, h, w, channel)."""
+
+    dtype: DType
+    images: Dim
+    out: tuple[Dim, Dim, Dim]
+    into: tuple[Dim, Dim, Dim]
+    groups: int
+    channels: int              # of one group
+    filters: int               # of one group
+    kernel: Three
+    strides: Three
+    dilations: Three
+    pads: tuple[Dim, Dim, Dim]
+    pads_end: tuple[Dim, Dim, Dim]
+    x: Strides
+    views: list[Strides]
+    weights: Array             # [O, C/group, d, h, w]
+
+    @property
+    def padded(self) -> bool:
+        """Whether some window reaches outside the input."""
+        return not all(isinstance(p, int) and p <= 0 for p in (*self.pads, *self.pads_end))
+
+    @property
+    def pointwise(self) -> bool:
+        ones = (*self.kernel, *self.strides)
+        return ones == (1,) * 6 and all(p == 0 for p in (*self.pads, *self.pads_end)) and self.groups == 1
+
+    @property
+    def depth(self) -> int:
+        """Length of one sum."""
+        return self.channels * prod(self.kernel)
+
+    @property
+    def flops(self) -> Dim:
+        return product((self.images, *self.out, 2 * self.groups * self.filters * self.depth))
+
+
+@lowers(ops.conv)
+def lower_conv(group: Group, options: LowerOptions) -> Kernel:
+    """One kernel for a convolution, its bias and the elementwise ops behind it."""
+    assert group.anchor is not None
+    x, w, b = (*group.anchor.inputs, None)[:3]
+    assert x is not None and w is not None
+    attrs = group.anchor.attrs
+    weights = constant_array(group, w)
+    known = weights is not None and x.tensor.dtype in (DType.F32, DType.F64) and 3 <= x.tensor.rank <= 5
+    if not known or not isinstance(x.tensor.shape[1 if attrs["layout"] == "nchw" else -1], int):
+        from lepton.codegen.lower.products import generic_conv
+
+        return generic_conv(group, options)
+    fused = Fused(group, b, 1 if attrs["layout"] == "nchw" else -1)
+    shape = shape_of(group, fused, x, cast(Array, weights), attrs)
+    if shape.pointwise:
+        return pointwise(group, options, fused, shape, (x, w))
+    return direct(group, options, fused, shape, x)
+
+
+def shape_of(group: Group, fused: Fused, x: Value, weights: Array, attrs: Any) -> Shape:
+    """The convolution with its missing spatial axes filled in."""
+    rank, first = x.tensor.rank - 2, attrs["layout"] == "nchw"
+
+    def three(values: Sequence[Any], missing: Any) -> Any:
+        return (*(missing,) * (3 - rank), *values)
+
+    def axes(values: Sequence[Any], missing: Any) -> Any:
+        n, *rest = values
+        channel, spatial = (rest[0], rest[1:]) if first else (rest[-1], rest[:-1])
+        return (n, *three(spatial, missing), channel)
+
+    result = axes(fused.shape, 1)
+    into = axes(x.tensor.shape, 1)
+    filters, channels, *kernel = weights.shape
+    return Shape(
+        x.tensor.dtype, result[0], result[1:4], into[1:4], attrs["group"], channels, filters // attrs["group"],
+        three(kernel, 1), three(attrs["strides"], 1), three(attrs["dilations"], 1), three(attrs["pads_begin"], 0),
+        three(attrs["pads_end"], 0), axes(group.access(x).strides, 0), [axes(v, 0) for v in fused.views],
+        weights.reshape(filters, channels, *three(kernel, 1)))
+
+
+def pointwise(group: Group, options: LowerOptions, fused: Fused, shape: Shape, factors: tuple[Value, Value]) -> Kernel:
+    """1x1: a matrix product over the pixels."""
+    rows = [shape.x[:-1], *(v[:-1] for v in shape.views)]
+    batch, merged = collapse((shape.images, *shape.out), rows)
+    if not batch:
+        batch, merged = (1,), [(0,)] * len(rows)
+    matrix = np.ascontiguousarray(shape.weights.reshape(shape.filters, shape.channels).T)
+    problem = Problem(batch[:-1], batch[-1], shape.filters, shape.channels, (*merged[0], shape.x[-1]),
+                      (0,) * (len(batch) + 1), [(*m, v[-1]) for m, v in zip(merged[1:], shape.views, strict=True)], matrix)
+    return matmul_kernel(group, options, fused, problem, factors)
+
+
+def direct(group: Group, options: LowerOptions, fused: Fused, shape: Shape, x: Value) -> Kernel:
+    """Any other: the microkernel over windows of pixels."""
+    target = options.target
+    planar = shape.x[4] != 1 and shape.channels > 1
+    copied = shape.padded or not (planar or shape.x[4] == 1 or shape.channels == 1)
+    height, width, vectors = tile_of(target, shape)
+    rows, columns = block_of(target, shape, height, width)
+    panels = -(-shape.filters // (vectors * target.lanes(shape.dtype)))
+    block_panels = panels_of(shape, rows, columns, panels)
+    bindings = Bindings()
+    view = bindings.operand(outer(group, x), x.tensor, shape.x)
+    filters = bindings.buffer(packed(pack_filters(shape.weights, shape.groups, target, vectors, planar, shape.dtype)))
+    epilogue = fused.epilogue(bindings, shape.views)
+    images, *rest = bindings.sizes((shape.images, *shape.out, *shape.into, *shape.pads, rows, columns))
+    out, into, pads, block = rest[:3], rest[3:6], rest[6:9], rest[9:]
+    window = Window(shape.kernel, shape.strides, shape.dilations, (pads[0], pads[1], pads[2]))
+    body = Convolution(
+        shape.dtype, images, (out[0], out[1], out[2]), (into[0], into[1], into[2]), shape.groups, shape.channels,
+        shape.filters, window, view, filters, epilogue, (height, width), vectors, (block[0], block[1]), block_panels,
+        copied, planar)
+    scratch: Dim = 0
+    if copied:
+        scratch = product((shape.kernel[0], _span(shape, 1, rows), _span(shape, 2, columns),
+                           shape.channels * shape.dtype.bytes))
+    tasks = product((shape.images, shape.groups, shape.out[0], ceildiv(shape.out[1], rows),
+                     ceildiv(shape.out[2], columns), -(-panels // block_panels)))
+    return Kernel(group.name, body, tuple(bindings.bound), tasks, bindings.table.dims, scratch,
+                  grain_of(shape.flops, tasks), shape.flops, group.outputs)
+
+
+def _span(shape: Shape, axis: int, outputs: Dim) -> Dim:
+    return (outputs - 1) * shape.strides[axis] + (shape.kernel[axis] - 1) * shape.dilations[axis] + 1
+
+
+def _known(dim: Dim) -> int:
+    return max(dim, 1) if isinstance(dim, int) else UNKNOWN_OUTPUT
+
+
+def tile_of(target: Target, shape: Shape) -> tuple[int, int, int]:
+    """(output rows, output columns, vectors of filters) of the cheapest tile."""
+    high, wide = _known(shape.out[1]), _known(shape.out[2])
+    lanes = target.lanes(shape.dtype)
+    vectors = -(-shape.filters // lanes)
+    static = all(isinstance(d, int) for d in (*shape.out, *shape.into))
+    found: list[tuple[float, tuple[int, int, int]]] = []
+    for v in WIDTHS:
+        most = min(most_rows(target, v), MOST_TILE_ROWS)
+        if v > vectors or most < 1:
+            continue
+        for w in {min(wide, most), -(-wide // -(-wide // most)), -(-wide // (-(-wide // most) + 1))}:
+            for h in range(1, min(most // w, high, 4) + 1) if static else (1,):
+                found.append((_sweep(target, shape, (h, w, v), (high, wide, vectors)), (h, w, v)))
+    return min(found)[1]
+
+
+def _sweep(target: Target, shape: Shape, tile: Three, whole: Three) -> float:
+    """Cycles for all tiles of one image's plane."""
+    pieces = [[(n // t, t), (1, n % t)] for n, t in zip(whole, tile, strict=True)]
+    total = 0.0
+    for many_v, v in pieces[2]:
+        streamed = shape.depth * v * target.vector_bytes > target.l1_bytes // 2
+        for many_h, h in pieces[0]:
+            for many_w, w in pieces[1]:
+                if v and h and w and many_v and many_h and many_w:
+                    total += many_v * many_h * many_w * tile_cost(target, h * w, v, shape.depth, streamed=streamed)
+    return total
+
+
+def block_of(target: Target, shape: Shape, height: int, width: int) -> tuple[Dim, Dim]:
+    """Output rows and columns of a task: enough tasks, a copied input that stays in L2, few rows copied twice."""
+    per_row = 2 * _known(shape.out[2]) * shape.depth * shape.filters
+    planes = _known(shape.images) * _known(shape.out[0]) * shape.groups if isinstance(shape.images, int) else 1
+    high, wide = _known(shape.out[1]), _known(shape.out[2])
+    wanted = max(1, min(MOST_TASKS // 2 // planes, per_row * high // TASK_FLOPS))
+    room = target.l2_bytes // 3 // (shape.channels * shape.dtype.bytes * shape.kernel[0])
+    columns: Dim = shape.out[2]
+    if high == 1 or room < _span(shape, 2, wide) * _span(shape, 1, height):
+        narrow = max(1, min(-(-wide // wanted), room // max(1, _span(shape, 1, height)) // shape.strides[2]))
+        narrow = max(width, -(-narrow // width) * width)
+        columns = columns if isinstance(columns, int) and narrow >= columns else narrow
+    wide = columns if isinstance(columns, int) else wide
+    fits = max(1, (room // max(1, _span(shape, 2, wide)) - shape.kernel[1]) // shape.strides[1])
+    rows = max(min(-(-high // wanted), fits), min(4, fits), height)
+    rows = -(-rows // height) * height
+    if isinstance(shape.out[1], int) and rows >= shape.out[1]:
+        return max(shape.out[1], 1), _at_least_one(columns)
+    return rows, _at_least_one(columns)
+
+
+def _at_least_one(dim: Dim) -> Dim:
+    return max(dim, 1) if isinstance(dim, int) else dim
+
+
+def panels_of(shape: Shape, rows: Dim, columns: Dim, panels: int) -> int:
+    """Panels of a task: all, unless the image gives too few tasks."""
+    planes = _known(shape.images) * _known(shape.out[0]) * shape.groups
+    tiles = -(-_known(shape.out[1]) // _known(rows)) * -(-_known(shape.out[2]) // _known(columns)) * planes
+    flops = shape.flops if isinstance(shape.flops, int) else TASK_FLOPS * MOST_TASKS
+    wanted = max(1, min(MOST_TASKS // 2, flops // TASK_FLOPS))
+    return -(-panels // min(panels, max(1, wanted // tiles)))
