@@ -28,14 +28,16 @@ def graphs(source: Source, options: Options, progress: Progress) -> list[Form]:
 
 def loops(source: Source, options: Options, progress: Progress) -> list[Form]:
     """The program's steps, then each distinct kernel body: loop kernels as loop IR, templates by their parameters."""
-    from lepton.codegen.loops_text import describe_body
+    from lepton.codegen.llvm.spell import LoopBody
+    from lepton.codegen.loops_text import print_kernel
 
     done = lower(source, options, progress)
     forms = []
     for program, target in done.programs:
         bodies = dict.fromkeys(k.body for k in program.kernels)
         text = [str(program), ""]
-        text += [f"// body {i}\n{describe_body(body)}\n" for i, body in enumerate(bodies)]
+        text += [f"// body {i}\n{print_kernel(b.kernel) if isinstance(b, LoopBody) else b!r}\n"
+                 for i, b in enumerate(bodies)]
         forms.append(Form(target.name, "\n".join(text)))
     return forms
 
