@@ -171,11 +171,11 @@ def ceildiv(a: Dim, b: Dim) -> Dim:
 
 
 def dim_max(a: Dim, b: Dim) -> Dim:
-    return _extreme("max", a, b, max)
+    return _extreme("max", a, b)
 
 
 def dim_min(a: Dim, b: Dim) -> Dim:
-    return _extreme("min", a, b, min)
+    return _extreme("min", a, b)
 
 
 def product(dims: tuple[Dim, ...] | list[Dim]) -> Dim:
@@ -221,7 +221,7 @@ def parse_dim(text: str) -> Dim:
     """The inverse of `str`: integers, names, + - * // %, min(…), max(…). Raises ValueError."""
     try:
         return _build(ast.parse(text.strip(), mode="eval").body)
-    except (SyntaxError, KeyError, RecursionError) as error:
+    except (SyntaxError, KeyError, RecursionError, MemoryError) as error:
         raise ValueError(f"not a dimension: {text!r}") from error
 
 
@@ -248,12 +248,19 @@ def unify(a: Dim, b: Dim) -> Dim | None:
     An unproved pair is recorded as a guard; the simpler of the two stands for both."""
     if a == b:
         return a
-    difference = a - b
-    if isinstance(difference, int):
+    if _never_zero(a - b):
         return None
     if (guards := _guards.get()) is not None:
         guards.append((a, b))
     return min(a, b, key=lambda d: (not isinstance(d, int), len(str(d)), str(d)))
+
+
+def _never_zero(dim: Dim) -> bool:
+    """Whether a difference of two different dims is certain not to vanish: 3, and 2*N+1 (an odd number), but not N."""
+    if isinstance(dim, int):
+        return dim != 0
+    constant = next((c for m, c in dim.terms if not m), 0)
+    return constant % reduce(gcd, (c for m, c in dim.terms if m)) != 0
 
 
 # --- the normal form ------------------------------------------------------------------------------
@@ -339,16 +346,32 @@ def _divide_many(a: Dim, b: Dim) -> tuple[Dim, Dim]:
     return (quotient, 0) if rest == 0 else (0, a)
 
 
-def _extreme(op: str, a: Dim, b: Dim, fold: Callable[[int, int], int]) -> Dim:
+def _extreme(op: str, a: Dim, b: Dim) -> Dim:
     difference = a - b
-    if isinstance(difference, int):  # also covers two ints and N against N+1
-        return a if (difference >= 0) == (op == "max") else b
-    if op == "max" and (a == 0 or b == 0):
-        other = b if a == 0 else a
-        if all(c > 0 and all(isinstance(x, Symbol) for x, _ in m) for m, c in _terms(other)):
-            return other  # sizes are not negative
+    if _never_negative(difference):  # two ints, N + 1 and N, 2*N and 0
+        return a if op == "max" else b
+    if _never_negative(-difference):
+        return b if op == "max" else a
     left, right = sorted((a, b), key=str)
     return _atom(Apply(op, left, right))
+
+
+def _never_negative(dim: Dim) -> bool:
+    """Whether `dim` is certain to be >= 0, because sizes are."""
+    return all(c > 0 and all(_atom_never_negative(atom) for atom, _ in m) for m, c in _terms(dim))
+
+
+def _atom_never_negative(atom: Atom) -> bool:
+    match atom:
+        case Symbol() | Apply("%"):
+            return True
+        case Apply("//", a, _):
+            return _never_negative(a)
+        case Apply("max", a, b):
+            return _never_negative(a) or _never_negative(b)
+        case Apply(_, a, b):
+            return _never_negative(a) and _never_negative(b)
+    raise AssertionError(atom)
 
 
 def _atom_text(atom: Atom) -> str:
@@ -372,7 +395,7 @@ OPERATIONS: dict[str, Callable[[Dim, Dim], Dim]] = {"//": floordiv, "%": mod, "m
 
 def _build(node: ast.expr) -> Dim:
     match node:
-        case ast.Constant(int() as value):
+        case ast.Constant(int() as value) if not isinstance(value, bool):
             return value
         case ast.Name(name):
             return sym(name)

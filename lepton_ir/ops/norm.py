@@ -29,7 +29,11 @@ def layer_norm(x: Array, scale: Array, bias: Array | None = None, *, axis: int, 
     return out if bias is None else out + bias
 
 
-@wide_op(_tail_norm)
+def _rms_norm_type(x: Type, scale: Type, *, axis: int, epsilon: float) -> TensorType:
+    return _tail_norm(x, scale, axis=axis, epsilon=epsilon)
+
+
+@wide_op(_rms_norm_type)
 def rms_norm(x: Array, scale: Array, *, axis: int, epsilon: float) -> Array:
     """x / sqrt(mean of x**2 + epsilon) * scale, over the axes from `axis` on; scale broadcasts."""
     mean = np.square(x).mean(axis=tuple(range(axis, x.ndim)), keepdims=True)

@@ -1,0 +1,174 @@
+"""Dims: one normal form, and it means what the operators mean on numbers."""
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from lepton.ir import dims
+from lepton.ir.dims import Dim, Expr, ceildiv, dim_max, dim_min, floordiv, mod, parse_dim, sym
+
+NAMES = ("N", "H", "W")
+N, H, W = map(sym, NAMES)
+POSITIVE = st.fixed_dictionaries({name: st.integers(1, 40) for name in NAMES})
+
+
+@dataclass(frozen=True)
+class Term:
+    """An expression as it was written: its dim, and its number for given sizes (None: it divides by nothing)."""
+
+    dim: Dim
+    number: Callable[[dict[str, int]], int]
+
+
+def leaf() -> st.SearchStrategy[Term]:
+    names = st.sampled_from(NAMES).map(lambda n: Term(sym(n), lambda env: env[n]))
+    return names | st.integers(-6, 12).map(lambda k: Term(k, lambda env: k))
+
+
+def combine(children: st.SearchStrategy[Term]) -> st.SearchStrategy[Term]:
+    def binary(make: Callable[[Dim, Dim], Dim], compute: Callable[[int, int], int], a: Term, b: Term) -> Term:
+        return Term(make(a.dim, b.dim), lambda env: compute(a.number(env), b.number(env)))
+
+    free = [(lambda a, b: a + b, int.__add__), (lambda a, b: a - b, int.__sub__), (lambda a, b: a * b, int.__mul__),
+            (dim_max, max), (dim_min, min)]
+    # Divisors are positive whenever the model runs.
+    divisors = st.integers(1, 9).map(lambda k: Term(k, lambda env: k)) | st.sampled_from(NAMES).map(
+        lambda n: Term(sym(n), lambda env: env[n])) | st.sampled_from(NAMES).map(
+        lambda n: Term(2 * sym(n) + 1, lambda env: 2 * env[n] + 1))
+    divided = [(floordiv, int.__floordiv__), (mod, int.__mod__)]
+    return st.one_of(
+        st.builds(lambda f, a, b: binary(*f, a, b), st.sampled_from(free), children, children),
+        st.builds(lambda f, a, b: binary(*f, a, b), st.sampled_from(divided), children, divisors),
+    )
+
+
+TERMS = st.recursive(leaf(), combine, max_leaves=10)
+
+
+@settings(max_examples=1500, deadline=None)
+@given(TERMS, POSITIVE)
+def test_means_what_was_written(term: Term, env: dict[str, int]) -> None:
+    assert dims.evaluate(term.dim, env) == term.number(env)
+
+
+@settings(max_examples=800, deadline=None)
+@given(TERMS)
+def test_text_round_trip(term: Term) -> None:
+    assert parse_dim(str(term.dim)) == term.dim
+
+
+@settings(max_examples=400, deadline=None)
+@given(TERMS, TERMS, TERMS)
+def test_one_normal_form(a: Term, b: Term, c: Term) -> None:
+    """What differs only by the laws of a ring, or by the order of min and max, is equal."""
+    x, y, z = a.dim, b.dim, c.dim
+    assert x + y == y + x and x * y == y * x
+    assert (x + y) + z == x + (y + z)
+    assert x * (y + z) == x * y + x * z
+    assert x - x == 0 and x + 0 == x and x * 1 == x and x * 0 == 0
+    assert dim_max(x, y) == dim_max(y, x) and dim_min(x, y) == dim_min(y, x)
+    assert dim_max(x, x) == x == dim_min(x, x)
+
+
+@settings(max_examples=400, deadline=None)
+@given(TERMS, TERMS, POSITIVE)
+def test_equal_hash_and_unify(a: Term, b: Term, env: dict[str, int]) -> None:
+    if a.dim == b.dim:
+        assert hash(a.dim) == hash(b.dim)
+    with dims.collect_guards() as guards:
+        common = dims.unify(a.dim, b.dim)
+    x, y = dims.evaluate(a.dim, env), dims.evaluate(b.dim, env)
+    if common is None:
+        assert x != y
+    elif x == y:
+        assert dims.evaluate(common, env) == x
+    else:
+        assert guards == [(a.dim, b.dim)]
+
+
+@settings(max_examples=400, deadline=None)
+@given(TERMS, TERMS, POSITIVE)
+def test_substitution_is_evaluation_in_two_steps(term: Term, value: Term, env: dict[str, int]) -> None:
+    inner = dims.evaluate(value.dim, env)
+    if inner < 1:
+        return
+    replaced = dims.substitute(term.dim, {"N": value.dim})
+    assert dims.evaluate(replaced, env) == term.number(env | {"N": inner})
+
+
+@pytest.mark.parametrize(("dim", "text"), [
+    (N + 1, "N+1"), (1 - N, "-N+1"), (2 * N * N + H, "2*N*N+H"), (floordiv(N, 2), "(N//2)"), (N * H - N, "H*N-N"),
+    (floordiv(N + 1, 2) * 2, "2*((N+1)//2)"), (mod(N, 4), "(N%4)"), (dim_max(N - 3, 0), "max(0,N-3)"),
+    (dim_min(N, H), "min(H,N)"), (N - N, "0"),
+])
+def test_text(dim: Dim, text: str) -> None:
+    assert str(dim) == text
+
+
+@pytest.mark.parametrize(("left", "right"), [
+    (floordiv(4 * N, 2), 2 * N),
+    (floordiv(4 * N + 6, 8), floordiv(2 * N + 3, 4)),
+    (floordiv(N * H, N), H),
+    (floordiv(N * H + N, N), H + 1),
+    (floordiv((N + 1) * (H + 2), N + 1), H + 2),
+    (floordiv(floordiv(N, 2) + 1, 2), floordiv(N + 2, 4)),
+    (floordiv(floordiv(N, 2), 3), floordiv(N, 6)),
+    (floordiv(N + 6, 3), floordiv(N, 3) + 2),
+    (ceildiv(N, 1), N), (ceildiv(2 * N, 2), N),
+    (mod(4 * N, 2), 0), (mod(4 * N + 3, 2), 1), (mod(N + 6, 3), mod(N, 3)), (mod(N * H, H), 0),
+    (floordiv(N - 1, 2) + 1, floordiv(N + 1, 2)),
+    (dim_max(N, N + 1), N + 1), (dim_min(N, N + 1), N), (dim_max(N, 0), N), (dim_max(N * H, 0), N * H),
+    (dim_min(N, 0), 0), (dim_max(N * H + N, N), N * H + N), (dim_min(N, N + H), N), (dim_max(floordiv(N, 2), 0), floordiv(N, 2)),
+    (dim_max(mod(N, 4), 0), mod(N, 4)), (dim_max(dim_max(N - H, 0), 0), dim_max(N - H, 0)),
+])
+def test_simplifies(left: Dim, right: Dim) -> None:
+    assert left == right
+
+
+def test_what_stays_open() -> None:
+    """A size may be 0, and differences may be negative."""
+    assert str(dim_max(N, 1)) == "max(1,N)" and str(dim_max(N - 1, 0)) == "max(0,N-1)"
+    assert str(dim_max(N * H, N)) == "max(H*N,N)" and str(dim_min(dim_min(N - H, H), 0)) == "min(0,min(-H+N,H))"
+
+
+def test_constants_are_ints() -> None:
+    assert isinstance(N - N + 3, int) and isinstance(floordiv(7 * N, N), int)
+    assert isinstance(N + 0, Expr)
+
+
+@pytest.mark.parametrize("text", ["", "N+", "1.5", "f(N)", "N**2", "a.b", "N if H else W", "max(N)", "True", "N/2", "'N'"])
+def test_not_a_dimension(text: str) -> None:
+    with pytest.raises(ValueError, match="not a dimension"):
+        parse_dim(text)
+
+
+def test_parse_is_bounded() -> None:
+    with pytest.raises(ValueError, match="not a dimension"):
+        parse_dim("(" * 5000 + "N" + ")" * 5000)
+
+
+def test_symbols_and_missing_sizes() -> None:
+    dim = floordiv(N + H, 2) * W
+    assert dims.symbols(dim) == {"N", "H", "W"} and dims.symbols(3) == frozenset()
+    with pytest.raises(KeyError) as caught:
+        dims.evaluate(dim, {"N": 1, "W": 2})
+    assert caught.value.args == ("H",)
+    with pytest.raises(ValueError, match="not a symbol"):
+        sym("a-b")
+
+
+def test_unify() -> None:
+    with dims.collect_guards() as guards:
+        assert dims.unify(N, N) is N
+        assert dims.unify(3, 4) is None
+        assert dims.unify(N, N + 1) is None
+        assert dims.unify(2 * N, 3) is None
+        assert guards == []
+        assert dims.unify(N, 3) == 3 == dims.unify(3, N)
+        assert dims.unify(N, H * 2) == N
+    assert guards == [(N, 3), (3, N), (N, 2 * H)]
+    assert dims.unify(N, 3) == 3   # outside, guards go nowhere
