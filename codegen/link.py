@@ -53,7 +53,8 @@ def link(objects: Sequence[bytes], weights: Weights, out: str | os.PathLike[str]
     Raises LeptonError: no compiler, destination missing or unwritable, disk full, the linker's refusal.
     """
     out = Path(out)
-    _check_destination(out)
+    with _disk_errors(out):
+        _check_destination(out)
     command = find_compiler(triple, cc)
     with _disk_errors(out), tempfile.TemporaryDirectory(prefix=".lepton-", dir=out.parent) as name:
         folder = Path(name)

@@ -11,6 +11,7 @@ import weakref
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -103,7 +104,7 @@ class Session:
         written in place; the other outputs come as new arrays. Raises LeptonError.
         """
         names = self.model._input_names
-        if len(feeds) != len(names) or any(name not in feeds for name in names):
+        if not isinstance(feeds, Mapping) or len(feeds) != len(names) or any(name not in feeds for name in names):
             raise _names_error("input", names, feeds)
         if outputs and not outputs.keys() <= set(self.model._output_names):
             raise _names_error("output", self.model._output_names, outputs)
@@ -258,22 +259,33 @@ def from_program(address: int, weights: Array | None = None, *, keep_alive: obje
 class _Library:
     """A library that dlopen has mapped; unmapped with its last user."""
 
+    _loads = count()
+
     def __init__(self, path: Path) -> None:
-        try:
-            fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-        except OSError as e:
-            raise UsageError(f"cannot load {path}: {e.strerror}") from e
-        weakref.finalize(self, os.close, fd).atexit = False
         if path.is_dir():
             raise UsageError(f"cannot load {path}: it is a folder")
-        check_artifact(fd, path)
-        # By descriptor: dlopen knows libraries by name, and would hand out the old one where a file was replaced.
-        by_descriptor = f"/proc/self/fd/{fd}"
+        try:
+            file = open(path, "rb")
+        except OSError as e:
+            raise UsageError(f"cannot load {path}: {e.strerror}") from e
         words = ffi.new("char[]", 512)
-        self.handle = lib.lpt_open(os.fsencode(by_descriptor if os.path.exists(by_descriptor) else path), words, 512)
+        with file:
+            check_artifact(file.fileno(), path)
+            self.handle = lib.lpt_open(os.fsencode(_fresh_name(file.fileno(), next(self._loads), path)), words, 512)
         if self.handle == ffi.NULL:
             raise LeptonError(f"cannot load {path}: {ffi.string(words).decode(errors='replace')}")
         weakref.finalize(self, lib.lpt_close, self.handle).atexit = False
+
+
+def _fresh_name(fd: int, number: int, path: Path) -> str:
+    """A name for the open file that dlopen has not heard before.
+
+    dlopen knows libraries by name first: where a file was replaced it would hand out the old one. So each load spells
+    the file differently, with the bits of its number as "/" and "/.", which mean nothing in a path.
+    """
+    bits = "".join("/." if number >> i & 1 else "/" for i in range(32))
+    name = f"/proc/self/fd{bits}/{fd}"
+    return name if os.path.exists(name) else str(path)
 
 
 def load(path: str | os.PathLike[str], *, threads: int = 0, runnable: bool = True) -> Model:

@@ -61,7 +61,7 @@ def _numpy_dtype(code: int) -> np.dtype[Any]:
 
 def type_words(dtype: np.dtype[Any], shape: Sequence[int | str]) -> str:
     """`f32[N,3]`; numpy's own word for a dtype no model can have."""
-    word = _NAMES.get(dtype.name) if dtype.isnative else None
+    word = _NAMES.get(dtype.name) if dtype.isnative and dtype.kind != "O" else None
     return f"{word or dtype.str}[{','.join(map(str, shape))}]"
 
 
