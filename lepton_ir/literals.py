@@ -88,7 +88,8 @@ def spell_tensor(tensor: Tensor, *, full: bool = False) -> str:
     array = tensor.array
     if array.size > 1 and _is_splat(array):
         return f"dense<{_element(array.reshape(-1)[0], tensor.type.dtype)} : {tensor.type}>"
-    return f"dense<{_nested(array, tensor.type.dtype)} : {tensor.type}>"
+    elements = [_element(v, tensor.type.dtype) for v in array.reshape(-1)]
+    return f"dense<{_nested(elements, array.shape)} : {tensor.type}>"
 
 
 def read_tensor(body: str, type: TensorType) -> Tensor:
@@ -142,10 +143,11 @@ def _is_splat(array: Array) -> bool:
     return bool((raw[:64] == raw[0]).all() and (raw == raw[0]).all())
 
 
-def _nested(array: Array, dtype: DType) -> str:
-    if array.ndim == 0:
-        return _element(array[()], dtype)
-    return f"[{','.join(_nested(row, dtype) for row in array)}]"
+def _nested(elements: list[str], shape: tuple[int, ...]) -> str:
+    for size in reversed(shape[1:]):
+        rows = range(0, len(elements), size) if size else ()
+        elements = [f"[{','.join(elements[i:i + size])}]" for i in rows]
+    return f"[{','.join(elements)}]" if shape else elements[0]
 
 
 def _element(value: Any, dtype: DType) -> str:

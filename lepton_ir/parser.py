@@ -189,6 +189,8 @@ class _Parser:
             return op.node(*operands, regions=regions, **attrs, loc=loc)
         except LeptonError as error:
             self.scan.fail(error.message, at, error)
+        except Exception as error:  # text may give attributes of kinds that no type rule thinks of
+            self.scan.fail(f"{op.name} cannot have these operands and attributes: {error}", at, error)
 
     def check(self, at: int, node: Node, names: int, types: list[Type] | None) -> None:
         if names != len(node.results):
