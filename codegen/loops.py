@@ -9,13 +9,14 @@
             | If(condition, then, otherwise)         condition is uniform (does not vary across vector lanes)
     expr    = Const | Ref | Dim | Load | Apply | Select | Cast
 
-Index expressions are exprs of dtype i64, in elements, from the operand's first element. Loops of kind VECTOR run several
-turns at once in the lanes of a vector: every turn must be independent but for `Update`s by an associative op of a
-Var declared outside, which become vector accumulators combined after the loop. UNROLL repeats the body in the code.
+Names are unique in a kernel. Index expressions are exprs of dtype i64, in elements, from the operand's first element.
+Loops of kind VECTOR run several turns at once in the lanes of a vector: every turn must be independent but for
+`Update`s by an associative op of a Var declared outside, which become vector accumulators combined after the loop.
+UNROLL repeats the body in the code.
 
-Meaning of hard cases: integers wrap; i64 index arithmetic never overflows (sizes were checked); float ops are IEEE, never
-reassociated except by VECTOR accumulation; `Load` of a bool buffer gives bool (one byte, 0 or 1); f16 and bf16 buffers
-are read as f32 and rounded to nearest even when stored, so no expr has a half type.
+Meaning of hard cases: integers wrap; i64 index arithmetic never overflows (sizes were checked); float ops are IEEE,
+never reassociated except by VECTOR accumulation; `Load` of a bool buffer gives bool (one byte, 0 or 1); f16 and bf16
+buffers are read as f32 and rounded to nearest even when stored, so no expr has a half type.
 """
 from __future__ import annotations
 

@@ -4,7 +4,7 @@ Out-of-bounds indices, unbound names and bad dtypes raise; VECTOR loops run as s
 """
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -108,7 +108,7 @@ class _Run:
         raise TypeError(e)
 
 
-EXTRA = {
+EXTRA: dict[str, Callable[..., Any]] = {
     "floordiv": np.floor_divide, "floormod": np.mod, "fmod": lambda a, b: OPS["mod"].reference(a, b, fmod=True),
     "trunc": np.trunc,
     "round_f16": lambda x: x.astype(np.float16).astype(np.float32),
@@ -119,6 +119,8 @@ EXTRA = {
 def apply(op: str, args: list[Any]) -> Any:
     """One op on numpy scalars."""
     arrays = [np.asarray(a) for a in args]
+    if op.startswith("bitcast_"):
+        return arrays[0].view(DType(op.removeprefix("bitcast_")).numpy)[()]
     with np.errstate(all="ignore"):
         if op in ("maximum", "minimum") and arrays[0].dtype == np.bool_:
             return (arrays[0] | arrays[1] if op == "maximum" else arrays[0] & arrays[1])[()]

@@ -200,6 +200,8 @@ class _Parser:
             return Select(*args)
         if name in _DTYPES:
             return Cast(args[0], _DTYPES[name])
+        if name.startswith("bitcast_"):
+            return Apply(name, args, DType(name.removeprefix("bitcast_")))
         return Apply(name, args, DType.BOOL if name in COMPARISONS else args[0].dtype)
 
 

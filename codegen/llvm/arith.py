@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from lepton.codegen.llvm.builder import Function, Val, lanes_of, literal, vec
-from lepton.codegen.llvm.convert import from_memory, to_memory
+from lepton.codegen.llvm.convert import REGISTER, from_memory, to_memory
 from lepton.codegen.llvm.math import LIBM, VECTOR, math_function
 from lepton.codegen.target import Target
 from lepton.ir.types import DType
@@ -247,7 +247,8 @@ _METHODS: dict[str, Callable[[Arith, list[Val], DType], Val]] = {
     "round_f16": lambda s, a, d: s.through_half(a, DType.F16),
     "round_bf16": lambda s, a, d: s.through_half(a, DType.BF16),
 }
-OPS = frozenset({*_COMPARE, *_BITS, *_METHODS, *VECTOR, *LIBM})
+BITCASTS = frozenset(f"bitcast_{d.value}" for d in DType if d in REGISTER)
+OPS = frozenset({*_COMPARE, *_BITS, *_METHODS, *VECTOR, *LIBM, *BITCASTS})
 
 
 def reduce_lanes(arith: Arith, op: str, value: Val, dtype: DType) -> Val:

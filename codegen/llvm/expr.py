@@ -59,6 +59,9 @@ class ScalarEmitter:
                 return self._select(*self._aligned(self.emit(condition), self.emit(then), self.emit(otherwise)))
             case loops.Cast(value, dtype):
                 return cast(self.f, self.emit(value), value.dtype, dtype)
+            case loops.Apply(op, (x,), dtype) if op.startswith("bitcast_"):
+                raw = self.emit(x)
+                return self.f.convert("bitcast", raw, register_type(dtype, lanes_of(raw.type)))
             case loops.Apply(op, args, _):
                 return self.arith.apply(op, self._aligned(*map(self.emit, args)), args[0].dtype)
         raise TypeError(e)

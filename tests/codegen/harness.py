@@ -6,6 +6,7 @@ writes out of bounds show. Layouts give the operands strides other than dense on
 from __future__ import annotations
 
 import ctypes
+import itertools
 import mmap
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -23,7 +24,8 @@ from lepton.ir.dims import Dim, Expr, evaluate
 from lepton.ir.tensor import Array
 from lepton.ir.types import DType, TensorType
 
-HERE = [t for t in TARGETS.values() if runs_here(t) and t.name in ("x86-sse4", "x86-avx2", "x86-avx512", "aarch64-neon")]
+HERE = [t for t in TARGETS.values() if runs_here(t) and t.name in (
+    "x86-sse4", "x86-avx2", "x86-avx512", "aarch64-neon")]
 CANARY = 0xA5
 _PAGE = mmap.PAGESIZE
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -115,7 +117,8 @@ class Code:
         types = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64]
         self._call = ctypes.CFUNCTYPE(None, *types)(self._engine.get_function_address("kernel"))
 
-    def __call__(self, addresses: Sequence[int], dims: Sequence[int], scratch: int, ranges: Sequence[tuple[int, int]]) -> None:
+    def __call__(self, addresses: Sequence[int], dims: Sequence[int], scratch: int,
+                 ranges: Sequence[tuple[int, int]]) -> None:
         """Call the kernel on each range [lo, hi) of tasks."""
         bufs = (ctypes.c_void_p * max(1, len(addresses)))(*addresses)
         sizes = (ctypes.c_int64 * max(1, len(dims)))(*dims)
@@ -126,7 +129,7 @@ class Code:
 def ranges(tasks: int) -> list[tuple[int, int]]:
     """[0, tasks) in three uneven parts, the last one first."""
     cuts = sorted({0, tasks // 3, tasks - tasks // 4, tasks})
-    return [(a, b) for a, b in zip(cuts, cuts[1:], strict=False)][::-1]
+    return list(itertools.pairwise(cuts))[::-1]
 
 
 def number(dim: Dim, env: Mapping[str, int]) -> int:
@@ -159,7 +162,7 @@ def substitute(attr: Any, env: Mapping[str, int]) -> Any:
     return tuple(substitute(a, env) for a in attr) if isinstance(attr, tuple) else attr
 
 
-def meaning(graph: Graph, inputs: Sequence[Array], env: Mapping[str, int]) -> list[Array]:
+def meaning(graph: Graph, inputs: Sequence[Array | None], env: Mapping[str, int]) -> list[Array]:
     """What a graph computes, by the references of its ops."""
     values: dict[Value, Any] = dict(zip(graph.inputs, inputs, strict=True))
     for node in graph.nodes:
