@@ -1,7 +1,8 @@
 """Which nodes become one kernel: clusters grow around anchors, then among what is left.
 
 A cluster is one kernel's work: an *anchor* (conv, matmul, reduction …) or none, and elementwise nodes around it.
-Growing never makes a cycle between clusters, never computes anything twice, and only compares shapes that are provably equal.
+Growing never makes a cycle between clusters, never computes anything twice, and only compares shapes that are
+provably equal.
 
 1. Epilogues, last anchor first, so that a residual sum goes to the later of its two producers. Growth looks past values
    with several readers and goes back to the last point where one value leaves the cluster.

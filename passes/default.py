@@ -5,6 +5,7 @@ from typing import get_args
 
 from lepton.ir.diagnostics import UsageError
 from lepton.passes.base import Math, Pass
+from lepton.passes.canonicalise import Canonicalise
 from lepton.passes.cse import CSE
 from lepton.passes.fold import Fold
 from lepton.passes.fold_batchnorm import FoldBatchnorm
@@ -23,4 +24,4 @@ def pipeline_for(target_family: str, level: int, math: str) -> list[Pass]:
                          help=f"levels are {LEVELS}, policies {get_args(Math)}")
     if level == 0:
         return [FoldBatchnorm("strict")]
-    return [Fold(), FoldBatchnorm(policy), Fold(), CSE(), Fuse()]
+    return [Fold(), Canonicalise(policy), FoldBatchnorm(policy), Fold(), CSE(), Fuse()]
