@@ -25,7 +25,7 @@ Weights = Callable[[BinaryIO], object] | Iterable[bytes | bytearray | memoryview
 COMPILE_FLAGS = ("-std=c11", "-O2", "-g0", "-fPIC", "-fvisibility=hidden")
 LINK_FLAGS = (
     "-shared", "-nostartfiles", "-s", "-Wl,--version-script=exports.map", "-Wl,--build-id=none",
-    "-Wl,-z,relro", "-Wl,-z,now", "-Wl,-z,noexecstack", "-Wl,-z,defs", "-Wl,-u,lepton_query", "-Wl,--as-needed",
+    "-Wl,-z,relro", "-Wl,-z,now", "-Wl,-z,noexecstack", "-Wl,-z,defs", "-Wl,--as-needed",
 )
 LIBRARIES = ("-lm", "-lpthread", "-ldl")
 EXPORTS = "{ global: lepton_query; local: *; };\n"
@@ -180,10 +180,13 @@ def prebuilt_archive() -> Path | None:
 
 
 def _runtime_archive(folder: Path, command: Sequence[str], triple: str) -> list[str]:
-    """The runtime as linker inputs: the prebuilt archive where it fits, else compiled here from its sources."""
+    """The runtime as linker inputs: the prebuilt archive where it fits, else compiled here from its sources.
+
+    All of it, in the same order either way, so that the bytes do not depend on which way was taken.
+    """
     prebuilt = prebuilt_archive() if is_host(triple) else None
     if prebuilt is not None:
-        return [str(prebuilt)]
+        return ["-Wl,--whole-archive", str(prebuilt), "-Wl,--no-whole-archive"]
     runtime = runtime_folder()
     sources = sorted((runtime / "src").glob("*.c"))
     include = [f"-I{runtime / part}" for part in ("include", "src")]

@@ -72,9 +72,12 @@ def test_same_bytes_from_different_folders(tmp_path: Path, tables: bytes) -> Non
 
 def test_without_an_archive_the_runtime_is_compiled(tmp_path: Path, tables: bytes,
                                                     monkeypatch: pytest.MonkeyPatch) -> None:
+    archive = prebuilt_archive()
+    link([tables], [struct.pack("<f", 7)], tmp_path / "archive.so", handmade.TRIPLE)
     monkeypatch.setattr(linking, "prebuilt_archive", lambda: None)
     link([tables], [struct.pack("<f", 7)], tmp_path / "sources.so", handmade.TRIPLE)
     np.testing.assert_array_equal(load(tmp_path / "sources.so")(X), 2 * X + 7)
+    assert archive is None or (tmp_path / "archive.so").read_bytes() == (tmp_path / "sources.so").read_bytes()
 
 
 def test_the_archive_is_fresh_or_unused() -> None:
