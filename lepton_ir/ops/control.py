@@ -156,13 +156,14 @@ def loop_(
     trip: Array | None, cond: Array | None, *values: Array, carried: int, symbols: tuple[str, ...] = (),
     regions: Sequence[Run],
 ) -> tuple[Array, ...]:
-    """Run the body until `trip` rounds (i64[]; absent: no limit) are done or the condition (bool[]; absent: True) fails.
+    """Run the body until `trip` rounds (i64[]; absent: no limit) are done or the condition (bool[]; absent: True) is
+    False.
 
-    The body takes (round i64[], condition, carried values…, captures…), where `values` are the first
-    `carried` values and the captures, and gives (next condition, carried values…, collected values…). The results are the last carried
-    values and the collected ones of all rounds stacked on a new first axis. `symbols` names, in this order, the sizes of
-    carried values that change, the number of rounds (if anything is collected), and sizes of collected values
-    that only the body knows; names that are not needed are not used."""
+    The body takes (round i64[], condition, carried values…, captures…), where `values` are the first `carried` values
+    and the captures, and gives (next condition, carried values…, collected values…). The results are the last carried
+    values and the collected ones of all rounds stacked on a new first axis. `symbols` names, in this order, the sizes
+    of carried values that change, the number of rounds (if anything is collected), and sizes of collected values that
+    only the body knows; names that are not needed are not used."""
     body = regions[0]
     state, captures = list(values[:carried]), values[carried:]
     collected: list[list[Array]] = [[] for _ in body.types[1 + carried:]]

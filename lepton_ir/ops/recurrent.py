@@ -3,9 +3,9 @@
 D is the number of directions (2: bidirectional), G the number of gates, H = `hidden`. `layout` 1 puts the batch first:
 x [N,T,I], states [N,D,H], y [N,T,D,H]. `seq_lens` (i32[N], absent: T) says how many steps of each sequence count: later
 states stay, later rows of y are 0, and the reverse direction begins at a sequence's own end. An empty sequence keeps
-its initial state (absent: 0). Each direction has its own `activations`, one name for each of the layer's functions (none
-at all: the usual ones), with `alphas` and `betas` beside them (none: their defaults). `clip` > 0 bounds what goes into
-them."""
+its initial state (absent: 0). Each direction has its own `activations`, one name for each of the layer's functions
+(none at all: the usual ones), with `alphas` and `betas` beside them (none: their defaults). `clip` > 0 bounds what goes
+into them."""
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
@@ -125,7 +125,7 @@ def _activate(
 
 def _run(x: Array, w: Array, seq_lens: Array | None, initial: Sequence[Array | None], steps_of: Sequence[Step],
          bias: Sequence[Array], *, hidden: int, direction: str, layout: int) -> tuple[Array, ...]:
-    """(y, final states…) of all directions. `steps_of` and `bias` (of the input's part) have one entry per direction."""
+    """(y, final states…) of all directions. `steps_of` and `bias` (of the input's part) have one entry each."""
     x = x if layout == 0 else x.swapaxes(0, 1)
     steps, batch = x.shape[:2]
     lens = np.full(batch, steps) if seq_lens is None else seq_lens.astype(np.int64)

@@ -139,7 +139,8 @@ def slice_(x: Array, *, starts: tuple[Dim, ...], sizes: tuple[Dim, ...], steps: 
     """Element i along axis a of the result is x's element starts[a] + i*steps[a]; steps may be negative."""
     index = []
     for start, size, step in zip(starts, sizes, steps, strict=True):
-        assert isinstance(start, int) and isinstance(size, int)
+        assert isinstance(start, int)
+        assert isinstance(size, int)
         stop = start + size * step
         index.append(slice(start, stop if stop >= 0 else None, step) if size else slice(0, 0))
     return x[tuple(index)]

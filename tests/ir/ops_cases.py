@@ -19,8 +19,8 @@ RANDOM = np.random.default_rng(20)
 F32 = np.float32
 NAN, INF = np.nan, np.inf
 # What arithmetic gets wrong: NaN, infinities, both zeros, subnormals, the largest, halves.
-HARD = np.array([NAN, INF, -INF, 0.0, -0.0, 1, -1, 0.5, -0.5, 1.5, 2.5, -2.5, 1e-40, -1e-40, 3.4e38, -3.4e38, 1e-7, 88.9,
-                 -104.5, 20.0, 3.0], F32)
+HARD = np.array([NAN, INF, -INF, 0.0, -0.0, 1, -1, 0.5, -0.5, 1.5, 2.5, -2.5, 1e-40, -1e-40, 3.4e38, -3.4e38, 1e-7,
+                 88.9, -104.5, 20.0, 3.0], F32)
 TAME = HARD[(np.abs(HARD) < 1e30) & ~np.isnan(HARD)]
 INTEGERS = np.array([0, 1, -1, 2, -2, 7, -7, 100, 2**31 - 1, -(2**31)], np.int32)
 

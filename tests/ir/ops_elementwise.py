@@ -157,7 +157,8 @@ def powers() -> list[Case]:
         case("pow", base, np.array(5, np.int32), expected=np.array([0, 1, -1, 32, -32, 243], np.int32)),
         case("pow", base, np.array(-3, np.int32), expected=np.array([0, 1, -1, 0, 0, 0], np.int32)),
         case("pow", base, np.array(-2, np.int64), expected=np.array([0, 1, 1, 0, 0, 0], np.int32)),
-        case("pow", np.array([7, 200], np.uint8), np.array(2, np.uint8), expected=np.array([49, 40000 % 256], np.uint8)),
+        case("pow", np.array([7, 200], np.uint8), np.array(2, np.uint8),
+             expected=np.array([49, 40000 % 256], np.uint8)),
         case("pow", np.array([9, 2], np.int64), np.array(0.5, F32), expected=np.array([3, 1], np.int64)),
     ]
 
@@ -187,7 +188,8 @@ def logic() -> list[Case]:
         case("logical_xor", t, f, onnx="Xor"), case("logical_not", t, onnx="Not"),
         case("equal", t, f, onnx="Equal"),
         case("equal", np.array(["a", "b"], object), np.array(["a", "c"], object), expected=np.array([True, False])),
-        case("bit_and", a, b, onnx=Onnx("BitwiseAnd", opset=18)), case("bit_or", a, b, onnx=Onnx("BitwiseOr", opset=18)),
+        case("bit_and", a, b, onnx=Onnx("BitwiseAnd", opset=18)),
+        case("bit_or", a, b, onnx=Onnx("BitwiseOr", opset=18)),
         case("bit_xor", a, b, onnx=Onnx("BitwiseXor", opset=18)), case("bit_not", a, onnx=Onnx("BitwiseNot", opset=18)),
         case("shift_left", a, b % 8, onnx=Onnx("BitShift", {"direction": "LEFT"})),
         case("shift_right", a, b % 8, onnx=Onnx("BitShift", {"direction": "RIGHT"})),
@@ -199,7 +201,8 @@ def logic() -> list[Case]:
 
 
 def casts() -> list[Case]:
-    pairs = [(np.float32, F) for F in (np.float64, np.float16, ml_dtypes.bfloat16, np.int32, np.int64, np.bool_)]
+    pairs: list[tuple[Any, Any]] = [(np.float32, target) for target in (
+        np.float64, np.float16, ml_dtypes.bfloat16, np.int32, np.int64, np.bool_)]
     pairs += [(np.int64, np.int32), (np.int32, np.uint8), (np.float64, np.float32), (np.bool_, np.float32),
               (np.int32, np.float32), (np.uint8, np.int8), (np.float16, np.float32)]
     cases = []
@@ -217,8 +220,8 @@ def casts() -> list[Case]:
         case("cast", x, to=DType.I64, expected=np.array([least64] * 3 + [3 * 10**9, -3 * 10**9] + [least64] * 2
                                                         + [300, -300], np.int64)),
         case("cast", x, to=DType.U8, expected=np.array([0] * 7 + [300 % 256, -300 % 256], np.uint8)),
-        case("cast", x, to=DType.U32, expected=np.array([0, 0, 0, 3 * 10**9, -3 * 10**9 % 2**32, 0, 0, 300, -300 % 2**32],
-                                                        np.uint32)),
+        case("cast", x, to=DType.U32, expected=np.array(
+            [0, 0, 0, 3 * 10**9, -3 * 10**9 % 2**32, 0, 0, 300, -300 % 2**32], np.uint32)),
         case("cast", x, to=DType.U64, expected=np.array(
             [2**63, 2**63, 2**63, exact[0], exact[1] % 2**64, exact[2], 2**63, 300, -300 % 2**64], np.uint64)),
         case("cast", x, to=DType.BOOL, expected=np.ones(9, bool)),

@@ -89,14 +89,15 @@ def quantization() -> list[Case]:
         ]
     blocks, bases = np.abs(normal(2, 3)) + 0.1, np.arange(6).reshape(2, 3).astype(np.uint8)
     y = whole(0, 256, 2, 5, dtype=np.uint8)
-    wide = [np.repeat(p, 2, axis=1)[:, :5] for p in (blocks, bases)]
+    factors, repeated = np.repeat(blocks, 2, axis=1)[:, :5], np.repeat(bases, 2, axis=1)[:, :5].astype(F32)
     nibbles = whole(-8, 8, 4).astype(np.int8)
     cases += [
         case("quantize", np.array([0.5, 1.5, -0.5, NAN], F32), np.array(1, F32), axis=0, to=DType.I8,
              expected=np.array([0, 2, 0, -128], np.int8)),
         case("quantize", normal(0, 3), scale, axis=0, to=DType.U8, expected=np.zeros((0, 3), np.uint8)),
-        case("dequantize", y, blocks, bases, axis=1, block=2, expected=((y.astype(F32) - wide[1]) * wide[0]).astype(F32)),
-        case("quantize", (y * wide[0]).astype(F32), blocks, None, axis=1, block=2, to=DType.U8, expected=y),
+        case("dequantize", y, blocks, bases, axis=1, block=2,
+             expected=((y.astype(F32) - repeated) * factors).astype(F32)),
+        case("quantize", (y * factors).astype(F32), blocks, None, axis=1, block=2, to=DType.U8, expected=y),
         case("dequantize", nibbles.astype(ml_dtypes.int4), scale, axis=0, expected=(nibbles * scale).astype(F32)),
         case("quantize", np.array([-9, 3.4, 99], F32), np.array(1, F32), axis=0, to=DType.I4,
              expected=np.array([-8, 3, 7], np.int8).astype(ml_dtypes.int4)),

@@ -110,8 +110,9 @@ def scatters() -> list[Case]:
         x = normal(4, 5)
         places = np.take(np.argsort(normal(4, 5), axis=axis), np.arange(2), axis=axis)   # no place twice
         node = Onnx("ScatterElements", {"axis": axis, "reduction": reduction}, opset=18)
-        cases.append(case("scatter_elements", x, places - (x.shape[axis] if axis else 0), normal(*places.shape), axis=axis,
-                          reduction=reduction, onnx=node))
+        places = places - (x.shape[axis] if axis else 0)
+        cases.append(case("scatter_elements", x, places, normal(*places.shape), axis=axis, reduction=reduction,
+                          onnx=node))
         nd = Onnx("ScatterND", {"reduction": reduction}, opset=18)
         cases += [case("scatter_nd", x, np.array([[1], [-1]]), normal(2, 5), reduction=reduction, onnx=nd),
                   case("scatter_nd", x, np.array([[1, 2], [0, 4], [3, -5]]), normal(3), reduction=reduction, onnx=nd)]
@@ -150,7 +151,8 @@ def choosing() -> list[Case]:
         case("top_k", x, k=5, axis=0, largest=False,
              expected=(np.array([-np.inf, 1, 3, 3, NAN], F32), np.array([4, 0, 2, 3, 1]))),
         case("top_k", x, k=0, axis=0, expected=(np.zeros(0, F32), np.zeros(0, np.int64))),
-        case("top_k", np.array([5, 250, 3], np.uint8), k=1, axis=0, expected=(np.array([250], np.uint8), np.array([1]))),
+        case("top_k", np.array([5, 250, 3], np.uint8), k=1, axis=0,
+             expected=(np.array([250], np.uint8), np.array([1]))),
         case("non_zero", whole(0, 2, 3, 4), symbol="n", onnx="NonZero"),
         case("non_zero", HARD, symbol="n", expected=np.flatnonzero(HARD != 0).reshape(1, -1)),
         case("non_zero", np.zeros((2, 3), bool), symbol="n", expected=np.zeros((2, 0), np.int64)),

@@ -13,7 +13,8 @@ from tests.ir.ops_oracle import Onnx
 
 
 def products() -> list[Case]:
-    shapes = [((2, 3), (3, 4)), ((3,), (3,)), ((3,), (3, 4)), ((2, 3), (3,)), ((5, 1, 2, 3), (4, 3, 2)), ((2, 0), (0, 3)),
+    shapes = [((2, 3), (3, 4)), ((3,), (3,)), ((3,), (3, 4)), ((2, 3), (3,)), ((5, 1, 2, 3), (4, 3, 2)),
+              ((2, 0), (0, 3)),
               ((0, 2, 3), (3, 1)), ((1, 1), (1, 1)), ((2, 2, 3), (3,)), ((3,), (2, 3, 4))]
     cases = [case("matmul", normal(*a), normal(*b), onnx="MatMul") for a, b in shapes]
     a, b = whole(0, 256, 3, 4, dtype=np.uint8), whole(-128, 128, 4, 5, dtype=np.int8)
@@ -139,7 +140,8 @@ def pools() -> list[Case]:
     attrs = {**window(2, 2, (1, 1)), "kernel": (3, 3)}
     x = normal(1, 2, 5, 6)
     for op, onnx in (("max_pool", "MaxPool"), ("avg_pool", "AveragePool")):
-        cases.append(case(op, last(x), layout="nhwc", expected=_moved(Onnx(onnx, spell(attrs), (x,), opset=22)), **attrs))
+        moved = _moved(Onnx(onnx, spell(attrs), (x,), opset=22))
+        cases.append(case(op, last(x), layout="nhwc", expected=moved, **attrs))
         cases.append(case(op, normal(2, 3, 1, 1), onnx=Onnx(onnx, spell(attrs), opset=22), **attrs))
     column = spell(attrs) | {"storage_order": 1}
     line = {**window(1, 2), "kernel": (2,)}
@@ -150,7 +152,8 @@ def pools() -> list[Case]:
         case("max_pool", whole(-128, 128, 1, 2, 5, 5, dtype=np.int8), onnx=Onnx("MaxPool", spell(attrs)), **attrs),
         case("max_pool", normal(1, 2, 9), onnx=Onnx("MaxPool", spell(line)), **line),
         case("max_pool", hard, expected=np.array([[[NAN, -INF, INF, NAN]]], F32), **line),
-        case("max_pool_indices", hard, **line, expected=(np.array([[[NAN, -INF, INF, NAN]]], F32), np.array([[[0, 2, 5, 7]]]))),
+        case("max_pool_indices", hard, **line,
+             expected=(np.array([[[NAN, -INF, INF, NAN]]], F32), np.array([[[0, 2, 5, 7]]]))),
         case("max_pool", normal(0, 3, 4, 4), expected=np.zeros((0, 3, 2, 2), F32), **attrs),
         case("max_pool", normal(1, 1, 4, 5, 6), onnx=Onnx("MaxPool", spell({**window(3), "kernel": (2, 2, 3)})),
              **window(3), kernel=(2, 2, 3)),
@@ -160,8 +163,8 @@ def pools() -> list[Case]:
 
 def reductions() -> list[Case]:
     cases = []
-    onnx = {"reduce_sum": "ReduceSum", "reduce_mean": "ReduceMean", "reduce_max": "ReduceMax", "reduce_min": "ReduceMin",
-            "reduce_prod": "ReduceProd"}
+    onnx = {"reduce_sum": "ReduceSum", "reduce_mean": "ReduceMean", "reduce_max": "ReduceMax",
+            "reduce_min": "ReduceMin", "reduce_prod": "ReduceProd"}
     for op, name in onnx.items():
         for axes, keep in product(((0,), (1,), (0, 2), (0, 1, 2)), (False, True)):
             for x in (normal(3, 4, 5), whole(-9, 9, 3, 4, 5), normal(1, 1, 1)):
@@ -203,7 +206,8 @@ def reductions() -> list[Case]:
         node = Onnx("CumSum", {"exclusive": int(exclusive), "reverse": int(reverse)}, (x, np.array(1)))
         cases.append(case("cumsum", x, axis=1, exclusive=exclusive, reverse=reverse, onnx=node))
         y = np.array([2, 3, 5], np.int64)
-        wanted = {(False, False): [2, 6, 30], (True, False): [1, 2, 6], (False, True): [30, 15, 5], (True, True): [15, 5, 1]}
+        wanted = {(False, False): [2, 6, 30], (True, False): [1, 2, 6], (False, True): [30, 15, 5],
+                  (True, True): [15, 5, 1]}
         cases.append(case("cumprod", y, axis=0, exclusive=exclusive, reverse=reverse,
                           expected=np.array(wanted[exclusive, reverse])))
         cases.append(case("cumsum", np.zeros((2, 0), F32), axis=1, exclusive=exclusive, reverse=reverse,
@@ -264,7 +268,8 @@ def resizes() -> list[Case]:
         sizes, scales = (1, 2, int(6 * h), int(7 * w)), (1.0, 1.0, float(F32(h)), float(F32(w)))
         for mode in ("linear", "cubic"):
             for outside in (False, True) if mode == "cubic" else (False,):
-                attrs = {"mode": mode, "coordinate_transformation_mode": kind, "exclude_outside": int(outside)}
+                attrs: dict[str, Any] = {"mode": mode, "coordinate_transformation_mode": kind,
+                                         "exclude_outside": int(outside)}
                 cases.append(case("resize", x, sizes=sizes, scales=scales, mode=mode, coordinates=kind, atol=1e-4,
                                   exclude_outside=outside, onnx=resize_node(attrs, x, scales)))
         for how in ("round_prefer_floor", "round_prefer_ceil", "floor", "ceil"):
@@ -290,7 +295,8 @@ def resizes() -> list[Case]:
         case("resize", normal(1, 1, 1, 1), sizes=(1, 1, 3, 2), mode="cubic", atol=1e-5,
              onnx=Onnx("Resize", {"mode": "cubic"}, opset=18)),
         case("resize", normal(0, 2), sizes=(0, 4), expected=np.zeros((0, 4), F32)),
-        case("resize", normal(2, 3, 4), sizes=(2, 6, 2), mode="linear", onnx=Onnx("Resize", {"mode": "linear"}, opset=18)),
+        case("resize", normal(2, 3, 4), sizes=(2, 6, 2), mode="linear",
+             onnx=Onnx("Resize", {"mode": "linear"}, opset=18)),
     ]
     return [_with_sizes(c) for c in cases]
 

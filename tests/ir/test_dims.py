@@ -33,16 +33,18 @@ def combine(children: st.SearchStrategy[Term]) -> st.SearchStrategy[Term]:
     def binary(make: Callable[[Dim, Dim], Dim], compute: Callable[[int, int], int], a: Term, b: Term) -> Term:
         return Term(make(a.dim, b.dim), lambda env: compute(a.number(env), b.number(env)))
 
-    free = [(lambda a, b: a + b, int.__add__), (lambda a, b: a - b, int.__sub__), (lambda a, b: a * b, int.__mul__),
-            (dim_max, max), (dim_min, min)]
+    free: list[tuple[Callable[[Dim, Dim], Dim], Callable[[int, int], int]]] = [
+        (lambda a, b: a + b, int.__add__), (lambda a, b: a - b, int.__sub__), (lambda a, b: a * b, int.__mul__),
+        (dim_max, max), (dim_min, min)]
     # Divisors are positive whenever the model runs.
     divisors = st.integers(1, 9).map(lambda k: Term(k, lambda env: k)) | st.sampled_from(NAMES).map(
         lambda n: Term(sym(n), lambda env: env[n])) | st.sampled_from(NAMES).map(
         lambda n: Term(2 * sym(n) + 1, lambda env: 2 * env[n] + 1))
-    divided = [(floordiv, int.__floordiv__), (mod, int.__mod__)]
+    divided: list[tuple[Callable[[Dim, Dim], Dim], Callable[[int, int], int]]] = [
+        (floordiv, int.__floordiv__), (mod, int.__mod__)]
     return st.one_of(
-        st.builds(lambda f, a, b: binary(*f, a, b), st.sampled_from(free), children, children),
-        st.builds(lambda f, a, b: binary(*f, a, b), st.sampled_from(divided), children, divisors),
+        st.builds(lambda f, a, b: binary(f[0], f[1], a, b), st.sampled_from(free), children, children),
+        st.builds(lambda f, a, b: binary(f[0], f[1], a, b), st.sampled_from(divided), children, divisors),
     )
 
 
@@ -66,11 +68,16 @@ def test_text_round_trip(term: Term) -> None:
 def test_one_normal_form(a: Term, b: Term, c: Term) -> None:
     """What differs only by the laws of a ring, or by the order of min and max, is equal."""
     x, y, z = a.dim, b.dim, c.dim
-    assert x + y == y + x and x * y == y * x
+    assert x + y == y + x
+    assert x * y == y * x
     assert (x + y) + z == x + (y + z)
     assert x * (y + z) == x * y + x * z
-    assert x - x == 0 and x + 0 == x and x * 1 == x and x * 0 == 0
-    assert dim_max(x, y) == dim_max(y, x) and dim_min(x, y) == dim_min(y, x)
+    assert x - x == 0
+    assert x + 0 == x
+    assert x * 1 == x
+    assert x * 0 == 0
+    assert dim_max(x, y) == dim_max(y, x)
+    assert dim_min(x, y) == dim_min(y, x)
     assert dim_max(x, x) == x == dim_min(x, x)
 
 
@@ -122,7 +129,8 @@ def test_text(dim: Dim, text: str) -> None:
     (mod(4 * N, 2), 0), (mod(4 * N + 3, 2), 1), (mod(N + 6, 3), mod(N, 3)), (mod(N * H, H), 0),
     (floordiv(N - 1, 2) + 1, floordiv(N + 1, 2)),
     (dim_max(N, N + 1), N + 1), (dim_min(N, N + 1), N), (dim_max(N, 0), N), (dim_max(N * H, 0), N * H),
-    (dim_min(N, 0), 0), (dim_max(N * H + N, N), N * H + N), (dim_min(N, N + H), N), (dim_max(floordiv(N, 2), 0), floordiv(N, 2)),
+    (dim_min(N, 0), 0), (dim_max(N * H + N, N), N * H + N), (dim_min(N, N + H), N),
+    (dim_max(floordiv(N, 2), 0), floordiv(N, 2)),
     (dim_max(mod(N, 4), 0), mod(N, 4)), (dim_max(dim_max(N - H, 0), 0), dim_max(N - H, 0)),
 ])
 def test_simplifies(left: Dim, right: Dim) -> None:
@@ -131,16 +139,22 @@ def test_simplifies(left: Dim, right: Dim) -> None:
 
 def test_what_stays_open() -> None:
     """A size may be 0, and differences may be negative."""
-    assert str(dim_max(N, 1)) == "max(1,N)" and str(dim_max(N - 1, 0)) == "max(0,N-1)"
-    assert str(dim_max(N * H, N)) == "max(H*N,N)" and str(dim_min(dim_min(N - H, H), 0)) == "min(0,min(-H+N,H))"
+    assert str(dim_max(N, 1)) == "max(1,N)"
+    assert str(dim_max(N - 1, 0)) == "max(0,N-1)"
+    assert str(dim_max(N * H, N)) == "max(H*N,N)"
+    assert str(dim_min(dim_min(N - H, H), 0)) == "min(0,min(-H+N,H))"
 
 
 def test_constants_are_ints() -> None:
-    assert isinstance(N - N + 3, int) and isinstance(floordiv(7 * N, N), int)
+    assert isinstance(N - N + 3, int)
+    assert isinstance(floordiv(7 * N, N), int)
     assert isinstance(N + 0, Expr)
 
 
-@pytest.mark.parametrize("text", ["", "N+", "1.5", "f(N)", "N**2", "a.b", "N if H else W", "max(N)", "True", "N/2", "'N'"])
+BAD = ["", "N+", "1.5", "f(N)", "N**2", "a.b", "N if H else W", "max(N)", "True", "N/2", "'N'"]
+
+
+@pytest.mark.parametrize("text", BAD)
 def test_not_a_dimension(text: str) -> None:
     with pytest.raises(ValueError, match="not a dimension"):
         parse_dim(text)
@@ -153,7 +167,8 @@ def test_parse_is_bounded() -> None:
 
 def test_symbols_and_missing_sizes() -> None:
     dim = floordiv(N + H, 2) * W
-    assert dims.symbols(dim) == {"N", "H", "W"} and dims.symbols(3) == frozenset()
+    assert dims.symbols(dim) == {"N", "H", "W"}
+    assert dims.symbols(3) == frozenset()
     with pytest.raises(KeyError) as caught:
         dims.evaluate(dim, {"N": 1, "W": 2})
     assert caught.value.args == ("H",)

@@ -52,7 +52,10 @@ def test_sizes_reach_the_attributes() -> None:
     outputs = [ops.reshape(x, shape=(N * floordiv(H, 2), 2)), ops.shape_values(dims=(N, H + 1)),
                ops.slice_(x, starts=(N - 1, 0), sizes=(1, H), steps=(1, 1)), ops.iota(size=N * H, dtype=DType.I32)]
     a, b, c, d = evaluate(Graph.of("g", [x], outputs), ones(3, 4))
-    assert a.shape == (6, 2) and b.tolist() == [3, 5] and c.shape == (1, 4) and d.shape == (12,)
+    assert a.shape == (6, 2)
+    assert b.tolist() == [3, 5]
+    assert c.shape == (1, 4)
+    assert d.shape == (12,)
 
 
 def test_guards_are_checked() -> None:
@@ -73,7 +76,8 @@ def test_data_dependent_sizes() -> None:
     flat = ops.reshape(places, shape=(sym("count"),))
     graph = Graph.of("g", [x], [ops.gather(x, flat, axis=0), ops.shape_values(dims=(sym("count") * 2,))])
     values, size = evaluate(graph, np.array([0, 5, 0, 7, 8], F32))
-    assert values.tolist() == [5, 7, 8] and size.tolist() == [6]
+    assert values.tolist() == [5, 7, 8]
+    assert size.tolist() == [6]
 
 
 @pytest.fixture
@@ -157,14 +161,16 @@ def test_an_output_may_be_an_input_or_stand_twice() -> None:
     x = v("f32[2]")
     y = ops.neg(x)
     a, b, c = evaluate(Graph.of("g", [x], [x, y, y]), ones(2))
-    assert a.tolist() == [1, 1] and b.tolist() == c.tolist() == [-1, -1]
+    assert a.tolist() == [1, 1]
+    assert b.tolist() == c.tolist() == [-1, -1]
 
 
 def test_strings() -> None:
     x, y = v("str[2]"), v("str[1]")
     graph = Graph.of("g", [x, y], [ops.concat(x, y, axis=0), ops.equal(x, y)])
     joined, same = evaluate(graph, np.array(["a", "b"]), np.array(["b"]))
-    assert joined.tolist() == ["a", "b", "b"] and same.tolist() == [False, True]
+    assert joined.tolist() == ["a", "b", "b"]
+    assert same.tolist() == [False, True]
 
 
 def test_apply_is_one_node() -> None:

@@ -31,7 +31,8 @@ def run(node: Any, inputs: list[Value], *arrays: Array) -> list[Array]:
 
 
 def onnx_run(nodes: list[Any], inputs: dict[str, Array], outputs: list[str]) -> list[Array]:
-    infos = [helper.make_tensor_value_info(k, helper.np_dtype_to_tensor_dtype(x.dtype), x.shape) for k, x in inputs.items()]
+    infos = [helper.make_tensor_value_info(k, helper.np_dtype_to_tensor_dtype(x.dtype), x.shape)
+             for k, x in inputs.items()]
     graph = helper.make_graph(nodes, "g", infos, [helper.make_empty_tensor_value_info(o) for o in outputs])
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=10)
     session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
@@ -83,8 +84,9 @@ def test_if(cond: bool) -> None:
     p = normal(4)
     (got,) = evaluate(graph, np.array(cond), p, observe=lambda n, _: seen.append(n.op.name))
     then = helper.make_graph([helper.make_node("Exp", ["x"], ["a"])], "t", [], [info("a")])
-    other = helper.make_graph([helper.make_node("Slice", ["x", "zero", "two"], ["b"])], "e", [], [info("b")], [
-        helper.make_tensor("zero", TensorProto.INT64, [1], [0]), helper.make_tensor("two", TensorProto.INT64, [1], [2])])
+    other = helper.make_graph([helper.make_node("Slice", ["x", "zero", "two"], ["b"])], "e", [], [info("b")],
+                              [helper.make_tensor("zero", TensorProto.INT64, [1], [0]),
+                               helper.make_tensor("two", TensorProto.INT64, [1], [2])])
     nodes = [helper.make_node("If", ["c"], ["r"], then_branch=then, else_branch=other),
              helper.make_node("Neg", ["r"], ["y"])]
     (wanted,) = onnx_run(nodes, {"c": np.array(cond), "x": p}, ["y"])
@@ -103,7 +105,8 @@ def test_if_needs_names_for_sizes() -> None:
 def loop_body(limit: float) -> Graph:
     """Doubles s, collects s*s, goes on while its sum is below the limit; `step` is captured."""
     i, go, s, step = v("i64[]"), v("bool[]"), v("f32[2]"), v("f32[]")
-    doubled = ops.mul(ops.add(s, ops.mul(ops.cast(i, to=DType.F32), step)), ops.constant(value=Tensor.of(np.array(2, F32))))
+    two = ops.constant(value=Tensor.of(np.array(2, F32)))
+    doubled = ops.mul(ops.add(s, ops.mul(ops.cast(i, to=DType.F32), step)), two)
     again = ops.less(ops.reduce_sum(doubled, axes=(0,)), ops.constant(value=Tensor.of(np.array(limit, F32))))
     return region("body", [i, go, s, step], again, doubled, ops.mul(s, s))
 
@@ -112,11 +115,12 @@ def onnx_loop(limit: float, trip: int | None, start: Array, step: Array, cond: b
     n = helper.make_node
     body = helper.make_graph(
         [n("Cast", ["i"], ["f"], to=TensorProto.FLOAT), n("Mul", ["f", "step"], ["g"]), n("Add", ["s", "g"], ["t"]),
-         n("Mul", ["t", "two"], ["d"]), n("ReduceSum", ["d"], ["sum"], keepdims=0), n("Less", ["sum", "limit"], ["again"]),
-         n("Mul", ["s", "s"], ["q"])],
+         n("Mul", ["t", "two"], ["d"]), n("ReduceSum", ["d"], ["sum"], keepdims=0),
+         n("Less", ["sum", "limit"], ["again"]), n("Mul", ["s", "s"], ["q"])],
         "b", [info("i", TensorProto.INT64, []), info("go", TensorProto.BOOL, []), info("s", shape=[2])],
         [info("again", TensorProto.BOOL, []), info("d", shape=[2]), info("q", shape=[2])],
-        [helper.make_tensor("two", TensorProto.FLOAT, [], [2]), helper.make_tensor("limit", TensorProto.FLOAT, [], [limit])])
+        [helper.make_tensor("two", TensorProto.FLOAT, [], [2]),
+         helper.make_tensor("limit", TensorProto.FLOAT, [], [limit])])
     feed = {"start": start, "step": step, "cond": np.array(cond)}
     if trip is not None:
         feed["trip"] = np.array(trip)
@@ -129,7 +133,8 @@ def onnx_loop(limit: float, trip: int | None, start: Array, step: Array, cond: b
 def test_loop(trip: int | None, cond: bool, limit: float) -> None:
     start, step = np.array([1, 2], F32), np.array(0.5, F32)
     t, c, s, k = v("i64[]"), v("bool[]"), v("f32[2]"), v("f32[]")
-    node = ops.loop_.node(t if trip is not None else None, c, s, k, carried=1, symbols=("n",), regions=(loop_body(limit),))
+    node = ops.loop_.node(t if trip is not None else None, c, s, k, carried=1, symbols=("n",),
+                          regions=(loop_body(limit),))
     assert [str(r.type) for r in node.results] == ["f32[2]", "f32[n,2]"]
     inputs = ([t] if trip is not None else []) + [c, s, k]
     arrays = ([np.array(trip)] if trip is not None else []) + [np.array(cond), start, step]
@@ -174,11 +179,13 @@ def test_scan(axis: int, back: bool) -> None:
     assert [str(r.type) for r in node.results] == ["f32[2]", "f32[2,T]"]
     n = helper.make_node
     inner = helper.make_graph([n("Add", ["s", "e"], ["t"]), n("Mul", ["t", "e"], ["q"])], "b",
-                              [info("s", shape=[2]), info("e", shape=[2])], [info("t", shape=[2]), info("q", shape=[2])])
+                              [info("s", shape=[2]), info("e", shape=[2])],
+                              [info("t", shape=[2]), info("q", shape=[2])])
     scan = n("Scan", ["start", "x"], ["last", "all"], body=inner, num_scan_inputs=1, scan_input_axes=[axis],
              scan_output_axes=[1], scan_input_directions=[int(back)], scan_output_directions=[int(back)])
     p, q = normal(2), normal(5, 2) if axis == 0 else normal(2, 5)
-    for got, wanted in zip(run(node, [start, x], p, q), onnx_run([scan], {"start": p, "x": q}, ["last", "all"]), strict=True):
+    expected = onnx_run([scan], {"start": p, "x": q}, ["last", "all"])
+    for got, wanted in zip(run(node, [start, x], p, q), expected, strict=True):
         np.testing.assert_allclose(got, wanted, rtol=1e-6)
     nothing = normal(0, 2) if axis == 0 else normal(2, 0)
     assert [a.shape for a in run(node, [start, x], p, nothing)] == [(2,), (2, 0)]
@@ -204,9 +211,13 @@ def test_random(dtype: DType) -> None:
     graph = Graph.of("g", [x], [*same, even, ops.random_uniform(shape=shape, dtype=dtype, low=-1.0, high=3.0)])
     a, b, u, w = evaluate(graph, np.zeros(50, F32))
     np.testing.assert_array_equal(a, b)
-    assert a.shape == (50, 100) and a.dtype == dtype.numpy
-    assert abs(a.astype(float).mean() - 3) < 0.2 and abs(a.astype(float).std() - 2) < 0.2
-    assert -1 <= u.min() < -0.9 and 2.9 < u.max() <= 3 and not np.array_equal(u, w)
+    assert a.shape == (50, 100)
+    assert a.dtype == dtype.numpy
+    assert abs(a.astype(float).mean() - 3) < 0.2
+    assert abs(a.astype(float).std() - 2) < 0.2
+    assert -1 <= u.min() < -0.9
+    assert 2.9 < u.max() <= 3
+    assert not np.array_equal(u, w)
 
 
 def test_random_draws_are_floats() -> None:
