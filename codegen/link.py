@@ -190,5 +190,6 @@ def _runtime_archive(folder: Path, command: Sequence[str], triple: str) -> list[
     runtime = runtime_folder()
     sources = sorted((runtime / "src").glob("*.c"))
     include = [f"-I{runtime / part}" for part in ("include", "src")]
-    _run([*command, *COMPILE_FLAGS, *include, "-c", *map(str, sources)], folder)
+    for source in sources:  # one at a time: `zig cc -c` writes one object file
+        _run([*command, *COMPILE_FLAGS, *include, "-c", str(source), "-o", f"{source.stem}.o"], folder)
     return [f"{source.stem}.o" for source in sources]
