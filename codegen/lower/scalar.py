@@ -212,7 +212,8 @@ def bitcast(a: Args, n: Node) -> Expr:
 
 _SAME = ("neg abs sign floor ceil round sqrt rsqrt reciprocal exp log log1p expm1 sin cos tan asin acos atan sinh cosh "
          "asinh acosh atanh tanh erf sigmoid bit_not logical_not add sub mul div minimum maximum logical_and "
-         "logical_or logical_xor bit_and bit_or bit_xor shift_left shift_right equal less less_equal greater greater_equal is_nan")
+         "logical_or logical_xor bit_and bit_or bit_xor shift_left shift_right equal less less_equal greater "
+         "greater_equal is_nan")
 SIMPLE: dict[Op, str] = {getattr(ops, n, None) or getattr(ops, f"{n}_"): n for n in _SAME.split()}
 FORMULAS: dict[Op, Callable[[Any, Node], Expr]] = {
     ops.relu: lambda a, n: ap("maximum", a[0], c(0, a[0])),

@@ -1,0 +1,84 @@
+"""Groups without an anchor: elementwise work of any number of outputs, and copies between any two layouts."""
+from __future__ import annotations
+
+from lepton.codegen.group import Group, LowerOptions, lowers
+from lepton.codegen.kernel import Kernel
+from lepton.codegen.llvm.math import LIBM, VECTOR
+from lepton.codegen.loops import Apply, Expr, Let, Stmt, Store, walk
+from lepton.codegen.lower.nest import (
+    TASK_ELEMENTS,
+    Nest,
+    Space,
+    broadcast_strides,
+    collapse,
+    cut,
+    grain_for,
+    guess,
+    load,
+    nest_loops,
+    offset,
+)
+from lepton.codegen.lower.scalar import Elements
+from lepton.codegen.lower.transpose import transpose_kernel
+from lepton.ir.diagnostics import UnsupportedError
+from lepton.ir.dims import product
+
+
+@lowers(None)
+def elementwise(group: Group, options: LowerOptions) -> Kernel:
+    """One pass over the elements. Tasks are blocks of the outer dims (or of the vector's, where that is long)."""
+    shape = group.outputs[0].tensor.shape
+    if any(v.tensor.shape != shape for v in group.outputs):
+        raise UnsupportedError(f"a fused map with outputs of several shapes ({group.name})")
+    views = [broadcast_strides(group.accesses[v], shape) for v in (*group.inputs, *group.outputs)]
+    space, _ = collapse(shape, views)
+    if not group.body.nodes and (copy := transpose_kernel(group, space, options)):
+        return copy
+    return map_kernel(group, _ordered(space, len(group.inputs)))
+
+
+def map_kernel(group: Group, space: Space) -> Kernel:
+    """The kernel over a space whose last dim is the vectors'. `space.views`: of the inputs, then of the outputs."""
+    nest = Nest(group.name)
+    sizes = space.sizes or (1,)
+    views = [v or (0,) for v in space.views]
+    buffers = {v: nest.reads(outer, v.tensor.dtype) for v, outer in zip(group.body.inputs, group.inputs, strict=True)}
+    targets = [nest.writes(v, v.tensor.dtype) for v in group.outputs]
+    strides = dict(zip(group.body.inputs, views, strict=False))
+    coords: list[Expr] = []
+    lets: list[Let] = []
+    elements = Elements(lambda v: load(buffers[v], v.tensor.dtype, offset(coords, strides[v], nest)), lets)
+    tasks = cut(sizes, TASK_ELEMENTS // (2 if _is_heavy(group) else 1))
+    found, shape = nest_loops(sizes, tasks, nest)
+    coords += found
+    values = [elements.expr(v) for v in group.body.outputs]
+    stores = [Store(b, offset(coords, s, nest), e)
+              for b, s, e in zip(targets, views[len(group.inputs):], values, strict=True)]
+    body: list[Stmt] = [*lets, *stores]
+    return nest.kernel(shape.around(body), tasks.count, grain=grain_for(tasks), writes=group.outputs,
+                       flops=product(sizes) * max(1, sum(_operations(e) for e in values)))
+
+
+def _ordered(space: Space, inputs: int) -> Space:
+    """The vectors' dim last: the one along which most operands, outputs first, are contiguous."""
+    if space.rank < 2:
+        return space
+
+    def score(axis: int) -> tuple[int, int, int]:
+        ones = sum(v[axis] == 1 for v in space.views)
+        written = sum(v[axis] == 1 for v in space.views[inputs:])
+        still = sum(v[axis] == 0 for v in space.views)
+        long = guess(space.sizes[axis]) >= 8
+        return (long * (4 * written + 2 * ones + still), ones, axis)
+
+    vector = max(range(space.rank), key=score)
+    return space.permuted([*(i for i in range(space.rank) if i != vector), vector])
+
+
+def _is_heavy(group: Group) -> bool:
+    return any(n.op.name in VECTOR or n.op.name in LIBM or n.op.name in ("gelu", "mish", "softplus", "swish")
+               for n in group.body.nodes)
+
+
+def _operations(e: Expr) -> int:
+    return sum(isinstance(x, Apply) for x in walk(e))

@@ -1,0 +1,90 @@
+"""Elementwise groups and copies, compiled, against the ops' meanings."""
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+import lepton.codegen.lower  # noqa: F401
+from lepton.codegen.target import Target
+from lepton.ir import ops
+from lepton.ir.core import Graph, Node, Value
+from lepton.ir.dims import sym
+from lepton.ir.tensor import Array, Tensor
+from lepton.ir.types import DType
+from tests.codegen.harness import HERE, Layout, backwards, check_node, dense, gaps, reversed_axes, value
+
+targets = pytest.mark.parametrize("target", HERE, ids=lambda t: t.name)
+SPECIAL = np.array([0.0, -0.0, 1.0, -1.0, 0.5, -2.5, 1e-40, 88.8, -104.0, 1e30, np.inf, -np.inf, np.nan], np.float32)
+
+
+def data(shape: tuple[int, ...], dtype: DType = DType.F32, seed: int = 0) -> Array:
+    rng = np.random.default_rng(seed)
+    if dtype is DType.BOOL:
+        return rng.integers(0, 2, shape).astype(bool)
+    if dtype.is_integer:
+        low = -100 if dtype.is_signed else 0
+        return rng.integers(low, 100, shape).astype(dtype.numpy)
+    x = rng.standard_normal(shape) * 3
+    flat = x.reshape(-1)
+    flat[:len(SPECIAL)] = SPECIAL[:flat.size]
+    return x.astype(dtype.numpy)
+
+
+def fused(inputs: list[Value], outputs: list[Value]) -> Node:
+    """A fusion of what lies between the inputs and the outputs."""
+    return ops.fusion.node(*[Value(v.type) for v in inputs], regions=(Graph.of("body", inputs, outputs),), kind="map")
+
+
+@targets
+@pytest.mark.parametrize("shape", [(), (0,), (1,), (3,), (17,), (5, 7), (2, 3, 33), (3, 0, 4), (70, 300)], ids=str)
+def test_shapes(target: Target, shape: tuple[int, ...]) -> None:
+    x, y = value(shape), value(shape)
+    check_node(ops.add.node(x, y), {x: data(shape), y: data(shape, seed=1)}, target)
+
+
+@targets
+@pytest.mark.parametrize("layout", [dense, gaps, reversed_axes, backwards])
+@pytest.mark.parametrize("other", [dense, reversed_axes, backwards])
+def test_layouts(target: Target, layout: Layout, other: Layout) -> None:
+    x, y = value((4, 5, 19)), value((5, 1))
+    node = ops.mul.node(x, y)
+    arrays = {x: data((4, 5, 19)), y: data((5, 1), seed=1)}
+    check_node(node, arrays, target, layouts={x: layout, y: other, node.results[0]: other})
+
+
+@targets
+@pytest.mark.parametrize("a", [(3, 1, 5), (1,), (3, 4, 5), ()], ids=str)
+@pytest.mark.parametrize("b", [(4, 1), (4, 5), (1, 1, 1)], ids=str)
+def test_broadcast(target: Target, a: tuple[int, ...], b: tuple[int, ...]) -> None:
+    x, y = value(a), value(b)
+    check_node(ops.sub.node(x, y), {x: data(a), y: data(b, seed=1)}, target)
+
+
+@targets
+def test_dynamic(target: Target) -> None:
+    n, m = sym("N"), sym("M")
+    for sizes in ({"N": 3, "M": 21}, {"N": 0, "M": 5}, {"N": 1, "M": 1}, {"N": 40, "M": 1000}):
+        x, y = value((n, 3, m)), value((m,))
+        arrays = {x: data((sizes["N"], 3, sizes["M"])), y: data((sizes["M"],), seed=2)}
+        check_node(ops.add.node(x, y), arrays, target, env=sizes)
+
+
+@targets
+def test_fused_several_outputs(target: Target) -> None:
+    x, y = value((6, 37)), value((37,))
+    half = ops.constant(value=Tensor.of(np.float32(0.5)))
+    a = ops.sigmoid(ops.add(x, y))
+    b = ops.relu(ops.mul(a, half))
+    node = fused([x, y], [b, a])
+    arrays = dict(zip(node.inputs, (data((6, 37)), data((37,), seed=3)), strict=True))
+    check_node(node, arrays, target)  # type: ignore[arg-type]
+
+
+@targets
+@pytest.mark.parametrize("dtype", [DType.F32, DType.F64, DType.F16, DType.BF16, DType.I8, DType.U8, DType.I16, DType.U16,
+                                   DType.I32, DType.U32, DType.I64, DType.U64, DType.BOOL], ids=lambda d: d.value)
+def test_cast(target: Target, dtype: DType) -> None:
+    for to in (DType.F32, DType.F64, DType.F16, DType.BF16, DType.I8, DType.U8, DType.I32, DType.U32, DType.I64,
+               DType.U64, DType.BOOL):
+        x = value((37,), dtype)
+        check_node(ops.cast.node(x, to=to), {x: data((37,), dtype)}, target)
