@@ -10,6 +10,7 @@ from lepton.passes.cse import CSE
 from lepton.passes.fold import Fold
 from lepton.passes.fold_batchnorm import FoldBatchnorm
 from lepton.passes.fuse import Fuse
+from lepton.passes.layout import Layout
 
 LEVELS = (0, 1, 2, 3)
 
@@ -24,4 +25,6 @@ def pipeline_for(target_family: str, level: int, math: str) -> list[Pass]:
                          help=f"levels are {LEVELS}, policies {get_args(Math)}")
     if level == 0:
         return [FoldBatchnorm("strict")]
-    return [Fold(), Canonicalise(policy), FoldBatchnorm(policy), Fold(), CSE(), Fuse()]
+    clean: list[Pass] = [Canonicalise(policy), Fold(), CSE()]
+    layouts: list[Pass] = [Layout(), *clean] if level >= 2 else []
+    return [Fold(), *clean, FoldBatchnorm(policy), *clean, *layouts, Fuse()]
