@@ -177,6 +177,8 @@ def _read_elements(parts: list[str], dtype: DType) -> Array:
                 raise ValueError(f"not a bool: {unknown.pop()}")
             return np.array([p == "true" for p in parts], np.bool_)
         case DType.STRING:
+            if unknown := [p for p in parts if not p.startswith('"')]:
+                raise ValueError(f"not a quoted text: {unknown[0]}")
             array = np.empty(len(parts), object)
             array[:] = [json.loads(p) for p in parts]
             return array

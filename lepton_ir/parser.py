@@ -17,7 +17,7 @@ from difflib import get_close_matches
 from typing import Any
 
 import lepton.ir.ops  # noqa: F401  (fills OPS)
-from lepton.ir.core import Graph, Node, Value
+from lepton.ir.core import Graph, Node, User, Value
 from lepton.ir.diagnostics import LeptonError, Location
 from lepton.ir.dims import parse_dim
 from lepton.ir.literals import DIGEST_LENGTH, DTYPES, Elided, read_locations, read_tensor
@@ -69,7 +69,7 @@ class _Parser:
     def graph(self) -> Graph:
         scan = self.scan
         scan.expect("graph")
-        name = _unquote(scan.need(_GRAPH, "@name")[1])
+        name = self.string(scan.need(_GRAPH, "@name"), 1)
         scan.expect("(")
         inputs = self.inputs()
         metadata = self.metadata() if scan.take("meta(") else {}
@@ -81,7 +81,7 @@ class _Parser:
         while scan.take(","):
             outputs.append(self.operand())
         scan.expect("}")
-        graph = Graph.of(name, inputs, outputs, **metadata)
+        graph = Graph(name, tuple(inputs), User(outputs), metadata)
         for node in reversed(nodes):  # what was written but leads to no output
             if not any(r.uses for r in node.results):
                 node.drop()
@@ -104,19 +104,27 @@ class _Parser:
         while not scan.take(")"):
             if metadata:
                 scan.expect(",")
-            key = json.loads(scan.need(_STRING, "a quoted key")[0])
+            key = self.string(scan.need(_STRING, "a quoted key"))
             scan.expect("=")
-            metadata[key] = json.loads(scan.need(_STRING, "a quoted text")[0])
+            metadata[key] = self.string(scan.need(_STRING, "a quoted text"))
         return metadata
 
     def name(self) -> tuple[int, str]:
+        """The position of a value's name and its text; quotes, if it has them, are kept."""
         m = self.scan.need(_VALUE, "a value, like %x")
-        return m.start(), m[1]
+        return m.start(), json.dumps(self.string(m, 1)) if m[1].startswith('"') else m[1]
+
+    def string(self, m: re.Match[str], group: int = 0) -> str:
+        """The text in quotes, or a bare name as it is."""
+        try:
+            return str(json.loads(m[group])) if m[group].startswith('"') else m[group]
+        except ValueError as error:
+            self.scan.fail(f"not a text: {error}", m.start(group), error)
 
     def define(self, at: int, text: str, value: Value) -> Value:
         if text in self.values:
             self.scan.fail(f"%{text} is defined twice", at)
-        value.name = None if text.isdigit() else _unquote(text)
+        value.name = None if text.isdigit() else json.loads(text) if text.startswith('"') else text
         self.values[text] = value
         return value
 
@@ -213,7 +221,7 @@ class _Parser:
         if m := scan.match(_DENSE):
             return self.tensor(m)
         if m := scan.match(_STRING):
-            return json.loads(m[0])
+            return self.string(m)
         start = scan.at
         text = scan.until_delimiter()
         if text in _WORDS:
@@ -260,10 +268,6 @@ class _Parser:
 
 
 _WORDS: dict[str, Any] = {"true": True, "false": False, "none": None, **DTYPES}
-
-
-def _unquote(text: str) -> str:
-    return str(json.loads(text)) if text.startswith('"') else text
 
 
 def _is_tuple(text: str) -> bool:

@@ -44,7 +44,7 @@ def lines(graph: Graph, *, full_constants: bool = False) -> Iterator[Line]:
     nodes = graph.nodes
     names = value_names(graph, nodes)
     params = ", ".join(f"{_name(names, v)}: {v.type}" for v in graph.inputs)
-    meta = ", ".join(f"{json.dumps(k)}={json.dumps(v)}" for k, v in graph.metadata.items())
+    meta = ", ".join(f"{_quoted(k)}={_quoted(v)}" for k, v in graph.metadata.items())
     yield Line(f"graph {graph_name(graph)}({params}){f' meta({meta})' if meta else ''} {{")
     for node in nodes:
         loc = f"  // {'; '.join(map(spell_location, node.loc))}" if node.loc else ""
@@ -61,7 +61,11 @@ def lines(graph: Graph, *, full_constants: bool = False) -> Iterator[Line]:
 
 
 def graph_name(graph: Graph) -> str:
-    return f"@{graph.name if IDENTIFIER.fullmatch(graph.name) else json.dumps(graph.name, ensure_ascii=False)}"
+    return f"@{graph.name if IDENTIFIER.fullmatch(graph.name) else _quoted(graph.name)}"
+
+
+def _quoted(text: str) -> str:
+    return json.dumps(text, ensure_ascii=False)
 
 
 def value_names(graph: Graph, nodes: tuple[Node, ...] | None = None) -> dict[Value, str]:
@@ -90,7 +94,7 @@ def _identifier(name: str, *, exact: bool) -> str:
     if IDENTIFIER.fullmatch(name):
         return name
     if exact:
-        return json.dumps(name, ensure_ascii=False)
+        return _quoted(name)
     plain = re.sub(r"[^A-Za-z0-9_.]+", "_", name).strip("_") or "v"
     return plain if IDENTIFIER.fullmatch(plain) else f"v{plain}"
 

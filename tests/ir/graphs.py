@@ -2,7 +2,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from random import Random
 from typing import Any
 
 import numpy as np
@@ -15,8 +15,6 @@ from lepton.ir.dims import Dim, dim_max, dim_min, floordiv, mod, sym
 from lepton.ir.op import OPS, Op, Trait
 from lepton.ir.tensor import Tensor
 from lepton.ir.types import DType, TensorType
-
-Draw = Callable[[st.SearchStrategy[Any]], Any]
 
 N, M, BATCH = sym("N"), sym("M"), sym("batch_size")
 DIMS: tuple[Dim, ...] = (
@@ -57,104 +55,106 @@ def elements(dtype: DType, size: int, seed: int) -> np.ndarray[Any, Any]:
     return np.frombuffer(rng.bytes(size * dtype.numpy.itemsize), dtype.numpy)
 
 
-@st.composite
-def tensors(draw: Draw) -> Tensor:
-    """Constants of every element type, small, large, empty and repeated."""
-    dtype = draw(st.sampled_from(list(DType)))
-    shape = draw(st.sampled_from([(), (1,), (3,), (2, 3), (0, 3), (40,), (5, 7)]))
-    array = elements(dtype, int(np.prod(shape)), draw(st.integers(0, 1000))).reshape(shape)
-    if array.size and draw(st.booleans()):
+def tensor(rng: Random) -> Tensor:
+    """A constant of any element type: small, large, empty or repeated."""
+    dtype = rng.choice(list(DType))
+    shape = rng.choice([(), (1,), (3,), (2, 3), (0, 3), (2, 0), (40,), (5, 7)])
+    array = elements(dtype, int(np.prod(shape)), rng.randrange(1 << 30)).reshape(shape)
+    if array.size and rng.random() < 0.5:
         array = np.broadcast_to(array.reshape(-1)[0], shape)
     return Tensor.of(np.array(array), dtype) if dtype is DType.STRING else Tensor.of(np.array(array))
 
 
-@st.composite
-def values(draw: Draw) -> Value:
+def tensors() -> st.SearchStrategy[Tensor]:
+    return st.integers(0, 1 << 30).map(lambda seed: tensor(Random(seed)))
+
+
+def value(rng: Random) -> Value:
     """A value to be an input."""
-    dtype = draw(st.sampled_from([DType.F32, DType.F32, DType.F32, DType.I64, DType.BOOL, DType.F16, DType.U8]))
-    shape = draw(st.lists(st.sampled_from(DIMS[:8]), max_size=4))
-    return Value(TensorType(dtype, tuple(shape)), name=draw(st.sampled_from(NAMES)))
+    dtype = rng.choice([DType.F32, DType.F32, DType.F32, DType.I64, DType.I32, DType.BOOL, DType.F16, DType.U8])
+    shape = rng.choices(DIMS[:8], k=rng.choice([0, 1, 2, 2, 3, 4]))
+    return Value(TensorType(dtype, tuple(shape)), name=rng.choice(NAMES))
 
 
-def attribute(draw: Draw, name: str, annotation: str, rank: int) -> Any:
+def attribute(rng: Random, name: str, annotation: str, rank: int) -> Any:
     """A value for an attribute of this declaration; it need not fit."""
     if name == "perm":
-        return tuple(draw(st.permutations(range(rank))))
+        return tuple(rng.sample(range(rank), rank))
     if name in ("axis", "axes"):
-        axis = draw(st.integers(0, max(rank - 1, 0)))
+        axis = rng.randrange(max(rank, 1))
         return axis if name == "axis" else (axis,)
     if name in FIXED:
-        return draw(st.sampled_from(FIXED[name]))
+        return rng.choice(FIXED[name])
     if annotation == "Tensor":
-        return draw(tensors())
+        return tensor(rng)
     if annotation.startswith("tuple["):
         inner = annotation[6:].split(",")[0].strip()
-        return tuple(draw(st.sampled_from(KINDS[inner])) for _ in range(rank))
-    return draw(st.sampled_from(KINDS[annotation]))
+        count = rng.choice([rank, rank, max(rank - 2, 0)])
+        return tuple(rng.choice(KINDS[inner]) for _ in range(count))
+    return rng.choice(KINDS[annotation])
 
 
-def applied(draw: Draw, op: Op, pool: list[Value]) -> tuple[Value, ...]:
+def applied(rng: Random, op: Op, pool: list[Value]) -> tuple[Value, ...]:
     """The results of the op on some values of the pool; () where they do not fit."""
     least, most = op.arity
-    count = draw(st.integers(least, least + 1 if most is None else most))
-    first = draw(st.sampled_from(pool))
+    count = rng.randint(least, least + 1 if most is None else most)
+    first = rng.choice(pool)
     alike = [v for v in pool if v.type == first.type]
-    operands = [first, *(draw(st.sampled_from([*alike, draw(st.sampled_from(pool)), None])) for _ in range(count - 1))]
+    operands = [first, *(rng.choice([*alike, rng.choice(pool), None]) for _ in range(count - 1))]
     attrs = {}
     for name, default in op.attributes.items():
-        if default is inspect.Parameter.empty or draw(st.booleans()):
-            attrs[name] = attribute(draw, name, str(op.signature.parameters[name].annotation), first.tensor.rank)
-    loc = tuple(draw(st.lists(st.sampled_from(LOCATIONS), max_size=2)))
+        if default is inspect.Parameter.empty or rng.random() < 0.3:
+            attrs[name] = attribute(rng, name, str(op.signature.parameters[name].annotation), first.tensor.rank)
+    loc = tuple(rng.sample(LOCATIONS, k=rng.choice([0, 0, 1, 2])))
     try:
         node = op.node(*operands[:count], loc=loc, **attrs)
     except Exception:  # type rules answer for what frontends give them, not for any nonsense
         return ()
     for result in node.results:
-        result.name = draw(st.sampled_from(NAMES))
+        result.name = rng.choice(NAMES)
     return node.results
 
 
-def nested(draw: Draw, pool: list[Value], depth: int) -> tuple[Value, ...]:
-    """The results of a fusion or an if around a random graph."""
-    body = draw(graphs(depth=depth - 1))
-    operands: list[Value] = []
-    for wanted in body.inputs:
-        fits = [v for v in pool if v.type == wanted.type]
-        if not fits:
-            return ()
-        operands.append(draw(st.sampled_from(fits)))
-    if draw(st.booleans()):
-        return ops.fusion.node(*operands, kind=draw(st.sampled_from(TEXTS)), regions=[body]).results
-    flags = [v for v in pool if v.type == TensorType(DType.BOOL, ())]
-    if not flags:
-        return ()
+def nested(rng: Random, pool: list[Value], depth: int) -> tuple[Value, ...]:
+    """The results of a fusion or an if around a random graph of the pool's types."""
+    operands = rng.sample(pool, k=min(len(pool), rng.randint(0, 3)))
+    body = random_graph(rng, rng.randint(0, 6), depth - 1, [Value(v.type, name=rng.choice(NAMES)) for v in operands])
+    if rng.random() < 0.5:
+        return ops.fusion.node(*operands, kind=rng.choice(TEXTS), regions=[body]).results
     other = clone(body)
     other.name = "else"
-    return ops.if_.node(flags[0], *operands, regions=[body, other]).results
+    flag = ops.constant(value=Tensor.of(np.array(rng.random() < 0.5)))
+    return ops.if_.node(flag, *operands, regions=[body, other]).results
 
 
 PLAIN = tuple(op for op in OPS.values() if not op.has(Trait.REGIONS))
 
 
-@st.composite
-def graphs(draw: Draw, *, depth: int = 2) -> Graph:
-    """A graph of a few nodes; outputs are any of its values."""
-    inputs = draw(st.lists(values(), min_size=1, max_size=3))
+def random_graph(rng: Random, steps: int, depth: int, inputs: list[Value]) -> Graph:
+    """A graph of about `steps` nodes; what nobody reads is an output, and some other values are."""
     names: set[str] = set()
-    for value in inputs:
-        value.name = value.name if value.name not in names else None
-        names |= {value.name} if value.name else set()
-    pool = [*inputs, ops.constant(value=Tensor.of(np.array(True)))]
-    for _ in range(draw(st.integers(0, 8))):
-        if depth > 0 and draw(st.integers(0, 4)) == 0:
-            pool += nested(draw, pool, depth)
-        else:
-            pool += applied(draw, draw(st.sampled_from(PLAIN)), pool)
-    outputs = draw(st.lists(st.sampled_from(pool), min_size=1, max_size=3))
-    for value in dict.fromkeys(outputs):
-        value.name = None if value not in inputs else value.name
-    metadata = draw(st.dictionaries(st.sampled_from(TEXTS), st.sampled_from(TEXTS), max_size=2))
-    name = draw(st.sampled_from(["main", "g.1", "a b", ""]))
-    graph = Graph.of(name, inputs, outputs)
-    graph.metadata.update(metadata)
+    for given in inputs:
+        given.name = given.name if given.name not in names else None
+        names |= {given.name} if given.name else set()
+    pool = list(inputs)
+    for _ in range(steps):
+        if depth > 0 and rng.random() < 0.2:
+            pool += nested(rng, pool, depth)
+        for _ in range(6):  # most ops fit few operands: try some
+            if made := applied(rng, rng.choice(PLAIN), pool or [ops.constant(value=tensor(rng))]):
+                pool += made
+                break
+    unread = [v for v in pool if v.producer is not None and not v.uses]
+    outputs = [*unread, *rng.choices(pool, k=rng.randint(0, 2) if pool else 0)] or [ops.constant(value=tensor(rng))]
+    for i, given in enumerate(dict.fromkeys(v for v in outputs if v not in inputs)):
+        given.name = rng.choice([None, f"out{i}", f"out:{i}"])
+    graph = Graph.of(rng.choice(["main", "g.1", "a b", ""]), inputs, outputs)
+    graph.metadata.update({rng.choice([*TEXTS, 'name']): rng.choice(TEXTS) for _ in range(rng.randint(0, 2))})
     return graph
+
+
+@st.composite
+def graphs(draw: st.DrawFn, *, depth: int = 2) -> Graph:
+    """Graphs of up to 15 nodes and their regions'."""
+    rng = Random(draw(st.integers(0, 1 << 30)))
+    return random_graph(rng, draw(st.integers(0, 15)), depth, [value(rng) for _ in range(draw(st.integers(0, 3)))])

@@ -24,7 +24,7 @@ from lepton.ir.types import DType, TensorType
 from lepton.ir.verify import verify
 from tests.ir.graphs import LOCATIONS, TEXTS, graphs, tensors
 
-relaxed = settings(max_examples=60, deadline=None,
+relaxed = settings(max_examples=100, deadline=None,
                    suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
 
 
