@@ -4,7 +4,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import prod
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 
@@ -73,13 +73,13 @@ def lower_conv(group: Group, options: LowerOptions) -> Kernel:
     assert x is not None and w is not None
     attrs = group.anchor.attrs
     weights = constant_array(group, w)
-    known = weights is not None and x.tensor.dtype in (DType.F32, DType.F64) and 3 <= x.tensor.rank <= 5
-    if not known or not isinstance(x.tensor.shape[1 if attrs["layout"] == "nchw" else -1], int):
+    known = x.tensor.dtype in (DType.F32, DType.F64) and 3 <= x.tensor.rank <= 5
+    if weights is None or not known or not isinstance(x.tensor.shape[1 if attrs["layout"] == "nchw" else -1], int):
         from lepton.codegen.lower.products import generic_conv
 
         return generic_conv(group, options)
     fused = Fused(group, b, 1 if attrs["layout"] == "nchw" else -1)
-    shape = shape_of(group, fused, x, cast(Array, weights), attrs)
+    shape = shape_of(group, fused, x, weights, attrs)
     if shape.pointwise:
         return pointwise(group, options, fused, shape, (x, w))
     return direct(group, options, fused, shape, x)

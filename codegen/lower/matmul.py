@@ -7,6 +7,7 @@ from typing import cast
 from lepton.codegen.group import Group, LowerOptions, lowers
 from lepton.codegen.kernel import Kernel, packed
 from lepton.codegen.target import Target
+from lepton.codegen.templates.epilogue import Operand
 from lepton.codegen.templates.fused import Bindings, Fused, Strides, collapse, constant_array, outer
 from lepton.codegen.templates.gemm import Gemm, pack_constant
 from lepton.codegen.templates.tiles import Tile, choose
@@ -66,7 +67,7 @@ def problem_of(group: Group, fused: Fused, a: Value, b: Value) -> Problem:
     weights = constant_array(group, b)
     matrix = None
     if weights is not None and all(d == 1 for d in b_shape[:-2]):
-        matrix = cast(Array, weights).reshape([d for d in b_shape[-2:] if isinstance(d, int)])
+        matrix = weights.reshape([d for d in b_shape[-2:] if isinstance(d, int)])
     outer_shape = shape[:-2]
     spread = [_spread(outer_shape, s[:-2], t[:-2]) for s, t in ((a_shape, a_strides), (b_shape, b_strides))]
     (m, n), k = shape[-2:], a_shape[-1]
@@ -101,13 +102,12 @@ def matmul_kernel(group: Group, options: LowerOptions, fused: Fused, problem: Pr
     bindings = Bindings()
     left = bindings.operand(outer(group, a), a.tensor, problem.a)
     if problem.weights is not None:
-        right: object = bindings.buffer(packed(pack_constant(problem.weights, target, tile, dtype)))
+        right: int | Operand = bindings.buffer(packed(pack_constant(problem.weights, target, tile, dtype)))
     else:
         right = bindings.operand(outer(group, b), b.tensor, problem.b)
     epilogue = fused.epilogue(bindings, problem.views)
-    sizes = bindings.sizes((*problem.batch, problem.m, problem.n, problem.k))
-    body = Gemm(dtype, sizes[:-3], *sizes[-3:], left, right, epilogue, tile, rows, panels, rows_fastest,
-                in_place)  # type: ignore[arg-type]
+    *batch, m, n, k = bindings.sizes((*problem.batch, problem.m, problem.n, problem.k))
+    body = Gemm(dtype, tuple(batch), m, n, k, left, right, epilogue, tile, rows, panels, rows_fastest, in_place)
     width = tile.vectors * target.lanes(dtype)
     scratch = 0 if problem.weights is not None or in_place else problem.k * (width * dtype.bytes)
     tasks = product((*problem.batch, ceildiv(problem.m, rows), ceildiv(ceildiv(problem.n, width), panels)))
@@ -133,8 +133,8 @@ def tile_of(target: Target, problem: Problem, dtype: DType) -> Tile:
     columns = problem.n if isinstance(problem.n, int) else UNKNOWN_COLUMNS
     k = problem.k if isinstance(problem.k, int) else UNKNOWN_K
     row, step = problem.a[-2:]
-    known = isinstance(row, int) and isinstance(step, int)
-    return choose(target, rows, columns, k, dtype, row_stride=row * dtype.bytes if known else None)
+    stride = row * dtype.bytes if isinstance(row, int) and isinstance(step, int) else None
+    return choose(target, rows, columns, k, dtype, row_stride=stride)
 
 
 def blocks(target: Target, problem: Problem, tile: Tile, dtype: DType) -> tuple[int, int, bool]:

@@ -19,7 +19,7 @@ from lepton.codegen.target import Target
 from lepton.codegen.templates.epilogue import Epilogue, Operand
 from lepton.codegen.templates.gemm import cover, heights, pack_constant, unravel, when
 from lepton.codegen.templates.memory import size
-from lepton.codegen.templates.microkernel import UNROLL, Micro, on_tile, stride_arguments
+from lepton.codegen.templates.microkernel import Micro, on_tile, stride_arguments
 from lepton.codegen.templates.pack import Border, copy_line
 from lepton.codegen.templates.tiles import Tile
 from lepton.ir.tensor import Array
@@ -122,7 +122,7 @@ class _Convolution:
         self.nest, (self.k, self.step) = loops[:-1], loops[-1]
         for d, (count, stride) in enumerate(self.nest):
             self.arguments |= {f"count{d}": count, f"stride{d}": fn.mul(stride, self.bytes)}
-        self.arguments |= {"turns": self.k // UNROLL, "step": fn.mul(self.step, self.bytes),
+        self.arguments |= {"k": self.k, "step": fn.mul(self.step, self.bytes),
                            "row": fn.mul(self.pixel, window.strides[2] * self.bytes)}
 
     def run(self) -> None:
@@ -243,12 +243,5 @@ class _Convolution:
                          for y in range(height) for x in range(width))
         assert rows is not None or height == 1
         step = self.step * self.bytes if isinstance(self.step, int) else None
-        return Micro(body.dtype, (height, width), vectors, rows, step, self.k % UNROLL, self.k >= UNROLL, len(self.nest),
-                     self.on_tile, columns, vectors * self.target.vector_bytes, True, self._overlaps(rows, step))
-
-    def _overlaps(self, rows: tuple[int, ...] | None, step: int | None) -> bool:
-        """Whether two rows read the same element at different k of one turn of the loop."""
-        if rows is None or step is None:
-            return False
-        distances = {b - a for a in rows for b in rows}
-        return any(k * step in distances for k in range(1, min(UNROLL, self.k)))
+        return Micro(body.dtype, (height, width), vectors, rows, step, True, len(self.nest),
+                     self.on_tile, columns, vectors * self.target.vector_bytes)

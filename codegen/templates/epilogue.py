@@ -6,12 +6,13 @@ from dataclasses import dataclass
 from lepton.codegen.kernel import Size
 from lepton.codegen.llvm.builder import Function, Int, Val
 from lepton.codegen.llvm.expr import ScalarEmitter, broadcast
-from lepton.codegen.loops import Expr, Load, Ref, walk
+from lepton.codegen.loops import Apply, Expr, Let, Load, Ref, walk
 from lepton.codegen.target import Target
 from lepton.codegen.templates.memory import Mask, load_lanes, size, store_lanes
 from lepton.ir.types import DType
 
 ACCUMULATOR = "acc"
+HEAVY = dict.fromkeys(("exp", "tanh", "erf", "sigmoid", "log", "expm1", "log1p", "sin", "cos", "pow"), 16)
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,19 +33,19 @@ class Operand:
 
 @dataclass(frozen=True, slots=True)
 class Epilogue:
-    """Store i gets `values[i]`: an expression of the accumulator `Ref("acc")` and of `Load("e<j>")`, operand j's element
-    at the accumulator's coordinates."""
+    """Store i gets `values[i]`: an expression of the accumulator `Ref("acc")`, of `Load("e<j>")`, operand j's element
+    at the accumulator's coordinates, and of the names that `lets` give to what is used more than once."""
 
     loads: tuple[Operand, ...]
     stores: tuple[Operand, ...]
     values: tuple[Expr, ...]
+    lets: tuple[Let, ...] = ()
 
     @property
     def weight(self) -> int:
         """Number of operations on each accumulator: what unrolling the epilogue costs in code."""
-        heavy = {"exp": 12, "tanh": 20, "erf": 20, "sigmoid": 16, "log": 14, "pow": 40, "gelu": 30, "mish": 40}
-        return sum(heavy.get(getattr(e, "op", ""), 1) for v in self.values for e in walk(v)
-                   if not isinstance(e, Ref | Load))
+        every = [*self.values, *(let.value for let in self.lets)]
+        return sum(HEAVY.get(e.op, 1) for v in every for e in walk(v) if isinstance(e, Apply))
 
     @property
     def operands(self) -> tuple[Operand, ...]:
@@ -76,7 +77,10 @@ def finish(fn: Function, target: Target, epilogue: Epilogue, accumulator: Val, l
                                              places[j].stride, mask)
         return loaded[expr.buffer]
 
-    emitter = ScalarEmitter(fn, target, lambda _: accumulator, load)
+    named = {ACCUMULATOR: accumulator}
+    emitter = ScalarEmitter(fn, target, lambda ref: named[ref.name], load)
+    for let in epilogue.lets:
+        named[let.name] = emitter.emit(let.value)
     for operand, value, place in zip(epilogue.stores, epilogue.values, places[len(epilogue.loads):], strict=True):
         result = broadcast(fn, emitter.emit(value), lanes)
         store_lanes(fn, target, result, operand.dtype, place.pointer, place.stride, mask)

@@ -5,13 +5,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from lepton.codegen.group import Group
-from lepton.codegen.kernel import Access, DimTable, Packed, Size
+from lepton.codegen.kernel import Access, DimTable, Size
 from lepton.codegen.kernel import Operand as Bound
 from lepton.codegen.llvm.convert import widened
-from lepton.codegen.loops import Apply, Expr, Load, Ref, i64
+from lepton.codegen.loops import Apply, Expr, Let, Load, Ref, i64
+from lepton.codegen.lower.scalar import Elements
 from lepton.codegen.templates.epilogue import ACCUMULATOR, Epilogue, Operand
 from lepton.ir.core import Value
 from lepton.ir.dims import Dim
+from lepton.ir.tensor import Array, Tensor
 from lepton.ir.types import TensorType
 
 Strides = tuple[Dim, ...]
@@ -94,24 +96,22 @@ class Fused:
         leaves: dict[Value, Expr] = {
             v: Load(f"e{i}", i64(0), widened(v.tensor.dtype)) for i, v in enumerate(self.inputs)}
         leaves[self.result] = accumulator
-        values = tuple(self._value(v, leaves) for v in group.body.outputs)
-        return Epilogue(tuple(loads), tuple(stores), values)
-
-    def _value(self, value: Value, leaves: dict[Value, Expr]) -> Expr:
-        if value in leaves:
-            return leaves[value]
-        from lepton.codegen.lower.scalar import scalar
-
-        return scalar(value, leaves.__getitem__)
+        lets: list[Let] = []
+        elements = Elements(leaves.__getitem__, lets)
+        if len(self.result.uses) > 1:
+            leaves[self.result] = elements.name(accumulator)
+        values = tuple(elements.expr(v) for v in group.body.outputs)
+        return Epilogue(tuple(loads), tuple(stores), values, tuple(lets))
 
 
-def constant_array(group: Group, value: Value | None) -> object | None:
+def constant_array(group: Group, value: Value | None) -> Array | None:
     """The elements of a constant body input, None for anything else."""
     if value is None or value not in group.constants:
         return None
     producer = group.constants[value].producer
     assert producer is not None
-    return producer.attrs["value"].array
+    tensor: Tensor = producer.attrs["value"]
+    return tensor.array
 
 
 def collapse(shape: Sequence[Dim], views: Sequence[Strides]) -> tuple[tuple[Dim, ...], list[Strides]]:
@@ -130,6 +130,3 @@ def collapse(shape: Sequence[Dim], views: Sequence[Strides]) -> tuple[tuple[Dim,
         for c, v in zip(columns, views, strict=True):
             c.append(v[axis])
     return tuple(sizes), [tuple(c) for c in columns]
-
-
-__all__ = ["Bindings", "Fused", "Packed", "broadcast_strides", "collapse", "constant_array", "outer"]

@@ -1,8 +1,8 @@
 """Matrix products: C[batch, m, n] = Σk A[batch, m, k] B[batch, k, n], then an epilogue over (batch, m, n).
 
-A is read where it lies, with any strides. B is either a constant, packed by `pack_constant` into panels of a few vectors, or a
-value: read where it lies if its columns are adjacent and it is used for few rows, else packed panel by panel into scratch.
-A task is a block of rows times a block of panels of one batch entry.
+A is read where it lies, with any strides. B is either a constant, packed by `pack_constant` into panels of a few
+vectors, or a value: read where it lies if its columns are adjacent and it is used for few rows, else packed panel by
+panel into scratch. A task is a block of rows times a block of panels of one batch entry.
 """
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from lepton.codegen.llvm.builder import Function, Int, Module, Val
 from lepton.codegen.target import Target
 from lepton.codegen.templates.epilogue import Epilogue, Operand
 from lepton.codegen.templates.memory import size
-from lepton.codegen.templates.microkernel import UNROLL, Micro, on_tile, stride_arguments
+from lepton.codegen.templates.microkernel import Micro, on_tile, stride_arguments
 from lepton.codegen.templates.pack import pack_panel
 from lepton.codegen.templates.tiles import Tile
 from lepton.ir.tensor import Array
@@ -93,7 +93,12 @@ def when(fn: Function, condition: bool | Val, then: Callable[[], None]) -> None:
         if condition:
             then()
         return
-    fn.when(condition, lambda: then() or [])
+
+    def run() -> list[Val]:
+        then()
+        return []
+
+    fn.when(condition, run)
 
 
 def unravel(fn: Function, index: Int, extents: tuple[Int, ...]) -> tuple[Int, ...]:
@@ -103,10 +108,6 @@ def unravel(fn: Function, index: Int, extents: tuple[Int, ...]) -> tuple[Int, ..
         coords.append(fn.rem(index, extent))
         index = fn.div(index, extent)
     return (index, *reversed(coords)) if extents else ()
-
-
-def k_arguments(fn: Function, k: Int) -> dict[str, Int]:
-    return {"turns": fn.div(k, UNROLL), "rest": fn.rem(k, UNROLL)}
 
 
 class _Gemm:
@@ -121,9 +122,8 @@ class _Gemm:
         self.b = fn.buffer(body.b if isinstance(body.b, int) else body.b.buffer)
         self.on_tile = on_tile(body.epilogue, None, len(body.batch), len(body.batch) + 1)
         self.arguments = stride_arguments(fn, body.epilogue, None, len(body.batch), len(body.batch) + 1)
-        self.arguments |= k_arguments(fn, self.k)
         self.row, self.step = (fn.mul(size(fn, s), body.dtype.bytes) for s in body.a.strides[-2:])
-        self.arguments |= {"row": self.row, "step": self.step}
+        self.arguments |= {"row": self.row, "step": self.step, "k": self.k}
 
     def run(self) -> None:
         fn = self.fn
@@ -179,8 +179,7 @@ class _Gemm:
                 body.dtype, (1, height), vectors,
                 None if known_row is None else tuple(r * known_row * size_of for r in range(height)),
                 None if known_step is None else known_step * size_of,
-                self.k % UNROLL if isinstance(self.k, int) else None, not isinstance(self.k, int) or self.k >= UNROLL,
-                0, self.on_tile, columns if isinstance(columns, int) else None,
+                isinstance(self.k, int) and self.k > 0, 0, self.on_tile, columns if isinstance(columns, int) else None,
                 pitch if isinstance(pitch, int) else None, padded)
             at = fn.add(row, start)
             pointers = [o.at(fn, p, (*batch, at, column))

@@ -2,10 +2,13 @@
 
     acc[row][column] = Σ over the nest, Σ over k:  A[row + nest offset + k] * W[k][column]      then the epilogue stores
 
-One internal function per distinct `Micro`; equal ones are shared by all kernels of a module. A is read by broadcasts of
-single elements, so its rows may lie anywhere; W is read in order, one row of `vectors` vectors per k. Trip counts and the
-strides of epilogue operands are arguments: measured, constants there buy nothing. Row offsets of A are constants, because
-they then fold into the addresses of the loads.
+One internal function per distinct `Micro`; equal ones are shared by all kernels of a module. A is read by broadcasts
+of single elements, so its rows may lie anywhere; W is read in order, one row of `vectors` vectors per k. Trip counts
+and the strides of epilogue operands are arguments: measured, constants there buy nothing. Row offsets of A are
+constants where they are known, because they then fold into the addresses of the loads.
+
+The whole reduction is one loop with one k per turn. Unrolling it, or nesting loops, gains nothing and makes LLVM spill
+accumulators: with 28 of 32 registers in use its scheduler must not see more than one k at a time.
 """
 from __future__ import annotations
 
@@ -21,7 +24,6 @@ from lepton.codegen.templates.epilogue import Epilogue, Operand, Place, finish
 from lepton.codegen.templates.memory import fma, load_raw, mask_of, size, zeros
 from lepton.ir.types import DType
 
-UNROLL = 4           # steps of k per turn of the innermost loop
 ROLL_FROM = 8        # epilogues heavier than this run as a loop over the tile instead of once per register
 
 
@@ -32,28 +34,26 @@ class Micro:
     dtype: DType                         # F32 or F64: of A, W and the accumulators
     shape: tuple[int, int]               # the tile's rows as a grid (y, x): how epilogue operands see them
     vectors: int
-    rows: tuple[int, ...] | None         # offset of each row of A, in the order of the grid; None: `row` apart, an argument
+    rows: tuple[int, ...] | None         # offset of each row of A, as in the grid; None: one stride, an argument
     step: int | None                     # of A from one k to the next; None: an argument
-    rest: int | None                     # number of k's modulo UNROLL; None: the number is an argument
-    unrolled: bool                       # whether there are UNROLL k's or more (always true if `rest` is None)
+    sure: bool                           # whether there is at least one k
     depth: int                           # loops of the reduction around k, each with a count and a stride of A
     epilogue: Epilogue                   # strides of its operands: 0, 1 or anything else (given by arguments)
     columns: int | None = None           # valid columns; None: an argument
     pitch: int | None = None             # from one row of W to the next; None: an argument
     padded: bool = True                  # W's rows may be read to the end of the last vector
-    hide: bool = False                   # keep LLVM from sharing loads between overlapping windows of A
 
     @property
     def name(self) -> str:
-        return f"micro_{self.shape[0]}x{self.shape[1]}x{self.vectors}_{hashlib.sha256(repr(self).encode()).hexdigest()[:12]}"
+        digest = hashlib.sha256(repr(self).encode()).hexdigest()[:12]
+        return f"micro_{self.shape[0]}x{self.shape[1]}x{self.vectors}_{digest}"
 
     def parameters(self) -> tuple[str, ...]:
         """Names of the i64 arguments, after A, W and the epilogue operands' pointers."""
         names = [f"{kind}{d}" for d in range(self.depth) for kind in ("count", "stride")]
         names += ["row"] if self.rows is None else []
         names += ["step"] if self.step is None else []
-        names += ["turns"] if self.unrolled else []
-        names += ["rest"] if self.rest is None else []
+        names += ["k"]
         names += ["pitch"] if self.pitch is None else []
         names += ["columns"] if self.columns is None else []
         for i, operand in enumerate(self.epilogue.operands):
@@ -83,13 +83,14 @@ def _known(axis: int, stride: Size) -> bool:
 
 
 def on_tile(epilogue: Epilogue, y: int | None, x: int, column: int) -> Epilogue:
-    """The epilogue as a microkernel sees it, of coordinates `y` (None: a tile is one line), `x` and `column` of a template.
+    """The epilogue as a microkernel sees it: over the coordinates `y` (None: a tile is one line), `x` and `column`.
 
     Strides become 0, 1 (columns) or -1: "an argument", so that layers of different sizes share the code."""
 
     def seen(operand: Operand) -> Operand:
         axes = [0 if y is None else operand.strides[y], operand.strides[x], operand.strides[column]]
-        return Operand(0, operand.dtype, tuple(s if isinstance(s, int) and _known(i, s) else -1 for i, s in enumerate(axes)))
+        kept = tuple(s if isinstance(s, int) and _known(i, s) else -1 for i, s in enumerate(axes))
+        return Operand(0, operand.dtype, kept)
 
     return replace(epilogue, loads=tuple(map(seen, epilogue.loads)), stores=tuple(map(seen, epilogue.stores)))
 
@@ -117,7 +118,7 @@ class _Emitter:
     def run(self) -> None:
         micro = self.micro
         start = [zeros(self.type)] * (len(self.rows) * micro.vectors)
-        _, accumulators = self.nest(0, Val("ptr", "%a"), Val("ptr", "%w"), start)
+        accumulators = self.sum(start)
         if micro.epilogue.weight > ROLL_FROM and len(accumulators) > 1:
             self.finish_in_loop(accumulators)
         else:
@@ -125,54 +126,55 @@ class _Emitter:
 
     # --- the sum ---
 
-    def nest(self, depth: int, a: Val, w: Val, accumulators: list[Val]) -> tuple[Val, list[Val]]:
-        """The loops of the reduction from `depth` inwards: (w after them, accumulators)."""
-        if depth == self.micro.depth:
-            return self.inner(a, w, accumulators)
-        stride = Val("i64", f"%stride{depth}")
+    def sum(self, accumulators: list[Val]) -> list[Val]:
+        state = [Val("ptr", "%a"), Val("ptr", "%w"), *accumulators]
+        if self.micro.depth:
+            return self.nest(state)
+        if self.micro.sure:
+            return repeat(self.fn, Val("i64", "%k"), self.step_k, state)[2:]
+        return self.fn.loop(Val("i64", "%k"), lambda _, v: self.step_k(v), state)[2:]
+
+    def nest(self, state: list[Val]) -> list[Val]:
+        """Nested reductions as one loop: A's pointer jumps where an inner loop would end."""
+        fn, depth = self.fn, self.micro.depth
+        counts = [*(Val("i64", f"%count{d}") for d in range(depth)), Val("i64", "%k")]
+        strides: list[Int] = [*(Val("i64", f"%stride{d}") for d in range(depth)), self.step]
+        jumps = [fn.sub(strides[d], fn.mul(counts[d + 1], strides[d + 1])) for d in range(depth)]
+        total: Int = 1
+        for count in counts:
+            total = fn.mul(total, count)
 
         def turn(values: list[Val]) -> list[Val]:
-            w_next, sums = self.nest(depth + 1, values[0], values[1], values[2:])
-            return [self.fn.gep(values[0], stride), w_next, *sums]
+            left, following = values[:depth], []
+            a, w, *sums = self.step_k(values[depth:])
+            step = Val("i64", "1")
+            for d in reversed(range(depth)):
+                rest = fn.op("sub", left[d], step)
+                done = fn.compare("icmp eq", rest, Val("i64", "0"))
+                following.insert(0, fn.select(done, counts[d + 1], rest))
+                a = fn.gep(a, fn.select(done, fn.i64(jumps[d]), Val("i64", "0")))
+                step = fn.convert("zext", done, "i64") if d else step
+            return [*following, a, w, *sums]
 
-        result = repeat(self.fn, Val("i64", f"%count{depth}"), turn, [a, w, *accumulators])
-        return result[1], result[2:]
+        return repeat(fn, fn.i64(total), turn, [*counts[1:], *state])[depth + 2:]
 
-    def inner(self, a: Val, w: Val, accumulators: list[Val]) -> tuple[Val, list[Val]]:
-        """The loop over k, and what is left of it."""
-        micro, state = self.micro, [a, w, *accumulators]
-        if micro.unrolled and micro.rest is not None:
-            state = repeat(self.fn, Val("i64", "%turns"), lambda v: self.steps(v, UNROLL), state)
-        elif micro.unrolled:
-            state = self.fn.loop(Val("i64", "%turns"), lambda _, v: self.steps(v, UNROLL), state)
-        if micro.rest is None:
-            state = self.fn.loop(Val("i64", "%rest"), lambda _, v: self.steps(v, 1), state)
-        elif micro.rest:
-            state = self.steps(state, micro.rest)
-        return state[1], state[2:]
-
-    def steps(self, state: list[Val], count: int) -> list[Val]:
-        """`count` steps of k: state is (a, w, accumulators)."""
+    def step_k(self, state: list[Val]) -> list[Val]:
+        """One k: state is (a, w, accumulators)."""
         fn, micro = self.fn, self.micro
         a, w, sums = state[0], state[1], list(state[2:])
-        place = a
-        for k in range(count):
-            if micro.hide and k:
-                place = fn.value("ptr", f'call ptr asm "", "=r,0"(ptr {place.text})')
-            row = [self.load_w(w, k, v) for v in range(micro.vectors)]
-            for r, offset in enumerate(self.rows):
-                address = fn.add(offset, fn.mul(self.step, k))
-                one = fn.splat(fn.load(self.element, place, address, micro.dtype.bytes), self.lanes)
-                for v in range(micro.vectors):
-                    i = r * micro.vectors + v
-                    sums[i] = fma(fn, self.target.fma, one, row[v], sums[i])
-        return [fn.gep(a, fn.mul(self.step, count)), fn.gep(w, fn.mul(self.pitch, count)), *sums]
+        row = [self.load_w(w, v) for v in range(micro.vectors)]
+        for r, offset in enumerate(self.rows):
+            one = fn.splat(fn.load(self.element, a, offset, micro.dtype.bytes), self.lanes)
+            for v in range(micro.vectors):
+                i = r * micro.vectors + v
+                sums[i] = fma(fn, self.target.fma, one, row[v], sums[i])
+        return [fn.gep(a, self.step), fn.gep(w, self.pitch), *sums]
 
-    def load_w(self, w: Val, k: int, vector: int) -> Val:
-        offset = self.fn.add(self.fn.mul(self.pitch, k), vector * self.target.vector_bytes)
+    def load_w(self, w: Val, vector: int) -> Val:
+        offset, size = vector * self.target.vector_bytes, self.micro.dtype.bytes
         if self.micro.padded:
             aligned = isinstance(self.pitch, int) and self.pitch % self.target.vector_bytes == 0
-            return self.fn.load(self.type, w, offset, self.target.vector_bytes if aligned else self.micro.dtype.bytes)
+            return self.fn.load(self.type, w, offset, self.target.vector_bytes if aligned else size)
         mask = mask_of(self.fn, self.columns, vector, self.lanes)
         return load_raw(self.fn, self.element, w, self.lanes, offset, mask)
 

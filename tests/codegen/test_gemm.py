@@ -9,8 +9,9 @@ import pytest
 import lepton.codegen.lower.matmul
 from lepton.codegen.target import TARGETS
 from lepton.ir import ops
-from lepton.ir.core import Node, Value
+from lepton.ir.core import Graph, Node, Value
 from lepton.ir.dims import sym
+from lepton.ir.evaluate import evaluate
 from lepton.ir.tensor import Array, Tensor
 from lepton.ir.types import DType, TensorType
 from tests.codegen.running import HERE, Layout, inside, run_node
@@ -137,3 +138,26 @@ def test_reads_start_at_the_buffer() -> None:
 
 def test_targets_are_known() -> None:
     assert set(HERE) <= set(TARGETS)
+
+
+@pytest.mark.parametrize("target", HERE)
+def test_fused_epilogues(target: str) -> None:
+    """Bias, residual, per-row and scalar operands, light and heavy functions, several outputs, other dtypes."""
+    m, k, n = 30, 20, 45
+    shapes = [(m, k), (n,), (m, n), (m, 1)]
+    x, bias, residual, scale = (random(s) for s in shapes)
+    w = constant(random((k, n)))
+    stand_ins = tuple(value(*s) for s in shapes)
+    product_ = ops.add(ops.matmul(stand_ins[0], inner_w := Value(w.type)), stand_ins[1])
+    results = (ops.relu(ops.add(product_, stand_ins[2])), ops.mul(ops.gelu(product_), stand_ins[3]),
+               ops.greater(product_, ops.constant(value=Tensor.of(np.float32(0.5)))))
+    body = Graph.of("body", (*stand_ins, inner_w), results)
+    inputs = tuple(value(*s) for s in shapes)
+    node = ops.fusion.node(*inputs, w, regions=(body,), kind="matmul")
+    got = run_node(node, dict(zip(inputs, (x, bias, residual, scale), strict=True)), target, shares=3)
+    assert w.producer is not None
+    want = evaluate(body, x, bias, residual, scale, w.producer.attrs["value"].array)
+    close(got[0], want[0], k)
+    close(got[1], want[1], 2 * k)
+    assert got[2].dtype == bool
+    assert np.mean(got[2] == want[2]) > 0.995
