@@ -6,7 +6,7 @@ if __name__ != "lepton.frontends":
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from lepton.ir.core import Graph
 from lepton.ir.diagnostics import LeptonError, UsageError
@@ -15,31 +15,36 @@ if TYPE_CHECKING:
     import onnx
 
 
-def load(source: str | Path | bytes | onnx.ModelProto | Graph, *, dims: Mapping[str, int] | None = None) -> Graph:
+def load(
+    source: str | Path | bytes | onnx.ModelProto | Graph, *, dims: Mapping[str, int] | None = None,
+    values: Mapping[str, Any] | None = None,
+) -> Graph:
     """The graph of a model: an ONNX file, its bytes, a ModelProto, or a file of text IR (`.lir`).
 
-    `dims` gives sizes to open dimensions of the inputs, by the model's name for them or by ours (`x_d2`).
-    A Graph comes back as it is. Raises LeptonError for anything wrong with the model, UsageError with the call."""
+    `dims` gives sizes to open dimensions of the inputs, by the model's name for them or by ours (`x_d2`); `values`
+    gives inputs their contents, which takes them out of the signature (a sampling rate, axes, a shape).
+    A Graph comes back as it is. Raises LeptonError for anything wrong with the model, UsageError with the call;
+    DataDependent where the contents of certain inputs, as `values`, would let the model compile."""
     if isinstance(source, Graph):
-        if dims:
-            raise UsageError("dimensions of a graph in memory cannot be pinned")
+        if dims or values:
+            raise UsageError("dimensions and inputs of a graph in memory cannot be pinned")
         return source
     if isinstance(source, str | Path) and Path(source).suffix == ".lir":
-        return _text(Path(source), dims)
+        return _text(Path(source), bool(dims or values))
     from lepton.frontends.onnx.importer import import_model
     from lepton.frontends.onnx.model import read
 
     try:
-        return import_model(read(source), dims)
+        return import_model(read(source), dims, values)
     except UnicodeDecodeError as error:
         raise LeptonError("the model holds text that is not UTF-8") from error
 
 
-def _text(path: Path, dims: Mapping[str, int] | None) -> Graph:
+def _text(path: Path, pinned: bool) -> Graph:
     from lepton.ir.parser import parse
 
-    if dims:
-        raise UsageError("dimensions of text IR cannot be pinned: write them in the file")
+    if pinned:
+        raise UsageError("dimensions and inputs of text IR cannot be pinned: write them in the file")
     try:
         text = path.read_text()
     except (OSError, UnicodeDecodeError) as error:

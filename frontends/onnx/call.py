@@ -11,6 +11,7 @@ from onnx import AttributeProto as A
 
 from lepton.frontends.onnx.contents import only_dims
 from lepton.frontends.onnx.numbers import Number
+from lepton.frontends.onnx.problems import DataDependent
 from lepton.frontends.onnx.tensors import dtype_of
 from lepton.ir import ops
 from lepton.ir.core import Value
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
     from lepton.frontends.onnx.importer import Importer
     from lepton.frontends.onnx.scope import Scope
 
-_TYPE_NAMES = {A.INT: "int", A.FLOAT: "float", A.STRING: "string", A.INTS: "ints", A.FLOATS: "floats",
+_TYPE_NAMES: dict[int, str] = {A.INT: "int", A.FLOAT: "float", A.STRING: "string", A.INTS: "ints", A.FLOATS: "floats",
                A.STRINGS: "strings", A.TENSOR: "tensor", A.GRAPH: "graph", A.TYPE_PROTO: "type"}
 
 
@@ -117,8 +118,7 @@ class Call:
     def dims(self, index: int, what: str) -> tuple[Dim, ...]:
         """What operand `index` holds. Raises UnsupportedError where that depends on data."""
         if (known := self.known(index)) is None:
-            self.fail(f"{what} (input {index}, {self.x(index).type}) depends on data, or is too long",
-                      help="sizes must follow from the inputs' shapes")
+            self.depends(index, what)
         return known
 
     def ints_in(self, index: int, what: str) -> tuple[int, ...]:
@@ -132,7 +132,7 @@ class Call:
         """The constant that operand `index` is. Raises UnsupportedError."""
         node = self.x(index).producer
         if node is None or node.op is not ops.constant:
-            self.fail(f"{what} (input {index}) is not constant")
+            self.depends(index, what)
         tensor = node.attrs["value"]
         assert isinstance(tensor, Tensor)
         return tensor
@@ -158,7 +158,7 @@ class Call:
             raise LeptonError(f"attribute '{name}' is of type {got}, expected {_TYPE_NAMES[kind]}", where=self.where)
         return onnx.helper.get_attribute_value(attribute)
 
-    # These have the names of AttributeProto's fields.
+    # These have the names of AttributeProto's fields. `ints` and `floats` give a tuple, or the default as it is.
 
     def i(self, name: str, default: Any = None) -> int:
         return self._get(name, A.INT, default)  # type: ignore[no-any-return]
@@ -173,10 +173,10 @@ class Call:
         value = self._get(name, A.STRING, default)
         return value.decode() if isinstance(value, bytes) else value
 
-    def ints(self, name: str, default: Any = None) -> tuple[int, ...]:
+    def ints(self, name: str, default: Any = None) -> Any:
         return _as_tuple(self._get(name, A.INTS, default), default)
 
-    def floats(self, name: str, default: Any = None) -> tuple[float, ...]:
+    def floats(self, name: str, default: Any = None) -> Any:
         return _as_tuple(self._get(name, A.FLOATS, default), default)
 
     def strings(self, name: str, default: Any = None) -> tuple[str, ...]:
@@ -190,10 +190,10 @@ class Call:
     def g(self, name: str) -> onnx.GraphProto:
         return self._get(name, A.GRAPH, REQUIRED)  # type: ignore[no-any-return]
 
-    def dtype(self, name: str, default: Any = None) -> DType:
+    def dtype(self, name: str, default: DType | _Required) -> DType:
         """An attribute that is the number of an element type."""
         code = self._get(name, A.INT, default)
-        return code if isinstance(code, DType) or code is None else dtype_of(code, f"attribute '{name}'")
+        return code if isinstance(code, DType) else dtype_of(code, f"attribute '{name}'")
 
     def axis(self, default: int | None = None, *, name: str = "axis", rank: int | None = None) -> int:
         """An axis of the first operand (or of `rank`), made non-negative. Raises LeptonError outside the rank."""
@@ -213,6 +213,15 @@ class Call:
         """This form of the operator cannot be imported."""
         raise UnsupportedError(message, where=self.where, help=help)
 
+    def depends(self, index: int, what: str) -> NoReturn:
+        """Operand `index` would have to be known. Names the inputs it comes of."""
+        value = self.x(index)
+        inputs = sources(value)
+        names = ", ".join(f"'{name}'" for name in inputs)
+        raise DataDependent(f"{what} (input {index}, {value.type}) must be known when compiling", inputs,
+                            where=self.where, help=f"give a value to input {names}" if names else
+                            "sizes must follow from the inputs' shapes")
+
     def unread(self) -> list[str]:
         """Attributes that nothing looked at."""
         return sorted(self.attributes.keys() - self.read)
@@ -220,6 +229,23 @@ class Call:
 
 def _as_tuple(value: Any, default: Any) -> Any:
     return value if value is default else tuple(value)
+
+
+def sources(value: Value) -> tuple[str, ...]:
+    """The graph inputs whose contents `value` depends on."""
+    found: dict[str, None] = {}
+    seen: set[Value] = set()
+    todo = [value]
+    while todo:
+        at = todo.pop()
+        if at in seen:
+            continue
+        seen.add(at)
+        if at.producer is None:
+            found[at.name or "?"] = None
+        else:
+            todo += [v for v in at.producer.inputs if v is not None]
+    return tuple(found)
 
 
 class _Required:

@@ -8,7 +8,6 @@ Floats are computed exactly, not rounded: right for what exporters do with sizes
 from __future__ import annotations
 
 from collections.abc import Callable
-from math import prod
 from typing import Any
 
 import numpy as np
@@ -72,7 +71,7 @@ def objects(values: Any, shape: tuple[int, ...]) -> Objects:
 
 def _tracked(kind: Type) -> bool:
     return (isinstance(kind, TensorType) and (kind.dtype.is_integer or kind.dtype in _KINDS)
-            and all(isinstance(d, int) for d in kind.shape) and prod(kind.shape) <= LARGEST)
+            and kind.is_static and isinstance(count := kind.size, int) and count <= LARGEST)
 
 
 def _checked(result: Objects, kind: TensorType) -> Objects:

@@ -45,7 +45,8 @@ class Folder:
         if region.offset + region.length > len(data):
             raise LeptonError(
                 f"external data of {where}: bytes {region.offset} to {region.offset + region.length} of "
-                f"'{region.location}', which has {len(data)}", help="the weight file belongs to another model or is cut off")
+                f"'{region.location}', which has {len(data)}",
+                help="the weight file belongs to another model or is cut off")
         return data[region.offset:region.offset + region.length]
 
 

@@ -2,11 +2,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import onnx
 from onnx import defs
 
-from lepton.frontends.onnx.limits import LIMITS
+from lepton.frontends.onnx.tensors import DTYPES
 from lepton.ir.core import Value
 from lepton.ir.types import DType, OptionalType, SequenceType, TensorType, Type
 
@@ -58,12 +59,16 @@ def schema_function(
     node: onnx.NodeProto, domain: str, opset: int, inputs: tuple[Value | None, ...]
 ) -> onnx.FunctionProto | None:
     """The body that the operator's schema gives, for these input types."""
-    try:
-        schema = defs.get_schema(node.op_type, min(opset, LIMITS.opset) if not domain else opset, domain)
-    except defs.SchemaError:
+    schema = schema_of(node, domain, opset)
+    if schema is None:
         return None
     if schema.has_function:
-        return schema.function_body  # type: ignore[no-any-return]
+        body = onnx.FunctionProto()
+        body.CopyFrom(schema.function_body)
+        known = {a.name for a in body.attribute_proto}
+        body.attribute_proto.extend(a.default_value for name, a in schema.attributes.items()
+                                    if name not in known and a.default_value.name)
+        return body
     if schema.has_context_dependent_function and all(v is not None or not n for v, n in zip(inputs, node.input,
                                                                                             strict=True)):
         types = [_type_proto(v.type).SerializeToString() if v is not None else b"" for v in inputs]
@@ -72,6 +77,14 @@ def schema_function(
         data = schema.get_context_dependent_function(plain.SerializeToString(), types)
         return onnx.FunctionProto.FromString(data) if data else None
     return None
+
+
+def schema_of(node: onnx.NodeProto, domain: str, opset: int) -> Any:
+    """onnx's record of the operator at this opset, or None. (Its type stubs lack the fields for functions.)"""
+    try:
+        return defs.get_schema(node.op_type, opset, domain)
+    except defs.SchemaError:
+        return None
 
 
 def _type_proto(kind: Type) -> onnx.TypeProto:
@@ -86,6 +99,4 @@ def _type_proto(kind: Type) -> onnx.TypeProto:
 
 
 def _code(dtype: DType) -> int:
-    from lepton.frontends.onnx.tensors import DTYPES
-
     return next(code for code, d in DTYPES.items() if d is dtype)

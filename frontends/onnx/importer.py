@@ -3,14 +3,16 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from typing import Any
 
+import numpy as np
 import onnx
 
 from lepton.frontends.onnx import ops as _importers  # noqa: F401  (fills the table)
 from lepton.frontends.onnx.call import Call
 from lepton.frontends.onnx.check import all_nodes, domain, function_key, location, subgraphs
 from lepton.frontends.onnx.contents import Contents, only_dims
-from lepton.frontends.onnx.functions import bind, bound_attributes, schema_function
+from lepton.frontends.onnx.functions import bind, bound_attributes, schema_function, schema_of
 from lepton.frontends.onnx.limits import LIMITS
 from lepton.frontends.onnx.model import ModelFile
 from lepton.frontends.onnx.problems import Problems
@@ -21,14 +23,16 @@ from lepton.frontends.onnx.tensors import Store
 from lepton.frontends.onnx.types import type_of
 from lepton.ir import ops
 from lepton.ir.core import Graph, Value
-from lepton.ir.diagnostics import LeptonError, ResourceError, UnsupportedError
+from lepton.ir.diagnostics import LeptonError, ResourceError, UnsupportedError, UsageError
 from lepton.ir.tensor import Tensor
 from lepton.ir.types import DType, TensorType
 
 
-def import_model(file: ModelFile, dims: Mapping[str, int] | None = None) -> Graph:
+def import_model(
+    file: ModelFile, dims: Mapping[str, int] | None = None, values: Mapping[str, Any] | None = None
+) -> Graph:
     """The model's graph. Raises LeptonError; UnsupportedError names all nodes that cannot be imported."""
-    return Importer(file, dims).run()
+    return Importer(file, dims).run(values or {})
 
 
 class Importer:
@@ -39,7 +43,7 @@ class Importer:
         self.functions = {function_key(f): f for f in file.proto.functions}
         self._inlined = 0
 
-    def run(self) -> Graph:
+    def run(self, pins: Mapping[str, Any]) -> Graph:
         proto = self.file.proto.graph
         scope = Scope(self.file.store, opsets(self.file.proto.opset_import))
         self.declare_constants(proto, scope)
@@ -47,8 +51,13 @@ class Importer:
         for info in proto.input:
             if info.name not in scope.constants:
                 value = Value(type_of(info.type, info.name, self.symbols), name=info.name)
+                if info.name in pins:
+                    value = pinned(value, pins[info.name])
+                else:
+                    inputs.append(value)
                 scope.values[info.name] = value
-                inputs.append(value)
+        if unknown := pins.keys() - scope.values.keys():
+            raise UsageError(f"no input '{min(unknown)}' to give a value to", help=", ".join(scope.values))
         self.symbols.check_pins()
         self.nodes(proto.node, [o.name for o in proto.output], scope)
         self.problems.check(self.file.name)
@@ -114,7 +123,8 @@ class Importer:
             body = schema_function(node, domain(node.domain), opset, inputs)
             if body is None:
                 raise UnsupportedError(f"operator {location(node).op} (opset {opset}) is not supported")
-            imported = opsets(body.opset_import) | {domain(node.domain): opset}
+            around = {"": scope.opsets.get("", LIMITS.opset), domain(node.domain): opset}
+            imported = around | opsets(body.opset_import)
             return self._call(body, node, inputs, scope, imported, Store(inline_raw=True))
         call = Call(self, scope, node, inputs, opset, location(node, self.file.name))
         results = _as_list(rule(call))
@@ -200,12 +210,25 @@ class Importer:
                 self.problems.add(inner, location(inner, self.file.name), error)
 
 
-def _has_body(node: onnx.NodeProto, opset: int) -> bool:
+def pinned(value: Value, contents: Any) -> Value:
+    """A constant in place of an input. Raises UsageError where it does not fit the input's type."""
+    wanted = value.tensor
     try:
-        schema = onnx.defs.get_schema(node.op_type, opset, domain(node.domain))
-    except onnx.defs.SchemaError:
-        return False
-    return bool(schema.has_function or schema.has_context_dependent_function)
+        array = np.asarray(contents, wanted.dtype.numpy)
+    except (TypeError, ValueError, OverflowError) as error:
+        raise UsageError(f"value of input '{value.name}': expected {wanted}: {error}") from error
+    fits = array.ndim == wanted.rank and all(
+        d == n for d, n in zip(wanted.shape, array.shape, strict=True) if isinstance(d, int))
+    if not fits:
+        raise UsageError(f"value of input '{value.name}': expected {wanted}, got shape {list(array.shape)}")
+    constant = ops.constant(value=Tensor.of(array))
+    constant.name = value.name
+    return constant
+
+
+def _has_body(node: onnx.NodeProto, opset: int) -> bool:
+    schema = schema_of(node, domain(node.domain), opset)
+    return schema is not None and bool(schema.has_function or schema.has_context_dependent_function)
 
 
 def opsets(imports: Sequence[onnx.OperatorSetIdProto]) -> dict[str, int]:

@@ -1,12 +1,23 @@
 """What could not be imported, reported together: one paragraph per operator and reason."""
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import onnx
 
 from lepton.frontends.onnx.check import location
 from lepton.ir.diagnostics import UnsupportedError
 
 _SHOWN = 5
+
+
+class DataDependent(UnsupportedError):
+    """Sizes, axes or the like depend on what some inputs hold: known, the model compiles. `inputs` are their names,
+    none where they come of computed data."""
+
+    def __init__(self, message: str, inputs: Iterable[str], *, where: object = None, help: str = "") -> None:
+        self.inputs = tuple(inputs)
+        super().__init__(message, where=where, help=help)
 
 
 class Problems:
@@ -31,4 +42,8 @@ class Problems:
             if len(found) > _SHOWN:
                 lines.append(f"    --> and {len(found) - _SHOWN} more")
             helps.update({error.help: None for _, error in found if error.help})
+        errors = [error for found in self._groups.values() for _, error in found]
+        if all(isinstance(error, DataDependent) for error in errors):
+            inputs = [name for error in errors if isinstance(error, DataDependent) for name in error.inputs]
+            raise DataDependent("\n".join(lines), dict.fromkeys(inputs), help="; ".join(helps))
         raise UnsupportedError("\n".join(lines), help="; ".join(helps))

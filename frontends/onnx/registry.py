@@ -10,7 +10,7 @@ An importer reads each attribute through the `Call`; attributes that nobody read
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, TypeAlias
 
 from lepton.ir.core import Value
@@ -18,7 +18,7 @@ from lepton.ir.core import Value
 if TYPE_CHECKING:
     from lepton.frontends.onnx.call import Call
 
-Result: TypeAlias = "Value | tuple[Value | None, ...] | list[Value]"
+Result: TypeAlias = "Value | Sequence[Value | None]"
 Rule: TypeAlias = "Callable[[Call], Result]"
 
 IMPORTERS: dict[tuple[str, str], list[tuple[int, Rule]]] = {}

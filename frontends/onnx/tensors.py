@@ -133,8 +133,7 @@ def _load(kind: TensorType, count: int, view: memoryview) -> Array:
         return unpack(np.frombuffer(view, np.uint8), kind.dtype, count).reshape(shape)
     if kind.dtype is DType.BOOL:
         return (np.frombuffer(view, np.uint8) != 0).reshape(shape)
-    little = kind.dtype.numpy if kind.dtype.bytes == 1 else kind.dtype.numpy.newbyteorder("=")
-    return np.frombuffer(view, little, count).reshape(shape)
+    return np.asarray(np.frombuffer(view, kind.dtype.numpy, count).reshape(shape))
 
 
 def unpack(data: Array, dtype: DType, count: int) -> Array:
@@ -143,11 +142,11 @@ def unpack(data: Array, dtype: DType, count: int) -> Array:
     shifts = np.arange(per, dtype=np.uint8) * np.uint8(dtype.bits)
     bits = ((data[:, None] >> shifts) & np.uint8(2**dtype.bits - 1)).reshape(-1)[:count]
     if dtype is DType.F4E2M1:
-        return bits.astype(np.uint8).view(dtype.numpy)
+        return np.asarray(bits.astype(np.uint8).view(dtype.numpy))
     signed = bits.astype(np.int8)
     if dtype.is_signed:
         signed = np.where(signed >= 2 ** (dtype.bits - 1), signed - 2**dtype.bits, signed)
-    return signed.astype(dtype.numpy)
+    return np.asarray(signed.astype(dtype.numpy))
 
 
 def _typed(proto: onnx.TensorProto, dtype: DType, count: int, where: str) -> Array:
@@ -166,7 +165,7 @@ def _typed(proto: onnx.TensorProto, dtype: DType, count: int, where: str) -> Arr
         wide = np.array(data, np.float32 if name == "float_data" else None)
         wide = wide.astype({"float_data": np.float32, "double_data": np.float64,
                             "int64_data": np.int64, "uint64_data": np.uint64}[name])
-        return wide.view(dtype.numpy) if dtype.is_complex else wide.astype(dtype.numpy)
+        return np.asarray(wide.view(dtype.numpy) if dtype.is_complex else wide.astype(dtype.numpy))
     return _from_int32(np.array(data, np.int32), dtype, count)
 
 
@@ -176,8 +175,8 @@ def _from_int32(data: Array, dtype: DType, count: int) -> Array:
     if dtype is DType.BOOL:
         return np.asarray(data != 0)
     if dtype.is_float:  # bit patterns
-        return data.astype(np.uint16 if dtype.bits == 16 else np.uint8).view(dtype.numpy)
-    return data.astype(dtype.numpy)
+        return np.asarray(data.astype(np.uint16 if dtype.bits == 16 else np.uint8).view(dtype.numpy))
+    return np.asarray(data.astype(dtype.numpy))
 
 
 def _text(data: bytes, where: str) -> str:

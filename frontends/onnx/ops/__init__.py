@@ -1,6 +1,7 @@
 """The importers, one function per ONNX operator and opset range. Importing this package fills the table."""
 from __future__ import annotations
 
+import lepton.frontends.onnx.ops.shape  # noqa: F401  (named `shape`, as a function in it is)
 from lepton.frontends.onnx.ops import (  # noqa: F401
     control,
     conv,
@@ -15,5 +16,4 @@ from lepton.frontends.onnx.ops import (  # noqa: F401
     recurrent,
     reduce,
     resize,
-    shape,
 )

@@ -35,9 +35,10 @@ def window(c: Call, kernel: tuple[int, ...] | None = None) -> Window:
     sizes = c.x().tensor.shape[2:]
     kernel = c.ints("kernel_shape", kernel if kernel is not None else REQUIRED)
     strides, dilations = c.ints("strides", (1,) * len(kernel)), c.ints("dilations", (1,) * len(kernel))
-    if not len(sizes) == len(kernel) == len(strides) == len(dilations) or min((*kernel, *strides, *dilations), default=1) < 1:
-        raise LeptonError(f"kernel {list(kernel)}, strides {list(strides)}, dilations {list(dilations)} for {c.x().tensor}",
-                          where=c.where)
+    fits = len(sizes) == len(kernel) == len(strides) == len(dilations)
+    if not fits or min((*kernel, *strides, *dilations), default=1) < 1:
+        raise LeptonError(f"kernel {list(kernel)}, strides {list(strides)} and dilations {list(dilations)} for "
+                          f"{c.x().tensor}", where=c.where)
     begin, end = padding(c, sizes, kernel, strides, dilations)
     return Window(kernel, strides, dilations, begin, end)
 

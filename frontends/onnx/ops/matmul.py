@@ -82,7 +82,7 @@ def _labels(c: Call, equation: str, ranks: Sequence[int]) -> tuple[list[str], st
     for term, rank in zip(terms, ranks, strict=True):
         named = term.replace("...", "")
         count = rank - len(named)
-        if count < 0 or ("..." not in term and count) or not named.isalpha() and named:
+        if count < 0 or ("..." not in term and count) or (not named.isalpha() and named):
             raise LeptonError(f"equation {equation!r}: {term!r} for rank {rank}", where=c.where)
         full.append(term.replace("...", dots[widest - count:]))
     result = right.replace("...", dots)

@@ -170,8 +170,9 @@ def padded(c: Call, x: Value, amounts: Sequence[Dim], mode: str, value: Value | 
 @imports("DepthToSpace")
 def depth_to_space(c: Call) -> Value:
     b = c.i("blocksize", REQUIRED)
-    n, channels, h, w = c.x().tensor.shape
+    n, channels, h, w = _image(c)
     deep = dims.floordiv(channels, b * b)
+    apart: tuple[Dim, ...]
     if c.s("mode", "DCR") == "DCR":
         apart, perm = (n, b, b, deep, h, w), (0, 3, 4, 1, 5, 2)
     else:
@@ -182,10 +183,19 @@ def depth_to_space(c: Call) -> Value:
 @imports("SpaceToDepth")
 def space_to_depth(c: Call) -> Value:
     b = c.i("blocksize", REQUIRED)
-    n, channels, h, w = c.x().tensor.shape
+    n, channels, h, w = _image(c)
     down, across = dims.floordiv(h, b), dims.floordiv(w, b)
     apart = c.reshape(c.x(), (n, channels, down, b, across, b))
-    return c.reshape(c(ops.transpose, apart, perm=(0, 3, 5, 1, 2, 4)), (n, channels * b * b, down, across))
+    perm = (0, 3, 5, 1, 2, 4) if c.s("mode", "DCR") == "DCR" else (0, 1, 3, 5, 2, 4)
+    return c.reshape(c(ops.transpose, apart, perm=perm), (n, channels * b * b, down, across))
+
+
+def _image(c: Call) -> tuple[Dim, Dim, Dim, Dim]:
+    shape = c.x().tensor.shape
+    if len(shape) != 4:
+        raise LeptonError(f"{c.x().tensor} is not [N,C,H,W]", where=c.where)
+    n, channels, h, w = shape
+    return n, channels, h, w
 
 
 @imports("Trilu", since=14)

@@ -1,7 +1,7 @@
 """Quantised tensors and integer products."""
 from __future__ import annotations
 
-from lepton.frontends.onnx.call import Call
+from lepton.frontends.onnx.call import REQUIRED, Call
 from lepton.frontends.onnx.ops.conv import checked_weight, kernel_of, window
 from lepton.frontends.onnx.registry import imports
 from lepton.ir import ops
@@ -19,13 +19,17 @@ def _axis(c: Call, scale: Value, rank: int) -> int:
     return 0 if scale.tensor.rank == 0 else c.axes_of((axis,), rank)[0]
 
 
+def _output_type(c: Call, otherwise: DType) -> DType:
+    """The attribute output_dtype, in which 0 stands for none."""
+    return c.dtype("output_dtype", REQUIRED) if c.i("output_dtype", 0) else otherwise
+
+
 @imports("QuantizeLinear", since=10)
 def quantize_linear(c: Call) -> Value:
     x, scale, zero = c.x(), scalar_if_one(c, c.x(1)), scalar_if_one(c, c.opt(2))
     assert scale is not None
-    to = c.dtype("output_dtype", None) if c.i("output_dtype", 0) else None
-    to = zero.tensor.dtype if zero is not None else to or DType.U8
-    c.flag("saturate", True)
+    to = _output_type(c, DType.U8)
+    to = zero.tensor.dtype if zero is not None else to
     if not c.flag("saturate", True) and not to.is_integer:
         c.fail("saturate=0")
     c.ignore("precision")
@@ -39,8 +43,7 @@ def dequantize_linear(c: Call) -> Value:
     x, scale, zero = c.x(), scalar_if_one(c, c.x(1)), scalar_if_one(c, c.opt(2))
     assert scale is not None
     result = c(ops.dequantize, x, scale, zero, axis=_axis(c, scale, x.tensor.rank), block=c.i("block_size", 0))
-    to = c.dtype("output_dtype", None) if c.i("output_dtype", 0) else None
-    return result if to is None else c.cast(result, to)
+    return c.cast(result, _output_type(c, result.tensor.dtype))
 
 
 @imports("DynamicQuantizeLinear", since=11)

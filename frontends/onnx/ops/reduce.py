@@ -17,9 +17,9 @@ Reduce = Callable[[Op, Value], Value]
 
 
 def _axes(c: Call) -> tuple[int, ...]:
-    """The axes to reduce: an attribute until opset 17 (ReduceSum: 12), then input 1; none given: all, or none if so set.
-    """
+    """The axes to reduce: an attribute until opset 17 (ReduceSum: 12), then input 1. Without any: all, or none."""
     rank = c.x().tensor.rank
+    given: tuple[int, ...] | None
     if c.opset < (13 if c.node.op_type == "ReduceSum" else 18):
         given = c.ints("axes", None)
     else:

@@ -20,9 +20,7 @@ Scales = Sequence[Number]
 
 @imports("Upsample")
 def upsample_7(c: Call) -> Value:
-    scales = c.floats("scales", None)
-    if scales is None:
-        scales = (1.0, 1.0, c.f("height_scale", REQUIRED), c.f("width_scale", REQUIRED))
+    scales = c.floats("scales", ()) or (1.0, 1.0, c.f("height_scale", REQUIRED), c.f("width_scale", REQUIRED))
     return _upsample(c, [numbers.from_float(s) for s in scales])
 
 
@@ -47,9 +45,9 @@ def resize(c: Call) -> Value:
     axes = c.axes_of(c.ints("axes", tuple(range(rank))), rank)
     coordinates = c.s("coordinate_transformation_mode", "half_pixel")
     attrs: dict[str, Any] = {
-        "mode": c.s("mode", "nearest"), "coordinates": coordinates, "nearest": c.s("nearest_mode", "round_prefer_floor"),
-        "cubic_a": c.f("cubic_coeff_a", -0.75), "exclude_outside": c.flag("exclude_outside"),
-        "antialias": c.flag("antialias"), "extrapolation": c.f("extrapolation_value", 0.0),
+        "mode": c.s("mode", "nearest"), "coordinates": coordinates,
+        "nearest": c.s("nearest_mode", "round_prefer_floor"), "cubic_a": c.f("cubic_coeff_a", -0.75), "exclude_outside":
+        c.flag("exclude_outside"), "antialias": c.flag("antialias"), "extrapolation": c.f("extrapolation_value", 0.0),
     }
     if coordinates == "tf_crop_and_resize":
         attrs["roi"] = _roi(c, axes)
@@ -79,7 +77,7 @@ def _roi(c: Call, axes: tuple[int, ...]) -> tuple[float, ...]:
 def _known(c: Call, index: int, what: str) -> Scales:
     known = c.numbers(index)
     if known is None:
-        c.fail(f"{what} (input {index}) depend on data")
+        c.depends(index, what)
     return known
 
 

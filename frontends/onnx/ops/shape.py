@@ -20,7 +20,8 @@ def constant(c: Call) -> Value:
         return c(ops.constant, value=value)
     for name, dtype, read in (
         ("value_float", DType.F32, c.f), ("value_floats", DType.F32, c.floats), ("value_int", DType.I64, c.i),
-        ("value_ints", DType.I64, c.ints), ("value_string", DType.STRING, c.s), ("value_strings", DType.STRING, c.strings),
+        ("value_ints", DType.I64, c.ints), ("value_string", DType.STRING, c.s),
+        ("value_strings", DType.STRING, c.strings),
     ):
         if c.has(name):
             return c.const(read(name), dtype)
