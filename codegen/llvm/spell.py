@@ -357,7 +357,9 @@ class Speller(ScalarEmitter):
 
     def hoist(self, s: For) -> None:
         """Compute before the loop what does not change in it."""
-        inner = loops.bound(s.body) | {s.var}
+        # What varies across lanes has no one address: inside a VECTOR loop it stays where it is.
+        across = self.lanes.facts.varying if self.lanes is not None else frozenset()
+        inner = loops.bound(s.body) | {s.var} | across
         lets = self.lets | {x.name: x.value for x in loops.statements(s.body)
                             if isinstance(x, Let) and x.value.dtype is DType.I64}
         for inside in loops.statements(s.body):
