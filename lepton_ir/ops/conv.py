@@ -132,9 +132,11 @@ def unfold(x: Array, kernel: Sequence[int], strides: Sequence[int], dilations: S
     if not rank:
         return x
     reach = [(k - 1) * d + 1 for k, d in zip(kernel, dilations, strict=True)]
-    if any(n < r for n, r in zip(x.shape[2:], reach, strict=True)):
-        out = [max(0, n - r + 1) for n, r in zip(x.shape[2:], reach, strict=True)]
-        return np.zeros((*x.shape[:2], *out, *kernel), x.dtype)
+    room = [(n - r) // s + 1 for n, r, s in zip(x.shape[2:], reach, strides, strict=True)]
+    if min(room) < 0:
+        raise ValueError(f"windows reaching over {reach} do not fit into {list(x.shape[2:])}")
+    if min(room) == 0:
+        return np.zeros((*x.shape[:2], *room, *kernel), x.dtype)
     views = np.lib.stride_tricks.sliding_window_view(x, reach, axis=tuple(range(2, 2 + rank)))
     index: Any = (..., *[slice(None, None, step) for step in (*strides, *dilations)])
     return np.asarray(views[index])

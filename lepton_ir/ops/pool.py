@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import product
 from math import prod
 from typing import Any
 
@@ -79,8 +80,13 @@ def _restore(x: Array, layout: str) -> Array:
     return np.ascontiguousarray(x if layout == "nchw" else np.moveaxis(x, 1, -1))
 
 
-def _kernel_axes(kernel: Sequence[int]) -> tuple[int, ...]:
-    return tuple(range(-len(kernel), 0))
+def _fold(views: Array, kernel: Sequence[int], combine: np.ufunc) -> Array:
+    """The cells of each window combined. One strided pass per cell: numpy reduces short axes slowly."""
+    first, *rest = product(*map(range, kernel))
+    total = np.array(views[(..., *first)])
+    for cell in rest:
+        combine(total, views[(..., *cell)], out=total)
+    return total
 
 
 @wide_op(_pool_type)
@@ -92,7 +98,7 @@ def max_pool(
     padding gives -inf, or the least integer."""
     first = _channels_first(x, layout)
     views = _windows(first, lowest(x.dtype), kernel, strides, pads_begin, pads_end, dilations, ceil_mode)
-    return _restore(views.max(axis=_kernel_axes(kernel)), layout)
+    return _restore(_fold(views, kernel, np.maximum), layout)
 
 
 @wide_op(_indices_type)
@@ -141,8 +147,8 @@ def avg_pool(
         counted = unfold(pad_spatial(ones, [0] * len(kernel), after), kernel, strides, dilations)
     else:
         counted = _windows(ones, 0, *args)
-    axes = _kernel_axes(kernel)
-    return _restore(_windows(first, 0, *args).sum(axis=axes) / counted.sum(axis=axes), layout)
+    total, count = _fold(_windows(first, 0, *args), kernel, np.add), _fold(counted, kernel, np.add)
+    return _restore(total / count, layout)
 
 
 @wide_op(_float_pool_type)
@@ -153,4 +159,4 @@ def lp_pool(
     """(sum of |x|**p over each window) ** (1/p); padding counts as zero."""
     views = _windows(np.abs(_channels_first(x, layout)) ** p, 0, kernel, strides, pads_begin, pads_end, dilations,
                      ceil_mode)
-    return _restore(views.sum(axis=_kernel_axes(kernel)) ** (1 / p), layout)
+    return _restore(_fold(views, kernel, np.add) ** (1 / p), layout)

@@ -141,6 +141,7 @@ def test_what_stays_open() -> None:
     """A size may be 0, and differences may be negative."""
     assert str(dim_max(N, 1)) == "max(1,N)"
     assert str(dim_max(N - 1, 0)) == "max(0,N-1)"
+    assert str(dim_max(dim_max(N - H, W - 2 * N), 0)) == "max(0,max(-2*N+W,-H+N))"
     assert str(dim_max(N * H, N)) == "max(H*N,N)"
     assert str(dim_min(dim_min(N - H, H), 0)) == "min(0,min(-H+N,H))"
 

@@ -110,6 +110,19 @@ def test_failures_name_the_node() -> None:
                                  "  --> m.onnx: node 'look' (Gather)")
 
 
+def test_windows_that_do_not_fit() -> None:
+    x = v("f32[1,1,N]")
+    y = ops.max_pool(x, kernel=(5,), strides=(1,), pads_begin=(0,), pads_end=(0,), dilations=(1,))
+    graph = Graph.of("g", [x], [y])
+    assert [evaluate(graph, ones(1, 1, n))[0].shape[2] for n in (6, 5, 4)] == [2, 1, 0]
+    with pytest.raises(LeptonError, match="the output would have the negative size -1"):
+        evaluate(graph, ones(1, 1, 3))
+    w = ops.constant(value=Tensor.of(ones(1, 1, 5)))
+    z = ops.conv(x, w, strides=(1,), pads_begin=(0,), pads_end=(0,), dilations=(1,))
+    with pytest.raises(LeptonError, match=r"conv: windows reaching over \[5\] do not fit into \[3\]"):
+        evaluate(Graph.of("g", [x], [z]), ones(1, 1, 3))
+
+
 def test_float64() -> None:
     """f16, bf16 and f32 become f64: inputs, constants, casts; integers stay."""
     x = v("f32[N]")
