@@ -82,10 +82,10 @@ def _restore(x: Array, layout: str) -> Array:
 
 def _fold(views: Array, kernel: Sequence[int], combine: np.ufunc) -> Array:
     """The cells of each window combined. One strided pass per cell: numpy reduces short axes slowly."""
-    first, *rest = product(*map(range, kernel))
-    total = np.array(views[(..., *first)])
-    for cell in rest:
-        combine(total, views[(..., *cell)], out=total)
+    cells: list[Any] = [(..., *cell) for cell in product(*map(range, kernel))]
+    total = np.array(views[cells[0]])
+    for cell in cells[1:]:
+        combine(total, views[cell], out=total)
     return total
 
 
