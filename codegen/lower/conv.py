@@ -13,6 +13,7 @@ from lepton.codegen.kernel import Kernel, packed
 from lepton.codegen.lower.matmul import MOST_TASKS, TASK_FLOPS, Problem, grain_of, matmul_kernel
 from lepton.codegen.target import Target
 from lepton.codegen.templates.convolution import Convolution, Three, Window, pack_filters
+from lepton.codegen.templates.depthwise import Depthwise, pack_taps, tile_width
 from lepton.codegen.templates.fused import Bindings, Fused, Strides, collapse, constant_array, outer
 from lepton.codegen.templates.tiles import WIDTHS, most_rows, tile_cost
 from lepton.ir import ops
@@ -22,6 +23,7 @@ from lepton.ir.tensor import Array
 from lepton.ir.types import DType
 
 UNKNOWN_OUTPUT = 56       # output rows and columns, where they are run-time sizes
+DEPTHWISE_TASK_FLOPS = 400_000
 MOST_TILE_ROWS = 14       # more pixels of a power-of-two pitch evict each other from L1
 
 
@@ -56,6 +58,12 @@ class Shape:
         return ones == (1,) * 6 and all(p == 0 for p in (*self.pads, *self.pads_end)) and self.groups == 1
 
     @property
+    def depthwise(self) -> bool:
+        """Whether each channel has one filter, and vectors of channels can be read."""
+        fixed = all(isinstance(p, int) for p in self.pads)
+        return self.channels == self.filters == 1 and self.groups > 1 and self.x[4] == 1 and fixed
+
+    @property
     def depth(self) -> int:
         """Length of one sum."""
         return self.channels * prod(self.kernel)
@@ -82,6 +90,8 @@ def lower_conv(group: Group, options: LowerOptions) -> Kernel:
     shape = shape_of(group, fused, x, weights, attrs)
     if shape.pointwise:
         return pointwise(group, options, fused, shape, (x, w))
+    if shape.depthwise:
+        return depthwise(group, options, fused, shape, x)
     return direct(group, options, fused, shape, x)
 
 
@@ -147,6 +157,28 @@ def direct(group: Group, options: LowerOptions, fused: Fused, shape: Shape, x: V
                      ceildiv(shape.out[2], columns), -(-panels // block_panels)))
     return Kernel(group.name, body, tuple(bindings.bound), tasks, bindings.table.dims, scratch,
                   grain_of(shape.flops, tasks), shape.flops, group.outputs)
+
+
+def depthwise(group: Group, options: LowerOptions, fused: Fused, shape: Shape, x: Value) -> Kernel:
+    """One filter for each channel: no microkernel, vectors of channels."""
+    target, bindings = options.target, Bindings()
+    lanes = target.lanes(shape.dtype)
+    view = bindings.operand(outer(group, x), x.tensor, shape.x)
+    filters = bindings.buffer(packed(pack_taps(shape.weights, lanes)))
+    epilogue = fused.epilogue(bindings, shape.views)
+    images, *rest = bindings.sizes((shape.images, *shape.out, *shape.into, *shape.pads))
+    out, into, pads = rest[:3], rest[3:6], rest[6:9]
+    window = Window(shape.kernel, shape.strides, shape.dilations, (pads[0], pads[1], pads[2]))
+    line = 2 * _known(shape.out[2]) * shape.groups * shape.depth
+    block = max(1, min(-(-_known(shape.out[1]) // 4), DEPTHWISE_TASK_FLOPS // line))
+    wide = shape.out[2] if isinstance(shape.out[2], int) else UNKNOWN_OUTPUT
+    most = tile_width(target, shape.kernel[2])
+    tile = -(-wide // -(-wide // most)) if wide else 1
+    body = Depthwise(shape.dtype, images, (out[0], out[1], out[2]), (into[0], into[1], into[2]), shape.groups, window, view,
+                     filters, epilogue, tile, block)
+    tasks = product((shape.images, shape.out[0], ceildiv(shape.out[1], block)))
+    return Kernel(group.name, body, tuple(bindings.bound), tasks, bindings.table.dims, 0,
+                  grain_of(shape.flops, tasks, DEPTHWISE_TASK_FLOPS), shape.flops, group.outputs)
 
 
 def _span(shape: Shape, axis: int, outputs: Dim) -> Dim:

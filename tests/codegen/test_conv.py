@@ -98,3 +98,25 @@ def test_inside_a_concat() -> None:
                    node.result: inside((2, 6, 7, 20), (2, 6, 7, 50), (0, 0, 0, 13))}
         check(node, x, HERE[-1], layouts=layouts)
         check(node, x, HERE[-1], at_end=False)
+
+
+@pytest.mark.parametrize("target", HERE)
+@pytest.mark.parametrize(("size", "channels", "kernel", "more"), [
+    (9, 40, 3, {"pad": 1}), (12, 17, 3, {"stride": 2, "pad": 1}), (7, 8, 5, {"pad": 2}), (20, 33, 3, {}),
+    (3, 5, 7, {"pad": 3}), (11, 16, 3, {"pad": 2, "dilation": 2}), (1, 4, 3, {"pad": 1}), (10, 19, 2, {}),
+    (6, 4, 3, {"pads_begin": (2, 0), "pads_end": (0, 3)}), (9, 4, 3, {"pads_begin": (-1, 1), "pads_end": (2, -2)})])
+def test_depthwise(target: str, size: int, channels: int, kernel: int, more: dict[str, Any]) -> None:
+    node, x = conv((2, size, size + 2, channels), channels, (kernel, kernel), group=channels, **more)
+    check(node, x, target, shares=3)
+    node, x = conv((2, sym("H"), sym("W"), channels), channels, (kernel, kernel), group=channels, **more)
+    check(node, x, target, env={"H": size, "W": size + 2})
+
+
+def test_depthwise_inside_a_concat() -> None:
+    node, x = conv((2, 6, 7, 12), 12, (3, 3), pad=1, group=12)
+    layouts = {x: inside((2, 6, 7, 12), (2, 6, 7, 30), (0, 0, 0, 18)),
+               node.result: inside((2, 6, 7, 12), (2, 6, 7, 50), (0, 0, 0, 13))}
+    check(node, x, HERE[-1], layouts=layouts)
+    check(node, x, HERE[-1], at_end=False)
+    check(*conv((1, 4, 5, 6, 7), 7, (3, 3, 3), pad=1, group=7), HERE[-1])
+    check(*conv((1, 30, 7), 7, (5,), pad=1, group=7), HERE[-1])
