@@ -14,22 +14,25 @@ if TYPE_CHECKING:
     from lepton.artifact import Model, Session, load
     from lepton.driver import compile, compile_to
     from lepton.ir.diagnostics import LeptonError
-    from lepton.session import InferenceSession
+    from lepton.session import InferenceSession, SessionOptions
 
 __version__ = "0.1.0"
-__all__ = ["InferenceSession", "LeptonError", "Model", "Session", "__version__", "compile", "compile_to", "load"]
+__all__ = ["InferenceSession", "LeptonError", "Model", "Session", "SessionOptions", "__version__", "compile",
+           "compile_to", "load"]
 
 # Loading an artifact must not import the compiler, nor onnx and LLVM behind it: names arrive when asked for.
 _HOMES = {
     "compile": "lepton.driver", "compile_to": "lepton.driver", "load": "lepton.artifact", "Model": "lepton.artifact",
-    "Session": "lepton.artifact", "InferenceSession": "lepton.session", "LeptonError": "lepton.ir.diagnostics",
+    "Session": "lepton.artifact", "InferenceSession": "lepton.session", "SessionOptions": "lepton.session",
+    "LeptonError": "lepton.ir.diagnostics",
 }
 
 
 def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module 'lepton' has no attribute {name!r}")
-    return getattr(import_module(_HOMES[name]), name)
+    found = globals()[name] = getattr(import_module(_HOMES[name]), name)
+    return found
 
 
 def __dir__() -> list[str]:

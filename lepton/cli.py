@@ -3,20 +3,21 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import sys
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from lepton.ir.diagnostics import Exit, UsageError
-from lepton.terminal import Progress, Version, human, parse_dims, run
+from lepton.terminal import EXIT_CODES, HelpKnobs, Progress, Version, count, parse_dims, run
 
 if TYPE_CHECKING:
     from lepton.driver import Options, Report
 
-EMITS = ("so", "graph", "loops", "llvm", "asm", "obj")
-JSON_VERSION = 1
+# What `--emit` writes, and the suffix of its file.
+EMITS = {"so": ".so", "graph": ".lir", "loops": ".loops", "llvm": ".ll", "asm": ".s", "obj": ".o"}
+BINARY = ("so", "obj")
 
 EXAMPLES = """\
 examples:
@@ -26,20 +27,18 @@ examples:
   leptonc model.onnx --emit graph -o -                    the graph after all passes, as text
   leptonc model.onnx -o model.so --dump-dir dumps -v      every pass that changed something leaves a file
 
-exit codes:
-  0 done   1 an answer or a budget missed   2 usage   3 unsupported model or device   4 verification refused
-  5 a limit on memory or time   70 a bug in Lepton (a reproducer is left)   130 interrupted
 """
 
 
 def parser() -> argparse.ArgumentParser:
     made = argparse.ArgumentParser(
         prog="leptonc", description="Compile an ONNX model (or .lir text) to a self-contained shared library.",
-        epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter)
+        epilog=EXAMPLES + EXIT_CODES, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
     made.add_argument("model", nargs="?", help="model.onnx or graph.lir")
-    made.add_argument("-o", "--output", metavar="FILE", help="what to write (default: the model's name; -: stdout)")
+    made.add_argument("-o", "--output", metavar="FILE",
+                      help="what to write (default: the model's name, in this folder; -: stdout)")
     made.add_argument("--version", action=Version)
-    made.add_argument("--help-knobs", action="store_true", help="print the environment variables and stop")
+    made.add_argument("--help-knobs", action=HelpKnobs)
 
     code = made.add_argument_group("the code")
     code.add_argument("--target", default="native", metavar="T[,T]", help="native, x86-sse4, x86-avx2, x86-avx512, "
@@ -49,14 +48,18 @@ def parser() -> argparse.ArgumentParser:
     code.add_argument("--math", choices=("strict", "default", "fast"), default="default",
                       help="strict: exact rewrites only; default: sums may be regrouped; fast: approximations too")
     code.add_argument("--dim", action="append", default=[], metavar="N=1", help="give an open dimension a size")
-    code.add_argument("--threads-default", type=int, default=0, metavar="N", help="threads of a run (0: all cores)")
+    code.add_argument("--threads-default", type=count, default=0, metavar="N", help="threads of a run (0: all cores)")
 
     out = made.add_argument_group("what comes out")
-    out.add_argument("--emit", choices=EMITS, default="so", help="which form to write (default so)")
+    out.add_argument("--emit", choices=tuple(EMITS), default="so", help="which form to write (default so)")
     out.add_argument("--json", action="store_true", help="the summary as JSON on stdout")
     out.add_argument("-v", "--verbose", action="store_true", help="say more")
     out.add_argument("-q", "--quiet", action="store_true", help="say nothing but errors")
+    _add_work(made)
+    return made
 
+
+def _add_work(made: argparse.ArgumentParser) -> None:
     work = made.add_argument_group("working on passes")
     work.add_argument("--passes", default="", metavar="SPEC", help='a pipeline in place of the level\'s: "fold,cse"')
     work.add_argument("--load-pass", default="", metavar="FILE.py", help="passes of your own")
@@ -66,107 +69,90 @@ def parser() -> argparse.ArgumentParser:
     work.add_argument("--self-check", action="store_true", help="compare answers before and after each pass")
 
     limits = made.add_argument_group("limits")
-    limits.add_argument("--timeout", type=int, default=0, metavar="S", help="give up after this many seconds")
-    limits.add_argument("--max-memory", type=int, default=0, metavar="MB", help="address space the compiler may use")
-    return made
+    limits.add_argument("--timeout", type=count, default=0, metavar="S", help="give up after this many seconds")
+    limits.add_argument("--max-memory", type=count, default=0, metavar="MB", help="address space the compiler may use")
 
 
-def options_of(args: argparse.Namespace) -> Options:
+def main(argv: Sequence[str] | None = None) -> int:
+    """The tool. Gives the exit code; usage errors of argparse exit 2 by themselves."""
+    from lepton.limits import limited
+    from lepton.reproducer import fresh_folder
+
+    argv = list(sys.argv[1:] if argv is None else argv)
+    args = parser().parse_args(argv)
+    repro = fresh_folder()
+
+    def work() -> int:
+        return run("leptonc", lambda: compile_file(args, repro), argv, repro)
+
+    return run("leptonc", lambda: limited(work, args.timeout, args.max_memory), argv, repro)
+
+
+def compile_file(args: argparse.Namespace, repro: Path) -> int:
+    """Compile what the arguments name. Raises LeptonError."""
+    if not args.model:
+        raise UsageError("no model given", help="leptonc model.onnx -o model.so; leptonc --help shows more")
+    out = args.output or Path(args.model).with_suffix(EMITS[args.emit]).name
+    check_destination(out, args)
+    options = options_of(args, repro)
+    with Progress(args.quiet, args.verbose) as progress:
+        if args.emit == "so":
+            from lepton.driver import compile_to
+
+            settings = {name: getattr(options, name) for name in options.__dataclass_fields__}
+            report, files = compile_to(args.model, out, progress, **settings), [Path(out)]
+        else:
+            from lepton.emit import FORMS, write
+
+            emitted = FORMS[args.emit](args.model, options, progress)
+            report, files = emitted.report, write(emitted.forms, out)
+    tell(report, files, args)
+    return int(Exit.OK)
+
+
+def options_of(args: argparse.Namespace, repro: Path) -> Options:
     from lepton.driver import Options
 
     return Options.of({
         "target": args.target, "level": args.level, "math": args.math, "dims": parse_dims(args.dim),
         "threads": args.threads_default, "passes": args.passes, "load_pass": args.load_pass,
         "dump_dir": args.dump_dir, "verify_each": args.verify_each, "time_passes": args.time_passes,
-        "self_check": args.self_check})
+        "self_check": args.self_check, "repro_dir": str(repro)})
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """The tool. Gives the exit code; usage errors of argparse exit 2 by themselves."""
-    argv = list(sys.argv[1:] if argv is None else argv)
-    args = parser().parse_args(argv)
-    return run("leptonc", lambda: compile_file(args), argv)
-
-
-def compile_file(args: argparse.Namespace) -> int:
-    if args.help_knobs:
-        from lepton.knobs import describe_knobs
-
-        print(describe_knobs(), end="")
-        return int(Exit.OK)
-    if not args.model:
-        raise UsageError("no model given", help="leptonc model.onnx -o model.so; leptonc --help shows more")
-    from lepton.limits import limited
-
-    with limited(args.timeout, args.max_memory):
-        return emit(args, options_of(args))
-
-
-def emit(args: argparse.Namespace, options: Options) -> int:
-    from lepton.driver import compile_to
-
-    out = args.output or str(Path(args.model).with_suffix(".so" if args.emit == "so" else f".{args.emit}").name)
-    check_writable(out, args)
-    progress = Progress(args.quiet, args.verbose)
-    if args.emit == "so":
-        settings = {name: getattr(options, name) for name in options.__dataclass_fields__}
-        report = compile_to(args.model, out, progress, **settings)
-        progress.done()
-        tell(report, out, args)
-        return int(Exit.OK)
-    from lepton.emit import FORMS, write
-
-    forms = FORMS[args.emit](args.model, options, progress)
-    progress.done()
-    write(forms, out)
-    return int(Exit.OK)
-
-
-def check_writable(out: str, args: argparse.Namespace) -> None:
+def check_destination(out: str, args: argparse.Namespace) -> None:
     """Find out before a long compile what would stop its result from being written. Raises UsageError."""
     if out == "-":
-        if args.emit in ("so", "obj"):
+        if args.emit in BINARY:
             raise UsageError(f"--emit {args.emit} is no text and cannot go to stdout", help="give a file: -o model.so")
+        if args.json:
+            raise UsageError("--json and the output cannot both go to stdout", help="give a file with -o")
         return
     path = Path(out)
-    folder = path.parent
     if path.is_dir():
-        raise UsageError(f"{out} is a folder", help="give the file's name too: -o folder/model.so")
-    if not folder.is_dir():
-        raise UsageError(f"there is no folder {folder}", help=f"mkdir -p {folder}")
-    if not os.access(folder, os.W_OK):
-        raise UsageError(f"cannot write to {folder}", help="choose another folder with -o")
-    if path.exists() and path.resolve() == Path(args.model).resolve():
-        raise UsageError(f"{out} is the model itself")
+        raise UsageError(f"cannot write {out}: it is a folder", help="give the file's name too: -o folder/model.so")
+    if path.exists() and not path.is_file():
+        raise UsageError(f"cannot write {out}: it is no regular file", help="-o - writes text to stdout")
+    if path.exists() and Path(args.model).exists() and path.samefile(args.model):
+        raise UsageError(f"cannot write {out}: it is the model itself", help="name another file with -o")
+    if not path.parent.is_dir():
+        raise UsageError(f"cannot write {out}: there is no folder {path.parent}", help=f"mkdir -p {path.parent}")
+    try:
+        with tempfile.TemporaryFile(dir=path.parent):
+            pass
+    except OSError as error:
+        raise UsageError(f"cannot write {out}: no file can be made in {path.parent}: {error.strerror}",
+                         help="choose another folder with -o") from error
 
 
-def tell(report: Report, out: str, args: argparse.Namespace) -> None:
+def tell(report: Report, files: Sequence[Path], args: argparse.Namespace) -> None:
     """The summary: on stdout as JSON if asked for, else on stderr unless quiet."""
+    from lepton.summary import as_json, as_text
+
     if args.json:
-        print(json.dumps({"version": JSON_VERSION, "output": out, "size": report.size, "seconds": report.seconds,
-                          "ops_before": report.ops_before, "targets": report.targets}))
-    if args.quiet or (args.json and not args.verbose):
-        return
-    total = sum(report.seconds.values())
-    stages = ", ".join(f"{name} {seconds:.2f}" for name, seconds in report.seconds.items())
-    lines = [f"{out}: {human(report.size, 'B')}, compiled in {total:.2f} s ({stages})"]
-    for name, row in report.targets.items():
-        lines += summary(name, row, report)
-        if args.verbose:
-            lines.append("  ops: " + ", ".join(f"{op} {n}" for op, n in row["ops"].items()))
-    print("\n".join(lines), file=sys.stderr)
-
-
-def summary(name: str, row: dict[str, Any], report: Report) -> list[str]:
-    """Two lines about one target."""
-    flops = row["flops"]
-    work = human(flops, "FLOP") if isinstance(flops, int) else f"{flops} FLOP"
-    space = "depends on input shapes" if row["workspace"] is None else human(row["workspace"], "B")
-    return [
-        f"  {name}: {sum(report.ops_before.values())} ops -> {row['kernels']} kernels ({row['bodies']} distinct, "
-        f"{row['fusions']} fused groups), {work if len(work) < 60 else 'work depends on input shapes'}",
-        f"  weights {human(row['weights'], 'B')}, workspace {space}",
-    ]
+        print(json.dumps(as_json(args.model, args.emit, files, report)))
+    if not args.quiet and (args.verbose or not args.json):
+        print(as_text(files, report, args.verbose), file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ from __future__ import annotations
 import json
 import os
 import time
+import traceback
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -12,6 +13,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import lepton
+from lepton import debug
 from lepton.codegen import lower as _lowerings  # noqa: F401  (fills LOWERINGS)
 from lepton.codegen.build import Objects, build, plan_memory
 from lepton.codegen.group import LowerOptions
@@ -20,11 +23,13 @@ from lepton.codegen.program import Program, Storage
 from lepton.codegen.target import Target, parse_targets
 from lepton.ir import ops
 from lepton.ir.core import Graph, clone
-from lepton.ir.diagnostics import UsageError
+from lepton.ir.diagnostics import Exit, LeptonError, ParseError, UsageError, VerifyError
 from lepton.ir.verify import verify
 from lepton.passes.default import pipeline_for
+from lepton.passes.instruments import Reproducer
 from lepton.passes.pipeline import Pipeline, parse_pipeline
 from lepton.passes.registry import load_file
+from lepton.reproducer import kept
 
 if TYPE_CHECKING:
     from lepton.artifact import Model
@@ -48,6 +53,7 @@ class Options:
     verify_each: bool = False
     time_passes: bool = False
     self_check: bool = False
+    repro_dir: str = ""                  # where a bug's reproducer goes; "": dump_dir, or here
 
     @classmethod
     def of(cls, options: Mapping[str, Any]) -> Options:
@@ -101,46 +107,89 @@ def load_graph(source: Source, options: Options) -> Graph:
     return clone(source) if isinstance(source, Graph) else frontends.load(source, dims=options.dims)
 
 
-def optimise(graph: Graph, target: Target, options: Options) -> Graph:
-    """Run the passes of the level (or those asked for) on `graph`, in place."""
-    if options.load_pass:
-        load_file(Path(options.load_pass))
-    if options.passes:
-        passes = parse_pipeline(options.passes)
-    else:
-        passes = Pipeline(pipeline_for(target.name.split("-")[0], options.level, options.math))
-    passes.instrumented(options).run(graph)
+def checked(source: Source, options: Options) -> Graph:
+    """`load_graph`, verified. Text and graphs are written by hand: breaking a rule there is no bug of Lepton's."""
+    graph = load_graph(source, options)
+    try:
+        verify(graph)
+    except VerifyError as error:
+        by_hand = isinstance(source, Graph) or str(source).endswith(".lir")
+        raise VerifyError(error.message, where=error.where, help=error.help,
+                          exit=Exit.REFUSED if by_hand else Exit.INTERNAL) from error
     return graph
+
+
+def pipelines(targets: tuple[Target, ...], options: Options) -> list[Pipeline]:
+    """What each target's graph goes through: the passes of the level, or those asked for. Raises UsageError."""
+    if options.load_pass:
+        load_passes(Path(options.load_pass))
+    try:
+        asked = parse_pipeline(options.passes) if options.passes.strip() else None
+    except ParseError as error:
+        raise UsageError(f"cannot read the pipeline {options.passes!r}: {error.message}",
+                         help='as in "fold,cse" or "fuse{max=4}"') from error
+    return [asked or Pipeline(pipeline_for(t.name.split("-")[0], options.level, options.math)) for t in targets]
+
+
+def load_passes(file: Path) -> None:
+    """Import a user's file of passes. Raises UsageError with the line that went wrong."""
+    try:
+        load_file(file)
+    except LeptonError:
+        raise
+    except Exception as error:
+        lines = [f.lineno for f in traceback.extract_tb(error.__traceback__) if Path(f.filename) == file]
+        line = lines[-1] if lines else getattr(error, "lineno", None)
+        raise UsageError(f"cannot load passes from {file}{f':{line}' if line else ''}: "
+                         f"{type(error).__name__}: {error}") from error
+
+
+def optimise(graph: Graph, pipeline: Pipeline, options: Options) -> Graph:
+    """Run the passes on `graph`, in place, watched as the options say."""
+    watched = pipeline.instrumented(options)
+    instruments = [Reproducer(Path(options.repro_dir)) if isinstance(i, Reproducer) and options.repro_dir else i
+                   for i in (*watched.instruments, *debug.instruments())]
+    return Pipeline(watched.passes, instruments).run(graph)
 
 
 def lower(source: Source, options: Options, progress: Progress | None = None) -> Compiled:
     """model -> one program per target, not yet spelled."""
+    targets = parse_targets(options.target)
+    each = pipelines(targets, options)
     report = Report()
     with report.stage("read", progress):
-        original = load_graph(source, options)
-        verify(original)
+        original = checked(source, options)
         report.ops_before = count_ops(original)
     done = Compiled(original, [], [], report)
-    for target in parse_targets(options.target):
+    for target, pipeline in zip(targets, each, strict=True):
         with report.stage("passes", progress):
-            graph = optimise(clone(original), target, options)
+            graph = optimise(clone(original), pipeline, options)
+        with report.stage("plan", progress), kept(graph, options.repro_dir):
             verify(graph)
-            check_supported(graph)
-        with report.stage("plan", progress):
-            program = plan(graph, LowerOptions(target, options.math))
-            plan_memory(program)
+            program = program_of(graph, target, options.math)
         done.graphs.append(graph)
         done.programs.append((program, target))
         report.targets[target.name] = statistics(graph, program)
     return done
 
 
+def program_of(graph: Graph, target: Target, math: str) -> Program:
+    """The plan of an optimised graph, its memory laid out. Raises UnsupportedError."""
+    check_supported(graph)
+    program = plan(graph, LowerOptions(target, math))
+    plan_memory(program)
+    debug.show_program(program, target)
+    return program
+
+
 def compile_objects(source: Source, options: Options, *, linked: bool, progress: Progress | None = None) -> Compiled:
     """model -> objects. `linked`: for the linker, which brings the weights; else for this process."""
     done = lower(source, options, progress)
-    with done.report.stage("code", progress):
+    with done.report.stage("code", progress), kept(done.graphs[0], options.repro_dir):
         words = [json.dumps(describe(done, i, options), sort_keys=True) for i in range(len(done.programs))]
         done.objects = build(done.programs, words, options.threads, linked)
+    debug.show_objects(done.objects)
+    debug.show_times(done.report.seconds)
     return done
 
 
@@ -176,18 +225,18 @@ def describe(done: Compiled, index: int, options: Options) -> dict[str, Any]:
     _program, target = done.programs[index]
     return {
         **versions(), "model": dict(sorted(done.original.metadata.items())), "target": target.name,
-        "math": options.math, "level": options.level, "dims": dict(sorted(options.dims.items())),
+        "targets": [t.name for _, t in done.programs], "math": options.math, "level": options.level,
+        "dims": dict(sorted(options.dims.items())),
         "statistics": done.report.targets[target.name],
     }
 
 
 def versions() -> dict[str, str]:
     """Lepton's version and those of what its output depends on."""
-    import onnx
     from llvmlite import binding as llvm
 
-    return {"lepton": metadata.version("lepton-compiler"), "llvm": ".".join(map(str, llvm.llvm_version_info)),
-            "onnx": onnx.__version__}
+    return {"lepton": lepton.__version__, "llvm": ".".join(map(str, llvm.llvm_version_info)),
+            "onnx": metadata.version("onnx")}
 
 
 def count_ops(graph: Graph) -> dict[str, int]:

@@ -1,13 +1,18 @@
 """`--emit`: the forms a model takes on its way, as text or objects."""
 from __future__ import annotations
 
+import errno
 import os
 import sys
-from collections.abc import Callable, Sequence
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from lepton.driver import Compiled, Options, Progress, Source, compile_objects, lower
+from lepton.debug import program_text
+from lepton.driver import Compiled, Options, Progress, Report, Source, compile_objects, lower
+from lepton.ir.diagnostics import ResourceError, UsageError
 
 
 @dataclass(frozen=True)
@@ -17,76 +22,88 @@ class Form:
     suffix: str
     content: str | bytes
 
+    @property
+    def data(self) -> bytes:
+        return self.content if isinstance(self.content, bytes) else self.content.encode()
 
-def graphs(source: Source, options: Options, progress: Progress) -> list[Form]:
+
+@dataclass(frozen=True)
+class Emitted:
+    """The forms of a model, and the report of the compile so far."""
+
+    forms: list[Form]
+    report: Report
+
+
+def graphs(source: Source, options: Options, progress: Progress) -> Emitted:
     """Text IR after all passes, one for each target."""
     from lepton.ir.printer import show
 
     done = lower(source, options, progress)
-    return [Form(t.name, show(g)) for g, (_, t) in zip(done.graphs, done.programs, strict=True)]
+    return Emitted([Form(t.name, show(g)) for g, (_, t) in zip(done.graphs, done.programs, strict=True)], done.report)
 
 
-def loops(source: Source, options: Options, progress: Progress) -> list[Form]:
-    """The program's steps, then each distinct kernel body: loop kernels as loop IR, templates by their parameters."""
-    from lepton.codegen.llvm.spell import LoopBody
-    from lepton.codegen.loops_text import print_kernel
-
+def loops(source: Source, options: Options, progress: Progress) -> Emitted:
+    """The program's steps and each distinct kernel body, for each target."""
     done = lower(source, options, progress)
-    forms = []
-    for program, target in done.programs:
-        bodies = dict.fromkeys(k.body for k in program.kernels)
-        text = [str(program), ""]
-        text += [f"// body {i}\n{print_kernel(b.kernel) if isinstance(b, LoopBody) else b!r}\n"
-                 for i, b in enumerate(bodies)]
-        forms.append(Form(target.name, "\n".join(text)))
-    return forms
+    return Emitted([Form(target.name, program_text(program)) for program, target in done.programs], done.report)
 
 
-def modules(source: Source, options: Options, progress: Progress) -> list[Form]:
+def modules(source: Source, options: Options, progress: Progress) -> Emitted:
     """LLVM IR: one module for each target, and the tables."""
     done = compile_objects(source, options, linked=True, progress=progress)
     assert done.objects is not None
-    return [Form(name, text) for name, text in zip(_names(done), done.objects.llvm, strict=True)]
+    return Emitted([Form(n, text) for n, text in zip(_names(done), done.objects.llvm, strict=True)], done.report)
 
 
-def assembly(source: Source, options: Options, progress: Progress) -> list[Form]:
+def assembly(source: Source, options: Options, progress: Progress) -> Emitted:
     """What LLVM makes of the modules, as assembly."""
     from lepton.codegen.llvm.machine import compile_module
 
     done = compile_objects(source, options, linked=True, progress=progress)
     assert done.objects is not None
     targets = [t for _, t in done.programs] + [done.programs[0][1]]
-    return [Form(name, compile_module(text, target, asm=True))
-            for name, text, target in zip(_names(done), done.objects.llvm, targets, strict=True)]
+    return Emitted([Form(name, compile_module(text, target, asm=True))
+                    for name, text, target in zip(_names(done), done.objects.llvm, targets, strict=True)], done.report)
 
 
-def objects(source: Source, options: Options, progress: Progress) -> list[Form]:
+def objects(source: Source, options: Options, progress: Progress) -> Emitted:
     """Relocatable objects; the weights are the symbol lpt_weights that the linker brings."""
     done = compile_objects(source, options, linked=True, progress=progress)
     assert done.objects is not None
-    return [Form(name, data) for name, data in zip(_names(done), done.objects.objects, strict=True)]
+    return Emitted([Form(n, data) for n, data in zip(_names(done), done.objects.objects, strict=True)], done.report)
 
 
 def _names(done: Compiled) -> list[str]:
     return [t.name for _, t in done.programs] + ["tables"]
 
 
-FORMS: dict[str, Callable[[Source, Options, Progress], list[Form]]] = {
+FORMS: dict[str, Callable[[Source, Options, Progress], Emitted]] = {
     "graph": graphs, "loops": loops, "llvm": modules, "asm": assembly, "obj": objects,
 }
 
 
-def write(forms: Sequence[Form], out: str) -> None:
-    """One form goes to `out`; of several, each to `out` with its suffix before the extension ("-": all, in turn)."""
+def write(forms: Sequence[Form], out: str) -> list[Path]:
+    """One form goes to `out`; of several, each to `out` with its suffix before the extension ("-": all, in turn, to
+    stdout). The files written; each is replaced only by a complete one. Raises LeptonError."""
     if out == "-":
         for form in forms:
-            assert isinstance(form.content, str)
-            sys.stdout.write(form.content)
-        return
+            sys.stdout.write(str(form.content))
+        sys.stdout.flush()
+        return []
     path = Path(out)
-    for form in forms:
-        name = path if len(forms) == 1 else path.with_name(f"{path.stem}.{form.suffix}{path.suffix}")
-        partial = name.with_name(name.name + ".partial")
-        data = form.content.encode() if isinstance(form.content, str) else form.content
-        partial.write_bytes(data)
-        os.replace(partial, name)
+    names = [path if len(forms) == 1 else path.with_name(f"{path.stem}.{f.suffix}{path.suffix}") for f in forms]
+    for name, form in zip(names, forms, strict=True):
+        with _disk_errors(name), tempfile.TemporaryDirectory(prefix=".lepton-", dir=name.parent) as folder:
+            (Path(folder) / name.name).write_bytes(form.data)
+            os.replace(Path(folder) / name.name, name)
+    return names
+
+
+@contextmanager
+def _disk_errors(out: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+        raise (ResourceError if full else UsageError)(f"cannot write {out}: {error.strerror}") from error

@@ -1,29 +1,66 @@
-"""Every environment variable that Lepton reads, in one table; `leptonc --help-knobs` prints it, docs/cli.md shows it."""
+"""Every environment variable that Lepton reads, in one table; `leptonc --help-knobs` prints it, docs/cli.md shows it.
+
+What the C compiler's command is, codegen/link.py asks itself; the rows here say so to people.
+"""
 from __future__ import annotations
 
 import os
 from dataclasses import dataclass
 
+from lepton.ir.diagnostics import UsageError
+
 
 @dataclass(frozen=True, slots=True)
 class Knob:
+    """A variable with a text."""
+
     name: str
-    default: str
+    values: str                # what may stand there, in words
     doc: str
 
     @property
-    def value(self) -> str:
-        return os.environ.get(self.name, self.default)
+    def text(self) -> str:
+        """What it is set to; "" if it is not."""
+        return os.environ.get(self.name, "")
 
 
-KNOBS = {k.name: k for k in (
-    Knob("LEPTON_CC", "", "the C compiler that links artifacts (default: cc, gcc, clang, or python -m ziglang cc)"),
-    Knob("LEPTON_CC_AARCH64", "", "the same for aarch64 targets (default: aarch64-linux-gnu-gcc)"),
-    Knob("NO_COLOR", "", "anything: plain progress lines, no cursor movement"),
-)}
+@dataclass(frozen=True, slots=True)
+class Switch(Knob):
+    """On where it is set to anything."""
+
+    @property
+    def on(self) -> bool:
+        return bool(self.text)
+
+
+@dataclass(frozen=True, slots=True)
+class Level(Knob):
+    """A number from 0 to `most`."""
+
+    most: int = 0
+
+    @property
+    def level(self) -> int:
+        """Raises UsageError for what is no such number."""
+        text = self.text or "0"
+        if not (text.isascii() and text.isdecimal() and int(text) <= self.most):
+            raise UsageError(f"{self.name} is {text!r}; expected a number from 0 to {self.most}")
+        return int(text)
+
+
+CC = Knob("LEPTON_CC", "command", "the C compiler that links artifacts (default: cc, gcc, clang, python -m ziglang cc)")
+CC_AARCH64 = Knob("LEPTON_CC_AARCH64", "command",
+                  "the same where aarch64 is not this machine (default: aarch64-linux-gnu-gcc)")
+CC_X86_64 = Knob("LEPTON_CC_X86_64", "command",
+                 "the same where x86-64 is not this machine (default: x86_64-linux-gnu-gcc)")
+DEBUG = Level("LEPTON_DEBUG", "0…4", "what a compile says on stderr: 1: times of its stages; 2: also the graph after each "
+              "pass that changed it; 3: also the program and its kernels; 4: also LLVM IR", 4)
+NO_COLOR = Switch("NO_COLOR", "anything", "plain progress lines: no colour, no cursor movement")
+
+KNOBS: dict[str, Knob] = {k.name: k for k in (CC, CC_AARCH64, CC_X86_64, DEBUG, NO_COLOR)}
 
 
 def describe_knobs() -> str:
-    """One line per variable."""
-    width = max(map(len, KNOBS))
-    return "".join(f"{k.name:<{width}}  {k.doc}\n" for k in KNOBS.values())
+    """One line per variable: name, values, meaning."""
+    names, values = (max(len(getattr(k, column)) for k in KNOBS.values()) for column in ("name", "values"))
+    return "".join(f"{k.name:<{names}}  {k.values:<{values}}  {k.doc}\n" for k in KNOBS.values())

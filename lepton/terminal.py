@@ -1,72 +1,84 @@
-"""What the command line tools share: exit codes, error texts, progress."""
+"""What the command line tools share: exit codes, error texts, progress, the options that mean the same everywhere."""
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import sys
-import tempfile
-import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from lepton.ir.diagnostics import Exit, LeptonError, UsageError
+from lepton.knobs import NO_COLOR
+
+MAX_SIZE = 2**63 - 1
+
+EXIT_CODES = """\
+exit codes:
+  0 done   1 an answer or a budget missed   2 usage   3 unsupported model or device   4 verification refused
+  5 a limit on memory or time   70 a bug in Lepton (a reproducer is left)   130 interrupted
+"""
 
 
-def run(tool: str, body: Callable[[], int], argv: Sequence[str]) -> int:
-    """Call `body` and turn what it raises into a message on stderr and an exit code."""
+def run(tool: str, body: Callable[[], int], argv: Sequence[str], repro: Path | None = None) -> int:
+    """Call `body` and turn what it raises into a message on stderr and an exit code.
+
+    A bug leaves a reproducer in `repro` (None: a new folder)."""
     try:
         return body()
     except LeptonError as error:
-        print(f"{tool}: error: {error}", file=sys.stderr)
+        _say(f"{tool}: error: {error}")
+        if error.exit is Exit.INTERNAL:
+            _leave_reproducer(tool, argv, repro)
         return int(error.exit)
     except KeyboardInterrupt:
-        print(f"{tool}: interrupted", file=sys.stderr)
+        _say(f"{tool}: interrupted")
         return int(Exit.INTERRUPTED)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or the interpreter complains at its end
         return int(Exit.OK)
     except MemoryError:
-        print(f"{tool}: error: out of memory", file=sys.stderr)
+        _say(f"{tool}: error: out of memory")
         return int(Exit.RESOURCES)
     except Exception as error:
-        print(f"{tool}: internal error: {type(error).__name__}: {error}\n"
-              f"  This is a bug in Lepton. What is needed to reproduce it lies in {reproducer(tool, argv)}",
-              file=sys.stderr)
+        _say(f"{tool}: internal error: {type(error).__name__}: {error}")
+        _leave_reproducer(tool, argv, repro)
         return int(Exit.INTERNAL)
 
 
-def reproducer(tool: str, argv: Sequence[str]) -> Path:
-    """A folder with the command line, the versions and the traceback of the exception being handled."""
-    try:
-        folder = Path(tempfile.mkdtemp(prefix="lepton-repro-", dir="."))
-    except OSError:
-        folder = Path(tempfile.mkdtemp(prefix="lepton-repro-"))
-    (folder / "command.txt").write_text(" ".join([tool, *argv]) + "\n")
-    (folder / "traceback.txt").write_text(traceback.format_exc())
-    try:
-        from lepton.driver import versions
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
 
-        (folder / "versions.json").write_text(json.dumps({**versions(), "python": sys.version}, indent=1) + "\n")
-    except Exception as error:  # the bug may be the very thing that makes versions fail
-        (folder / "versions.json").write_text(json.dumps({"python": sys.version, "error": str(error)}) + "\n")
-    return folder
+
+def _leave_reproducer(tool: str, argv: Sequence[str], folder: Path | None) -> None:
+    from lepton import reproducer
+
+    folder = folder or reproducer.fresh_folder()
+    try:
+        reproducer.write(folder, tool, argv)
+        _say(f"  This is a bug in Lepton. What is needed to reproduce it lies in {folder}/ : please report it.")
+    except OSError as error:
+        _say(f"  This is a bug in Lepton. No reproducer could be written to {folder}: {error.strerror}")
 
 
 class Progress:
     """Names the stage at work on stderr, if that is a terminal and nobody asked for quiet."""
 
     def __init__(self, quiet: bool, verbose: bool) -> None:
-        self.show = not quiet and (verbose or sys.stderr.isatty())
-        self.in_place = sys.stderr.isatty() and not verbose and not os.environ.get("NO_COLOR")
+        terminal = sys.stderr.isatty()
+        self.show = not quiet and (verbose or terminal)
+        self.in_place = terminal and not verbose and not NO_COLOR.on
 
     def __call__(self, stage: str) -> None:
         if self.show:
             print(f"\r\x1b[K{stage} …" if self.in_place else f"{stage} …", end="" if self.in_place else "\n",
                   file=sys.stderr, flush=True)
 
-    def done(self) -> None:
+    def __enter__(self) -> Progress:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Leave an empty line for what comes next, be it an error."""
         if self.show and self.in_place:
             print("\r\x1b[K", end="", file=sys.stderr, flush=True)
 
@@ -81,25 +93,48 @@ class Version(argparse.Action):
         from lepton.driver import versions
 
         found = versions()
-        print(f"{parser.prog} {found['lepton']} (LLVM {found['llvm']}, onnx {found['onnx']})")
+        print(f"{parser.prog.split()[0]} {found['lepton']} (LLVM {found['llvm']}, onnx {found['onnx']})")
         parser.exit(int(Exit.OK))
+
+
+class HelpKnobs(argparse.Action):
+    """`--help-knobs`: the environment variables."""
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(nargs=0, help="print the environment variables, and stop", **settings)
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> None:
+        from lepton.knobs import describe_knobs
+
+        print(describe_knobs(), end="")
+        parser.exit(int(Exit.OK))
+
+
+def count(text: str) -> int:
+    """An argparse type: a number that is not negative."""
+    if not (text.isascii() and text.isdecimal()):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number, 0 or more")
+    return int(text)
 
 
 def parse_dims(words: Sequence[str]) -> dict[str, int]:
     """["N=1", "H=224"] -> {"N": 1, "H": 224}. Raises UsageError."""
-    dims = {}
+    dims: dict[str, int] = {}
     for word in words:
-        name, equals, size = word.partition("=")
-        if not equals or not name or not size.isdigit():
+        name, equals, size = word.rpartition("=")
+        if not equals or not name or not (size.isascii() and size.isdecimal()):
             raise UsageError(f"--dim {word}: expected NAME=SIZE, as in --dim N=1")
-        dims[name] = int(size)
+        if int(size) > MAX_SIZE:
+            raise UsageError(f"--dim {word}: no dimension can be that large")
+        if dims.setdefault(name, int(size)) != int(size):
+            raise UsageError(f"--dim {word}: {name} is {dims[name]} already")
     return dims
 
 
-def human(count: float, unit: str, base: int = 1000) -> str:
+def human(amount: float, unit: str) -> str:
     """1234567 -> "1.23 M<unit>"."""
-    for prefix in ("", "k", "M", "G", "T"):
-        if abs(count) < base or prefix == "T":
-            return f"{count:.3g} {prefix}{unit}"
-        count /= base
-    raise AssertionError
+    for prefix in ("", "k", "M", "G"):
+        if abs(amount) < 999.5:
+            return f"{amount:.3g} {prefix}{unit}"
+        amount /= 1000
+    return f"{amount:.4g} T{unit}"

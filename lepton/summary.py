@@ -1,0 +1,67 @@
+"""What leptonc says at the end: for people, and as JSON."""
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lepton.terminal import human
+
+if TYPE_CHECKING:
+    from lepton.driver import Report
+
+JSON_VERSION = 1
+KINDS = 6     # of ops shown unless more is asked for
+
+
+def as_json(model: str, emitted: str, files: Sequence[Path], report: Report) -> dict[str, Any]:
+    """The record `--json` prints; docs/cli.md describes it. Fields are added, never changed, within a version."""
+    return {
+        "version": JSON_VERSION, "model": model, "emit": emitted,
+        "files": [{"path": str(f), "bytes": f.stat().st_size} for f in files],
+        "seconds": {stage: round(s, 6) for stage, s in report.seconds.items()},
+        "ops_before": report.ops_before, "targets": report.targets,
+    }
+
+
+def as_text(files: Sequence[Path], report: Report, verbose: bool) -> str:
+    """Some lines: what was written, how long it took, and what each target's program is made of."""
+    stages = ", ".join(f"{name} {seconds:.2f}" for name, seconds in report.seconds.items())
+    lines = [f"{f}: {human(f.stat().st_size, 'B')}" for f in files]
+    lines.append(f"  compiled in {sum(report.seconds.values()):.2f} s ({stages})")
+    for name, row in report.targets.items():
+        lines += _target(name, row, report.ops_before, None if verbose else KINDS)
+    return "\n".join(lines)
+
+
+def _target(name: str, row: Mapping[str, Any], before: Mapping[str, int], most: int | None) -> list[str]:
+    fused = row["fusions"]
+    after = {op: n for op, n in row["ops"].items() if op != "fusion"}
+    return [
+        f"  {name}: {_count(row['kernels'], 'kernel')} ({row['bodies']} distinct), {_count(fused, 'fused group')}, "
+        f"{work(row['flops'])}, weights {human(row['weights'], 'B')}, workspace {space(row['workspace'])}",
+        f"    ops before: {_kinds(before, most)}",
+        f"    ops after:  {_kinds(after, most)}",
+    ]
+
+
+def work(flops: int | str) -> str:
+    """`0.56 GFLOP`, or the expression where it is short."""
+    if isinstance(flops, int):
+        return human(flops, "FLOP")
+    return f"{flops} FLOP" if len(flops) <= 40 else "FLOP by input shapes"
+
+
+def space(size: int | None) -> str:
+    return "by input shapes" if size is None else human(size, "B")
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}{'' if number == 1 else 's'}"
+
+
+def _kinds(ops: Mapping[str, int], most: int | None) -> str:
+    shown = list(ops.items())[:most]
+    rest = sum(ops.values()) - sum(n for _, n in shown)
+    words = ", ".join(f"{op} {n}" for op, n in shown) + (f", {rest} more" if rest else "")
+    return f"{sum(ops.values())} ({words})" if ops else "none"
