@@ -172,6 +172,8 @@ def power(a: Args, n: Node) -> Expr:
 
 
 def to_dtype(e: Expr, dtype: DType) -> Expr:
+    if isinstance(e, Const) and e.dtype is DType.I64 and dtype.is_float:
+        return Const(float(e.value), dtype)
     return e if e.dtype is dtype else Cast(e, dtype)
 
 
