@@ -33,9 +33,11 @@ _VALUE = re.compile(r'%([A-Za-z0-9_.]+|"(?:[^"\\\n]|\\.)*")')
 _ABSENT = re.compile(r"_(?![A-Za-z0-9_.])")
 _ATTRIBUTE = re.compile(r"([A-Za-z_][A-Za-z0-9_]*)\s*=")
 _TYPE = re.compile(r"(?:(?:seq|opt)<)*[a-z][a-z0-9]*\[[^\]\n]*\]>*")
-_DENSE = re.compile(r'dense<((?:"(?:[^"\\\n]|\\.)*"|[^">]+)*)>')
+_DENSE = re.compile(r'dense<((?:"(?:[^"\\\n]|\\.)*+"|[^">]++)*+)>')  # possessive: damaged text must not take ages
 _HASH = re.compile(r"hash=([0-9a-f]+)")
 _FLOAT = re.compile(r"-?(?:inf|nan|(?:\d+\.\d*|\.\d+)(?:[eE][-+]?\d+)?|\d+[eE][-+]?\d+)(?![A-Za-z0-9_.])")
+
+_UNREADABLE = (ValueError, ArithmeticError, LookupError)  # what reading a type, a size or an element may raise: N//0
 
 
 def parse(text: str, file: str = "<text>", *, constants: Mapping[str, Tensor] | None = None) -> Graph:
@@ -212,7 +214,7 @@ class _Parser:
         m = self.scan.need(_TYPE, "a type, like f32[N,3]")
         try:
             return parse_type(m[0])
-        except ValueError as error:
+        except _UNREADABLE as error:
             self.scan.fail(str(error), m.start(), error)
 
     def value(self) -> Any:
@@ -235,7 +237,7 @@ class _Parser:
             text = text[4:-1]
         try:
             return parse_dim(text)
-        except ValueError as error:
+        except _UNREADABLE as error:
             scan.fail(f"not a value: {text!r}", start, error)
 
     def items(self) -> tuple[Any, ...]:
@@ -255,7 +257,7 @@ class _Parser:
             if elided := _HASH.fullmatch(body.strip()):
                 return self.elided(elided[1], type)
             return read_tensor(body, type)
-        except (ValueError, OverflowError) as error:
+        except _UNREADABLE as error:
             self.scan.fail(str(error), m.start(), error)
 
     def elided(self, digest: str, type: TensorType) -> Tensor:
