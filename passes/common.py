@@ -89,3 +89,7 @@ def only_reader(value: Value) -> Node | None:
 def inverse(perm: Sequence[int]) -> tuple[int, ...]:
     """The permutation that undoes `perm`."""
     return tuple(perm.index(i) for i in range(len(perm)))
+
+
+def is_one_element(value: Value) -> bool:
+    return value.tensor.size == 1

@@ -11,6 +11,7 @@ from lepton.passes.fold import Fold
 from lepton.passes.fold_batchnorm import FoldBatchnorm
 from lepton.passes.fuse import Fuse
 from lepton.passes.layout import Layout
+from lepton.passes.matmuls import Matmuls
 
 LEVELS = (0, 1, 2, 3)
 
@@ -26,5 +27,5 @@ def pipeline_for(target_family: str, level: int, math: str) -> list[Pass]:
     if level == 0:
         return [FoldBatchnorm("strict")]
     clean: list[Pass] = [Canonicalise(policy), Fold(), CSE()]
-    layouts: list[Pass] = [Layout(), *clean] if level >= 2 else []
+    layouts: list[Pass] = [Layout(), *clean, Matmuls(policy), *clean] if level >= 2 else []
     return [Fold(), *clean, FoldBatchnorm(policy), *clean, *layouts, Fuse()]

@@ -80,6 +80,7 @@ class _Sinker:
         if node.op.has(Trait.ELEMENTWISE):
             return self.joined(node, [v for v in node.inputs if v is not None])
         first = node.inputs[0] if node.inputs else None
+        self.adopt(node)
         if node.op not in MOVES or first not in self.sunk:
             return None
         y, perm = self.sunk[first]
@@ -87,6 +88,13 @@ class _Sinker:
         if moved is None and node.op is ops.reshape and node.result in self.wanted:
             return gathering_reshape(node, y, perm)
         return moved
+
+    def adopt(self, node: Node) -> None:
+        """A transpose to channels first that the model makes itself, on the way to a convolution, may sink too."""
+        x, result = node.inputs[0] if node.inputs else None, node.results[0]
+        if node.op is ops.transpose and x is not None and x not in self.sunk and result in self.wanted:
+            if node.attrs["perm"] == channels_first(x.tensor.rank):
+                self.sunk[result] = x, node.attrs["perm"]
 
     def image_op(self, node: Node) -> Moved | None:
         """Convolutions always compute channels last; pools where the operand is so, or a convolution reads them."""
@@ -152,11 +160,13 @@ def _entered(value: Value, perm: Perm) -> Value:
 
 
 def _read_by_convolutions(nodes: Sequence[Node]) -> set[Value]:
-    """Values that convolutions read, directly or through operations that take any layout."""
+    """Values that convolutions read, or the model itself transposes to channels last, directly or through operations
+    that take any layout."""
     wanted: set[Value] = set()
     for node in reversed(nodes):
         passes_on = node.op.has(Trait.ELEMENTWISE) or node.op is ops.concat or node.op in MOVES or node.op in POOLS
-        if node.op in CONVOLUTIONS:
+        perm = node.attrs["perm"] if node.op is ops.transpose else ()
+        if node.op in CONVOLUTIONS or (len(perm) > 3 and perm == inverse(channels_first(len(perm)))):
             wanted |= {v for v in node.inputs[:1] if v is not None}
         elif passes_on and any(r in wanted for r in node.results):
             wanted |= {v for v in node.inputs if v is not None}
