@@ -1,256 +1,264 @@
-"""Pooling: max, average and p-norm over sliding windows, with the group's epilogue.
+"""Pooling in both layouts. Windows are clipped to the input by their loops' bounds, so nothing is padded.
 
-    for n, oy, ox:                     tasks
-      interior:  for c: acc = x[...] op x[...] op ...          all taps, unrolled
-      border:    for c: for ky, kx inside the input: acc = acc op x[...]
-
-Channels-last vectorises over the channels. Channels-first runs its elements one by one: the layout pass turns it
-around wherever speed matters.
+Channels-last inputs run with vectors over the channels. Else vectors go over the last output axis, where its windows
+lie inside the input; the windows at the two ends are done one by one.
 """
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from math import prod
 
-import numpy as np
-
+from lepton.codegen import loops
 from lepton.codegen.group import Group, LowerOptions, lowers
 from lepton.codegen.kernel import Kernel
 from lepton.codegen.llvm.convert import widened
-from lepton.codegen.loops import (
-    Apply,
-    Cast,
-    Const,
-    Expr,
-    For,
-    If,
-    Let,
-    LoopKind,
-    Ref,
-    Select,
-    Stmt,
-    Store,
-    Update,
-    Var,
-    add,
-    i64,
-    mul,
-)
-from lepton.codegen.lower.nest import (
-    TASK_ELEMENTS,
-    Nest,
-    broadcast_strides,
-    cut,
-    div,
-    grain_for,
-    least,
-    load,
-    most,
-    nest_loops,
-    offset,
-    sub,
-)
-from lepton.codegen.lower.scalar import Elements, power_of_known
+from lepton.codegen.loops import Const, Expr, For, Let, LoopKind, Ref, Select, Stmt, Update, Var, i64, neutral
+from lepton.codegen.lower.fused import Fused
+from lepton.codegen.lower.nest import TASK_ELEMENTS, cut, div, grain_for, guess, least, most, nest_loops, sub
+from lepton.codegen.lower.reduce import anchor_of
+from lepton.codegen.lower.scalar import ap, to_dtype
 from lepton.ir import ops
-from lepton.ir.core import Node, Value
-from lepton.ir.dims import Dim, product
+from lepton.ir.dims import Dim, ceildiv, dim_max, dim_min, floordiv, product
 from lepton.ir.types import DType
-
-MAX_UNROLL = 32  # taps of a window spelled out; larger windows loop everywhere
 
 
 @dataclass(frozen=True, slots=True)
 class Axis:
-    """One spatial axis of a window, in the coordinates of one output."""
+    """One spatial axis: input and output sizes, and the window along it."""
 
-    size: Expr       # of the input
+    size: Dim
+    out: Dim
     taps: int
+    stride: int
+    before: Dim
+    after: Dim
     dilation: int
-    start: Expr      # input coordinate of tap 0; negative in the padding
-    first: Expr      # taps [first, last) lie inside the input
-    last: Expr
-    counted: Expr    # taps that count for an average that includes padding
-
-
-@lowers(ops.max_pool, ops.avg_pool, ops.lp_pool, ops.max_pool_indices)
-def lower_pool(group: Group, options: LowerOptions) -> Kernel:
-    """One task: a run of output pixels, all channels."""
-    assert group.anchor is not None
-    return _Pool(group, group.anchor).kernel()
-
-
-class _Pool:
-    def __init__(self, group: Group, node: Node) -> None:
-        self.group, self.node, self.nest = group, node, Nest(group.name)
-        (x,) = (v for v in node.inputs if v is not None)
-        self.x, self.y = x, node.results[0]
-        rank = x.tensor.rank
-        last = node.attrs["layout"] == "nhwc"
-        self.channel = rank - 1 if last else 1
-        self.spatial = tuple(range(1, rank - 1)) if last else tuple(range(2, rank))
-        self.order = (0, *self.spatial, self.channel) if last else (0, self.channel, *self.spatial)
-        self.dtype = widened(x.tensor.dtype)
-        nest = self.nest
-        self.buffers = {v: nest.reads(outer, v.tensor.dtype)
-                        for v, outer in zip(group.body.inputs, group.inputs, strict=True)}
-        self.targets = [nest.writes(v, v.tensor.dtype) for v in group.outputs]
-        self.strides = group.access(x).strides
-
-    def kernel(self) -> Kernel:
-        shape = self.y.tensor.shape
-        taps = prod(self.node.attrs["kernel"])
-        vector = self.order[-1] == self.channel
-        sizes = tuple(shape[a] for a in self.order)
-        outer = sizes[:-1] if vector else sizes
-        tasks = cut(outer, max(1, TASK_ELEMENTS // taps // (16 if vector else 1)))
-        coords, loops_around = nest_loops(outer, tasks, self.nest, vector=False)
-        c = self.nest.var("c") if vector else None
-        by_axis = dict(zip(self.order, [*coords, c] if c is not None else coords, strict=True))
-        axes = [self._axis(i, by_axis[a]) for i, a in enumerate(self.spatial)]
-        point = [by_axis[a] for a in range(len(shape))]
-
-        def channels(body: list[Stmt]) -> tuple[Stmt, ...]:
-            if c is None:
-                return tuple(body)
-            return (For(c.name, self.nest.size(shape[self.channel]), tuple(body), LoopKind.VECTOR),)
-
-        statements = self._windows(axes, point, channels)
-        return self.nest.kernel(loops_around.around(statements), tasks.count, grain=grain_for(tasks),
-                                writes=self.group.outputs, flops=product(list(shape)) * taps)
-
-    def _axis(self, i: int, at: Expr) -> Axis:
-        attrs = self.node.attrs
-        taps, dilation, before = attrs["kernel"][i], attrs["dilations"][i], attrs["pads_begin"][i]
-        size = self.nest.size(self.x.tensor.shape[self.spatial[i]])
-        start = sub(mul(at, i64(attrs["strides"][i])), self.nest.size(before))
-        end = add(size, self.nest.size(attrs["pads_end"][i]))
-        first = most(i64(0), _ceildiv(sub(i64(0), start), dilation))
-        return Axis(size, taps, dilation, start, first, least(i64(taps), _ceildiv(sub(size, start), dilation)),
-                    least(i64(taps), _ceildiv(sub(end, start), dilation)))
-
-    def _windows(self, axes: list[Axis], point: list[Expr],
-                 channels: Callable[[list[Stmt]], tuple[Stmt, ...]]) -> list[Stmt]:
-        """The work of one output pixel: unrolled where the whole window lies inside, looping at the borders."""
-        border = channels(self._border(axes, point))
-        if prod(a.taps for a in axes) > MAX_UNROLL or self.node.op is ops.max_pool_indices:
-            return list(border)
-        return [If(_inside(axes), channels(self._interior(axes, point)), border)]
-
-    # --- one window ---
-
-    def _interior(self, axes: list[Axis], point: list[Expr]) -> list[Stmt]:
-        total: Expr | None = None
-        for taps in itertools.product(*(range(a.taps) for a in axes)):
-            where = [add(a.start, i64(t * a.dilation)) for a, t in zip(axes, taps, strict=True)]
-            value = self._tap(where, point)
-            total = value if total is None else Apply(self._combine, (total, value), self.dtype)
-        assert total is not None
-        return self._finish(total, i64(prod(a.taps for a in axes)), point)
-
-    def _border(self, axes: list[Axis], point: list[Expr]) -> list[Stmt]:
-        acc = Ref(self.nest.fresh("acc"), self.dtype)
-        steps = [self.nest.var("k") for _ in axes]
-        taps = [add(a.first, k) for a, k in zip(axes, steps, strict=True)]
-        where = [add(a.start, mul(t, i64(a.dilation))) for a, t in zip(axes, taps, strict=True)]
-        head: list[Stmt] = [Var(acc.name, self._neutral())]
-        place: Ref | None = None
-        if self.node.op is ops.max_pool_indices:
-            place = Ref(self.nest.fresh("place"), DType.I64)
-            inside = [add(a.start, mul(a.first, i64(a.dilation))) for a in axes]
-            head.append(Var(place.name, self._cell(inside, point)))
-            body = self._take_larger(acc, place, where, point)
-        else:
-            body = [Update(acc.name, self._combine, self._tap(where, point))]
-        for a, k in reversed(list(zip(axes, steps, strict=True))):
-            body = [For(k.name, sub(a.last, a.first), tuple(body))]
-        counts = [a.counted if self.node.attrs.get("count_include_pad") else sub(a.last, a.first) for a in axes]
-        count: Expr = i64(1)
-        for n in counts:
-            count = mul(count, n)
-        return [*head, *body, *self._finish(acc, count, point, place)]
-
-    def _take_larger(self, acc: Ref, place: Ref, where: list[Expr], point: list[Expr]) -> list[Stmt]:
-        """The first largest element, or the first NaN, and where it stands."""
-        x = Ref(self.nest.fresh("x"), self.dtype)
-        better: Expr = Apply("greater", (x, acc), DType.BOOL)
-        if self.dtype.is_float:
-            fresh = Apply("logical_and", (Apply("is_nan", (x,), DType.BOOL), Apply("equal", (acc, acc), DType.BOOL)),
-                          DType.BOOL)
-            better = Apply("logical_or", (better, fresh), DType.BOOL)
-        take = Ref(self.nest.fresh("take"), DType.BOOL)
-        return [Let(x.name, self._tap(where, point)), Let(take.name, better),
-                Update(acc.name, "set", Select(take, x, acc)),
-                Update(place.name, "set", Select(take, self._cell(where, point), place))]
 
     @property
-    def _combine(self) -> str:
-        return "maximum" if self.node.op in (ops.max_pool, ops.max_pool_indices) else "add"
+    def begins_inside(self) -> bool:
+        return self.before == 0
 
-    def _neutral(self) -> Const:
-        if self._combine == "add":
-            return Const(0.0, self.dtype)
-        if self.dtype.is_float:
-            return Const(float("-inf"), self.dtype)
-        return Const(int(np.iinfo(self.dtype.numpy).min), self.dtype)
+    @property
+    def ends_inside(self) -> bool:
+        """Whether no window reaches beyond the input's end, as far as is known now."""
+        room = self.size + self.before - (self.out - 1) * self.stride - (self.taps - 1) * self.dilation - 1
+        return isinstance(room, int) and room >= 0
 
-    def _tap(self, where: Sequence[Expr], point: Sequence[Expr]) -> Expr:
-        """The element of x under one tap, as it enters the sum."""
-        coords = list(point)
-        for axis, at in zip(self.spatial, where, strict=True):
-            coords[axis] = at
-        value: Expr = load(self.buffers[self.x], self.x.tensor.dtype, offset(coords, self.strides, self.nest))
-        if self.node.op is ops.lp_pool:
-            return power_of_known(Apply("abs", (value,), self.dtype), float(self.node.attrs["p"]))
-        return value
-
-    def _cell(self, where: Sequence[Expr], point: Sequence[Expr]) -> Expr:
-        """The offset of an element in x flattened as [N, C, spatial…]."""
-        shape = self.x.tensor.shape
-        cell: Expr = i64(0)
-        column_major = bool(self.node.attrs["storage_order"])
-        pairs = list(zip(self.spatial, where, strict=True))
-        for axis, at in reversed(pairs) if column_major else pairs:
-            cell = add(mul(cell, self.nest.size(shape[axis])), at)
-        plane = add(mul(point[0], self.nest.size(shape[self.channel])), point[self.channel])
-        return add(mul(plane, self.nest.size(product([shape[a] for a in self.spatial]))), cell)
-
-    def _finish(self, total: Expr, count: Expr, point: list[Expr], place: Ref | None = None) -> list[Stmt]:
-        """The epilogue on the window's result, and the stores."""
-        if self.node.op is ops.avg_pool:
-            total = Apply("div", (total, Cast(count, self.dtype)), self.dtype)
-        elif self.node.op is ops.lp_pool:
-            total = power_of_known(total, 1.0 / self.node.attrs["p"])
-        done = Ref(self.nest.fresh("window"), self.dtype)
-        anchor: dict[Value, Expr] = {self.y: done}
-        if place is not None:
-            anchor[self.node.results[1]] = place
-        lets: list[Let] = []
-        shape = self.y.tensor.shape
-
-        def leaf(v: Value) -> Expr:
-            if v in anchor:
-                return anchor[v]
-            strides = broadcast_strides(self.group.access(v), shape)
-            return load(self.buffers[v], v.tensor.dtype, offset(point, strides, self.nest))
-
-        elements = Elements(leaf, lets, self.nest.fresh("e"))
-        values = [elements.expr(v) for v in self.group.body.outputs]
-        stores = [Store(b, offset(point, self.group.accesses[v].strides, self.nest), e)
-                  for b, v, e in zip(self.targets, self.group.outputs, values, strict=True)]
-        return [Let(done.name, total), *lets, *stores]
+    @property
+    def interior(self) -> tuple[Dim, Dim]:
+        """The outputs [a, b) whose windows lie inside the input."""
+        a = dim_min(ceildiv(self.before, self.stride), self.out)
+        reach = self.size + self.before - (self.taps - 1) * self.dilation - 1
+        b = dim_max(a, dim_min(self.out, floordiv(reach, self.stride) + 1))
+        return a, b
 
 
-def _ceildiv(a: Expr, by: int) -> Expr:
-    return a if by == 1 else div(add(a, i64(by - 1)), i64(by))
+@dataclass(frozen=True, slots=True)
+class Clip:
+    """The taps of one window that lie inside: `count` of them, the first at input place `start`."""
+
+    start: Expr
+    count: Expr
+    counted: Expr     # taps that count for an average which includes padding
 
 
-def _inside(axes: Sequence[Axis]) -> Expr:
-    """Whether every tap lies inside the input."""
-    tests = [Apply("less_equal", (i64(0), a.start), DType.BOOL) for a in axes]
-    tests += [Apply("less", (add(a.start, i64((a.taps - 1) * a.dilation)), a.size), DType.BOOL) for a in axes]
-    found: Expr = tests[0]
-    for test in tests[1:]:
-        found = Apply("logical_and", (found, test), DType.BOOL)
-    return found
+Window = Callable[["Pool", list[Expr], list[Clip]], Sequence[Stmt]]
+
+
+class Pool:
+    def __init__(self, group: Group) -> None:
+        self.anchor = anchor_of(group)
+        self.fused = Fused(group)
+        self.nest = self.fused.nest
+        attrs = self.anchor.attrs
+        x, y = self.anchor.inputs[0], self.anchor.results[0]
+        assert x is not None
+        rank = len(attrs["kernel"])
+        self.last = attrs["layout"] == "nhwc"
+        self.channel = rank + 1 if self.last else 1
+        self.space = [a + (1 if self.last else 2) for a in range(rank)]
+        self.axes = [Axis(x.tensor.shape[a], y.tensor.shape[a], *rest) for a, *rest in zip(
+            self.space, attrs["kernel"], attrs["strides"], attrs["pads_begin"], attrs["pads_end"], attrs["dilations"],
+            strict=True)]
+        self.shape_in, self.shape = x.tensor.shape, y.tensor.shape
+        self.dtype = widened(y.tensor.dtype)
+        leaves = self.fused.before_views(0).values()
+        strides_c = [v[self.channel] for v in leaves]
+        strides_w = [v[self.space[-1]] for v in leaves]
+        self.over_channels = self.shape[self.channel] != 1 and (all(s == 1 for s in strides_c) or not all(
+            s == 1 for s in strides_w))
+
+    def kernel(self, window: Window) -> Kernel:
+        """`window(pool, output coordinates, clips)` computes one output (or a vector of them) and stores it."""
+        taps = 1
+        for a in self.axes:
+            taps *= a.taps
+        inner = self.channel if self.over_channels else self.space[-1]
+        order = [a for a in range(len(self.shape)) if a != inner] + [inner]
+        sizes = [self.shape[a] for a in order]
+        target = max(1, 2 * TASK_ELEMENTS // (taps + 1))
+        nest = self.nest
+        if self.over_channels:
+            tasks = cut(sizes, target)
+            coords, shape = nest_loops(sizes, tasks, nest)
+            body = self._windows(_unpermuted(coords, order), window)
+        else:
+            tasks = cut(sizes[:-1], max(1, target // guess(sizes[-1])), vector=False)
+            coords, shape = nest_loops(sizes[:-1], tasks, nest, vector=False)
+            body = self._row([*coords], order, window)
+        return nest.kernel(shape.around(body), tasks.count, grain=grain_for(tasks, max(1, TASK_ELEMENTS // taps)),
+                           writes=self.fused.group.outputs, flops=product(self.shape) * taps)
+
+    def _row(self, coords: list[Expr], order: Sequence[int], window: Window) -> list[Stmt]:
+        """The two ends of an output row one by one, what lies between by vectors."""
+        axis = self.axes[-1]
+        a, b = axis.interior
+        statements: list[Stmt] = []
+        for start, end, kind in ((0, a, LoopKind.SERIAL), (a, b, LoopKind.VECTOR), (b, axis.out, LoopKind.SERIAL)):
+            if start == end:
+                continue
+            x = self.nest.var("x")
+            at = _unpermuted([*coords, loops.add(self.nest.size(start), x)], order)
+            body = self._windows(at, window, inside=kind is LoopKind.VECTOR)
+            statements.append(For(x.name, self.nest.size(end - start), tuple(body), kind))
+        return statements
+
+    def _windows(self, at: list[Expr], window: Window, inside: bool = False) -> list[Stmt]:
+        clips = [self._clip(axis, at[a], inside and a == self.space[-1])
+                 for axis, a in zip(self.axes, self.space, strict=True)]
+        return list(window(self, at, clips))
+
+    def _clip(self, axis: Axis, o: Expr, inside: bool) -> Clip:
+        nest, taps, d = self.nest, i64(axis.taps), axis.dilation
+        origin = sub(loops.mul(o, i64(axis.stride)), nest.size(axis.before))
+        first: Expr = i64(0)
+        if not (inside or axis.begins_inside):
+            first = most(i64(0), div(loops.add(sub(i64(0), origin), i64(d - 1)), i64(d)))
+        end: Expr = taps
+        if not (inside or axis.ends_inside):
+            end = least(taps, div(loops.add(sub(nest.size(axis.size), origin), i64(d - 1)), i64(d)))
+        padded = nest.size(axis.size + axis.after)
+        counted = taps if inside else least(taps, div(loops.add(sub(padded, origin), i64(d - 1)), i64(d)))
+        return Clip(loops.add(origin, loops.mul(first, i64(d))), sub(end, first), counted)
+
+    def taps(self, at: Sequence[Expr], clips: Sequence[Clip],
+             body: Callable[[list[Expr]], Sequence[Stmt]]) -> list[Stmt]:
+        """Loops over the taps of a window; `body` gets the input coordinates."""
+        names = [self.nest.var("k") for _ in clips]
+        place = list(at)
+        for axis, a, k, clip in zip(self.axes, self.space, names, clips, strict=True):
+            place[a] = loops.add(clip.start, loops.mul(k, i64(axis.dilation)))
+        statements = tuple(body(place))
+        total = 1
+        for clip in clips:
+            total *= int(clip.count.value) if isinstance(clip.count, Const) else 10**6
+        for k, clip in zip(reversed(names), reversed(clips), strict=True):
+            kind = LoopKind.UNROLL if total <= 16 else LoopKind.SERIAL
+            statements = (For(k.name, clip.count, statements, kind),)
+        return list(statements)
+
+    def x(self, at: Sequence[Expr], lets: list[Stmt]) -> Expr:
+        return self.fused.before(0, list(at), lets)
+
+
+def _unpermuted(coords: Sequence[Expr], order: Sequence[int]) -> list[Expr]:
+    result: list[Expr] = [i64(0)] * len(order)
+    for a, x in zip(order, coords, strict=True):
+        result[a] = x
+    return result
+
+
+@lowers(ops.max_pool)
+def max_pool(group: Group, options: LowerOptions) -> Kernel:
+    def window(pool: Pool, at: list[Expr], clips: list[Clip]) -> Sequence[Stmt]:
+        acc = Ref(pool.nest.fresh("acc"), pool.dtype)
+
+        def tap(place: list[Expr]) -> Sequence[Stmt]:
+            lets: list[Stmt] = []
+            value = pool.x(place, lets)
+            return [*lets, Update(acc.name, "maximum", value)]
+
+        return [Var(acc.name, neutral("maximum", pool.dtype)), *pool.taps(at, clips, tap), *pool.fused.stores(at, acc)]
+
+    return Pool(group).kernel(window)
+
+
+@lowers(ops.avg_pool, ops.lp_pool)
+def sum_pool(group: Group, options: LowerOptions) -> Kernel:
+    """Averages, and the p-norms of windows."""
+    anchor = anchor_of(group)
+    power = anchor.attrs.get("p")
+
+    def window(pool: Pool, at: list[Expr], clips: list[Clip]) -> Sequence[Stmt]:
+        acc = Ref(pool.nest.fresh("acc"), pool.dtype)
+
+        def tap(place: list[Expr]) -> Sequence[Stmt]:
+            lets: list[Stmt] = []
+            value = pool.x(place, lets)
+            if power is not None:
+                name = pool.nest.fresh("a")
+                lets.append(Let(name, ap("abs", value)))
+                value = _powered(Ref(name, pool.dtype), power)
+            return [*lets, Update(acc.name, "add", value)]
+
+        count: Expr = i64(1)
+        for clip in clips:
+            taken = clip.counted if anchor.attrs.get("count_include_pad") else clip.count
+            count = loops.mul(count, most(taken, i64(0)))
+        if power is None:
+            result = ap("div", acc, to_dtype(count, pool.dtype))
+        else:
+            result = acc if power == 1 else ap("sqrt", acc) if power == 2 else ap(
+                "pow", acc, Const(1 / power, pool.dtype))
+        return [Var(acc.name, Const(0.0, pool.dtype)), *pool.taps(at, clips, tap), *pool.fused.stores(at, result)]
+
+    return Pool(group).kernel(window)
+
+
+def _powered(x: Expr, p: int) -> Expr:
+    if p == 1:
+        return x
+    return ap("mul", x, x) if p == 2 else ap("pow", x, Const(float(p), x.dtype))
+
+
+@lowers(ops.max_pool_indices)
+def max_pool_indices(group: Group, options: LowerOptions) -> Kernel:
+    """The first of equal maxima in row-major order, a NaN before all; indices count row-major in [N,C,spatial]."""
+    anchor = anchor_of(group)
+
+    def window(pool: Pool, at: list[Expr], clips: list[Clip]) -> Sequence[Stmt]:
+        nest, best = pool.nest, Ref(pool.nest.fresh("best"), pool.dtype)
+        index = Ref(nest.fresh("index"), DType.I64)
+        sizes = [nest.size(a.size) for a in pool.axes]
+        plane = loops.add(loops.mul(at[0], nest.size(pool.shape[pool.channel])), at[pool.channel])
+
+        def place_of(spatial: Sequence[Expr]) -> Expr:
+            pairs = list(zip(spatial, sizes, strict=True))
+            total: Expr = i64(0)
+            for x, n in reversed(pairs) if anchor.attrs["storage_order"] else pairs:
+                total = loops.add(loops.mul(total, n), x)
+            cells: Expr = i64(1)
+            for n in sizes:
+                cells = loops.mul(cells, n)
+            return loops.add(loops.mul(plane, cells), total)
+
+        def tap(place: list[Expr]) -> Sequence[Stmt]:
+            lets: list[Stmt] = []
+            value = Ref(nest.fresh("x"), pool.dtype)
+            lets.append(Let(value.name, pool.x(place, lets)))
+            better = ap("greater", value, best)
+            if pool.dtype.is_float:
+                fresh_nan = ap("logical_and", ap("is_nan", value), ap("logical_not", ap("is_nan", best)))
+                better = ap("logical_or", better, fresh_nan)
+            name = nest.fresh("better")
+            take = Ref(name, DType.BOOL)
+            here = place_of([place[a] for a in pool.space])
+            return [*lets, Let(name, better), Update(index.name, "set", Select(take, here, index)),
+                    Update(best.name, "set", Select(take, value, best))]
+
+        start = place_of([clip.start for clip in clips])
+        return [Var(best.name, neutral("maximum", pool.dtype)), Var(index.name, start),
+                *pool.taps(at, clips, tap), *pool.fused.stores_of(at, {0: best, 1: index})]
+
+    return Pool(group).kernel(window)
+

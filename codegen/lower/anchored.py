@@ -1,0 +1,56 @@
+"""What lowerings with an anchor share: the group's operands, and the epilogue from the anchor's element to the stores."""
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from lepton.codegen.group import Group
+from lepton.codegen.loops import Expr, Let, Load, Stmt, Store
+from lepton.codegen.lower.nest import Nest, broadcast_strides, load, offset
+from lepton.codegen.lower.scalar import Elements
+from lepton.ir.core import Node, Value
+from lepton.ir.tensor import Array
+from lepton.ir.types import TensorType
+
+
+class Anchored:
+    """A group whose anchor gives one element for each place of its result."""
+
+    def __init__(self, group: Group) -> None:
+        assert group.anchor is not None
+        self.group, self.node, self.nest = group, group.anchor, Nest(group.name)
+        self.buffers = {v: self.nest.reads(outer, v.tensor.dtype)
+                        for v, outer in zip(group.body.inputs, group.inputs, strict=True)}
+        self.targets = [self.nest.writes(v, v.tensor.dtype) for v in group.outputs]
+
+    @property
+    def result(self) -> TensorType:
+        return self.node.results[0].tensor
+
+    def element(self, value: Value, coords: Sequence[Expr]) -> Load:
+        """The element of a body input at its own coordinates."""
+        strides = self.group.access(value).strides
+        return load(self.buffers[value], value.tensor.dtype, offset(coords, strides, self.nest))
+
+    def constant(self, value: Value | None) -> Array | None:
+        """The elements of a body input, where they are known."""
+        outer = None if value is None else self.group.constants.get(value)
+        if value is not None and value.producer is not None and value.producer.attrs.get("value") is not None:
+            found: Array = value.producer.attrs["value"].array
+            return found
+        return None if outer is None or outer.producer is None else outer.producer.attrs["value"].array
+
+    def finish(self, results: Mapping[Value, Expr], point: Sequence[Expr]) -> list[Stmt]:
+        """The epilogue at `point` of the anchor's result, given the anchor's elements; ends in the stores."""
+        lets: list[Let] = []
+
+        def leaf(v: Value) -> Expr:
+            if v in results:
+                return results[v]
+            strides = broadcast_strides(self.group.access(v), self.result.shape)
+            return load(self.buffers[v], v.tensor.dtype, offset(point, strides, self.nest))
+
+        elements = Elements(leaf, lets, self.nest.fresh("e"))
+        values = [elements.expr(v) for v in self.group.body.outputs]
+        stores = [Store(b, offset(point, self.group.accesses[v].strides, self.nest), e)
+                  for b, v, e in zip(self.targets, self.group.outputs, values, strict=True)]
+        return [*lets, *stores]
