@@ -49,7 +49,7 @@ def apply(node: Node, operands: Sequence[Array | None], env: Mapping[str, int] |
 def _input(value: Value, array: Any, position: int, run: _Run, env: Env) -> Array:
     """The array as the graph wants it, its shape bound to symbols. Raises UsageError."""
     label = f"input '{value.name}'" if value.name else f"input {position}"
-    wanted = run.type(value.tensor)
+    wanted = run.type(value.type)
     got = np.asarray(array, dtype=object if wanted.dtype is DType.STRING else None)
     if run.float64 and wanted.dtype is DType.F64:
         got = got.astype(np.float64)

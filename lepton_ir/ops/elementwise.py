@@ -205,7 +205,8 @@ def cast(x: Array, *, to: DType, saturate: bool = True) -> Array:
     """Convert each element.
 
     To floats: round to nearest even, too large gives infinity; 8-bit floats saturate at their largest finite value
-    instead, unless `saturate` is False (then NaN, or infinity where the type has it). To bool: x != 0, NaN is True.
+    instead, unless `saturate` is False (then NaN, or infinity where the type has it). f8e8m0 keeps magnitudes only,
+    rounded up to the next power of two; infinities become NaN and 0 the least power. To bool: x != 0, NaN is True.
     Integers to integers keep the low bits. Floats to integers truncate toward zero; what does not fit (NaN too) becomes
     the least i64 for i64, the least i32 for i32, and for smaller integers the low bits of that i32 conversion; for u32
     the low bits of the i64 conversion; for u64 values of 2**63 and more convert exactly, 2**64 and more and NaN give
@@ -223,6 +224,8 @@ def convert(x: Array, to: DType, *, saturate: bool = True) -> Array:
     if DType.of(source).is_float:
         if to.is_integer:
             return _float_to_integer(x, to)
+        if to is DType.F8E8M0:
+            return _power_of_two(x, saturate)
         if saturate and to in NARROW[2:]:
             return _saturated(x, to)
     if to.is_integer and to.bits < 8:
@@ -262,6 +265,15 @@ def _saturated(x: Array, to: DType) -> Array:
     wide = x.astype(np.float64 if x.dtype == np.float64 else np.float32)
     low, high = float(info.min), float(info.max)
     return np.asarray(np.clip(wide, low, high).astype(to.numpy))
+
+
+def _power_of_two(x: Array, saturate: bool) -> Array:
+    """To f8e8m0, which is the exponent byte of an f32: rounded away from zero, the sign dropped, 255 is NaN."""
+    bits = x.astype(np.float32).view(np.uint32)
+    exponent = (bits >> 23) & 0xFF
+    last = 0xFE if saturate else 0xFF
+    rounded = np.minimum(exponent + ((bits & 0x7FFFFF) != 0), last)
+    return np.where(exponent == 0xFF, 0xFF, rounded).astype(np.uint8).view(DType.F8E8M0.numpy)
 
 
 def _bitcast_type(x: Type, *, to: DType) -> TensorType:

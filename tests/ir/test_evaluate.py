@@ -186,6 +186,12 @@ def test_strings() -> None:
     assert same.tolist() == [False, True]
 
 
+def test_values_other_than_tensors() -> None:
+    x = v("seq<f32[2]>")
+    with pytest.raises(LeptonError, match="the interpreter does not know values of type seq<f32\\[2\\]>"):
+        evaluate(Graph.of("g", [x], [x]), [ones(2)])
+
+
 def test_apply_is_one_node() -> None:
     """What constant folding calls: one node, its operands, the sizes."""
     x = Value(TensorType(DType.F32, (N, 4)))
