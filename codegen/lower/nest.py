@@ -85,7 +85,7 @@ class Nest:
 
 def guess(dim: Dim) -> int:
     """About how large a size is."""
-    return dim if isinstance(dim, int) else max(1, GUESS)
+    return max(1, dim) if isinstance(dim, int) else GUESS
 
 
 def guess_product(dims: Sequence[Dim]) -> int:

@@ -32,8 +32,9 @@ def data(shape: tuple[int, ...], dtype: DType = DType.F32, seed: int = 0) -> Arr
 @targets
 @pytest.mark.parametrize("op", REDUCTIONS, ids=lambda o: o.name)
 @pytest.mark.parametrize(("shape", "axes"), [
-    ((5,), (0,)), ((3, 17), (1,)), ((3, 17), (0,)), ((2, 3, 4, 37), (1, 3)), ((2, 5, 6, 7), (2, 3)), ((2, 6, 7, 33), (1, 2)),
-    ((4, 100), (0, 1)), ((0, 3), (0,)), ((3, 0), (0,)), ((1, 1, 9), (0, 1)), ((3, 4), ()), ((), ())], ids=str)
+    ((5,), (0,)), ((3, 17), (1,)), ((3, 17), (0,)), ((2, 3, 4, 37), (1, 3)), ((2, 5, 6, 7), (2, 3)),
+    ((2, 6, 7, 33), (1, 2)), ((4, 100), (0, 1)), ((0, 3), (0,)), ((3, 0), (0,)), ((1, 1, 9), (0, 1)),
+    ((3, 4), ()), ((), ())], ids=str)
 def test_reduce(target: Target, op: Op, shape: tuple[int, ...], axes: tuple[int, ...]) -> None:
     for keepdims in (False, True):
         x = value(shape)
@@ -41,8 +42,8 @@ def test_reduce(target: Target, op: Op, shape: tuple[int, ...], axes: tuple[int,
 
 
 @targets
-@pytest.mark.parametrize("dtype", [DType.F64, DType.F16, DType.BF16, DType.I8, DType.U8, DType.I32, DType.I64, DType.BOOL],
-                         ids=lambda d: d.value)
+@pytest.mark.parametrize("dtype", [
+    DType.F64, DType.F16, DType.BF16, DType.I8, DType.U8, DType.I32, DType.I64, DType.BOOL], ids=lambda d: d.value)
 def test_reduce_dtypes(target: Target, dtype: DType) -> None:
     for op in REDUCTIONS[2:4] if dtype is DType.BOOL else REDUCTIONS:
         for axes in ((1,), (0,)):
