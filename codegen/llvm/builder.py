@@ -61,7 +61,9 @@ def literal(type: str, value: float | int) -> Val:
         case "double":
             text = f64(value)
         case "half" | "bfloat":
-            raise ValueError("half types are computed in float")
+            if value != 0:
+                raise ValueError("half types are computed in float")
+            text = "0xH0000" if element == "half" else "0xR0000"
         case "ptr":
             text = "null"
         case _:
@@ -213,6 +215,18 @@ class Function:
 
     def store(self, value: Val, pointer: Val, offset: Int = 0, align: int = 1) -> None:
         self.emit(f"store {value}, {self.gep(pointer, offset)}, align {align}")
+
+    def masked_load(self, type: str, pointer: Val, mask: Val, align: int = 1) -> Val:
+        """Lanes whose mask bit is clear are zero and their memory is not read."""
+        name = f"llvm.masked.load.{mangle(type)}.p0"
+        self.module.declarations[name] = f"declare {type} @{name}(ptr, {mask.type}, {type})"
+        return self.value(type, f"call {type} @{name}(ptr align {align} {pointer.text}, {mask}, {literal(type, 0)})")
+
+    def masked_store(self, value: Val, pointer: Val, mask: Val, align: int = 1) -> None:
+        """Memory of lanes whose mask bit is clear is not touched."""
+        name = f"llvm.masked.store.{mangle(value.type)}.p0"
+        self.module.declarations[name] = f"declare void @{name}({value.type}, ptr, {mask.type})"
+        self.emit(f"call void @{name}({value}, ptr align {align} {pointer.text}, {mask})")
 
     def buffer(self, index: int) -> Val:
         """bufs[index] of the kernel ABI."""

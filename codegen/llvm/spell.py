@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 
 from lepton.codegen import loops
 from lepton.codegen.llvm.affine import free_names, linear, terms, varies
-from lepton.codegen.llvm.builder import Function, Int, Module, Val, lanes_of, mangle, vec
+from lepton.codegen.llvm.builder import Function, Int, Module, Val, lanes_of, vec
 from lepton.codegen.llvm.convert import from_memory, memory_type, to_memory
 from lepton.codegen.llvm.expr import ScalarEmitter, broadcast
 from lepton.codegen.llvm.lanes import Lanes
@@ -210,10 +210,7 @@ class Speller(ScalarEmitter):
         type = memory_type(dtype, self.lanes.lanes)
         if self.lanes.mask is None:
             return self.f.load(type, pointer, align=dtype.bytes)
-        name = f"llvm.masked.load.{mangle(type)}.p0"
-        self.f.module.declarations[name] = f"declare {type} @{name}(ptr, {self.lanes.mask.type}, {type})"
-        return self.f.value(type, f"call {type} @{name}(ptr align {dtype.bytes} {pointer.text}, {self.lanes.mask}, "
-                                  f"{type} zeroinitializer)")
+        return self.f.masked_load(type, pointer, self.lanes.mask, dtype.bytes)
 
     def _lane_pointers(self, buffer: str, index: Expr) -> list[Val]:
         assert self.lanes is not None
@@ -253,9 +250,7 @@ class Speller(ScalarEmitter):
         if self.lanes.mask is None:
             self.f.store(value, pointer, align=dtype.bytes)
             return
-        name = f"llvm.masked.store.{mangle(value.type)}.p0"
-        self.f.module.declarations[name] = f"declare void @{name}({value.type}, ptr, {self.lanes.mask.type})"
-        self.f.emit(f"call void @{name}({value}, ptr align {dtype.bytes} {pointer.text}, {self.lanes.mask})")
+        self.f.masked_store(value, pointer, self.lanes.mask, dtype.bytes)
 
     # --- statements ---
 

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import TypeAlias
 
 from lepton.codegen.kernel import DimRef, Size
-from lepton.codegen.llvm.builder import Function, Int, Val, element_of, lanes_of, literal, mangle, vec
+from lepton.codegen.llvm.builder import Function, Int, Val, element_of, lanes_of, literal, vec
 from lepton.codegen.llvm.convert import from_memory, memory_type, to_memory
 from lepton.codegen.target import Target
 from lepton.ir.types import DType
@@ -42,10 +42,9 @@ def load_raw(fn: Function, element: str, pointer: Val, lanes: int, offset: Int =
     type = vec(lanes, element)
     if mask is None:
         return fn.load(type, pointer, offset, align)
-    zero = literal(type, 0)
     if lanes == 1:
-        return fn.when(mask, lambda: [fn.load(type, pointer, offset)], [zero])[0]
-    return fn.call(type, f"llvm.masked.load.{mangle(type)}.p0", [fn.gep(pointer, offset), Val("i32", "1"), mask, zero])
+        return fn.when(mask, lambda: [fn.load(type, pointer, offset)], [literal(type, 0)])[0]
+    return fn.masked_load(type, fn.gep(pointer, offset), mask)
 
 
 def store_raw(fn: Function, value: Val, pointer: Val, offset: Int = 0, mask: Mask = None, align: int = 1) -> None:
@@ -55,8 +54,7 @@ def store_raw(fn: Function, value: Val, pointer: Val, offset: Int = 0, mask: Mas
     elif lanes_of(value.type) == 1:
         fn.when(mask, lambda: fn.store(value, pointer, offset) or [])
     else:
-        fn.call("void", f"llvm.masked.store.{mangle(value.type)}.p0",
-                [value, fn.gep(pointer, offset), Val("i32", "1"), mask])
+        fn.masked_store(value, fn.gep(pointer, offset), mask)
 
 
 def load_lanes(fn: Function, target: Target, dtype: DType, pointer: Val, lanes: int, stride: Int = 1,
