@@ -16,7 +16,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import reduce
 from math import gcd
-from operator import mul
+from operator import add, mul, sub
 from typing import TypeAlias
 
 Monomial = tuple[tuple["Atom", int], ...]  # ((atom, power), ...) sorted; () is the constant term
@@ -110,8 +110,7 @@ class Expr:
             body = "*".join(factors)
             text = str(abs(c)) if not body else body if abs(c) == 1 else f"{abs(c)}*{body}"
             parts.append(("-" if c < 0 else "+") + text)
-        text = "".join(parts)
-        return text.removeprefix("+")
+        return "".join(parts).removeprefix("+")
 
     __repr__ = __str__
 
@@ -138,14 +137,13 @@ def floordiv(a: Dim, b: Dim) -> Dim:
     if rest == 0:
         return quotient
     if isinstance(b, int):
-        a_, b_ = rest, b
-        common = reduce(gcd, (c for _, c in _terms(a_)), b_)
+        common = reduce(gcd, (c for _, c in _terms(rest)), b)
         if common > 1:  # (4N + 6) // 8  ->  (2N + 3) // 4
-            return quotient + floordiv(_scale_down(a_, common), b_ // common)
-        inner, plus = _atom_and_constant(a_)
+            return quotient + floordiv(_normal({m: c // common for m, c in _terms(rest)}), b // common)
+        inner, plus = _atom_and_constant(rest)
         if isinstance(inner, Apply) and inner.op == "//" and isinstance(inner.right, int):
             # (x // 2 + k) // 3  ->  (x + 2k) // 6
-            return quotient + floordiv(inner.left + plus * inner.right, inner.right * b_)
+            return quotient + floordiv(inner.left + plus * inner.right, inner.right * b)
     if isinstance(rest, int) and isinstance(b, int):
         return quotient + rest // b
     return quotient + _atom(Apply("//", rest, b))
@@ -214,7 +212,7 @@ def evaluate(dim: Dim, env: Mapping[str, int]) -> int:
     result = substitute(dim, env)
     if isinstance(result, int):
         return result
-    raise KeyError(next(iter(symbols(result))))
+    raise KeyError(min(symbols(result)))
 
 
 def parse_dim(text: str) -> Dim:
@@ -276,11 +274,10 @@ def _normal(terms: dict[Monomial, int]) -> Dim:
     kept = {m: c for m, c in terms.items() if c}
     if not kept:
         return 0
-    if len(kept) == 1 and () in kept:
+    if tuple(kept) == ((),):
         return kept[()]
     # Highest degree first, then by name; the constant comes last: "N*H+2*N+1".
-    key: Callable[[tuple[Monomial, int]], tuple[int, str]] = lambda t: (-sum(p for _, p in t[0]), str(t[0]))  # noqa: E731
-    return Expr(tuple(sorted(kept.items(), key=key)))
+    return Expr(tuple(sorted(kept.items(), key=lambda t: (-sum(p for _, p in t[0]), str(t[0])))))
 
 
 def _times(a: Monomial, b: Monomial) -> Monomial:
@@ -302,10 +299,6 @@ def _atom_and_constant(dim: Dim) -> tuple[Atom | None, int]:
         case ((((atom, 1),), 1), ((), constant)):
             return atom, constant
     return None, 0
-
-
-def _scale_down(dim: Dim, by: int) -> Dim:
-    return _normal({m: c // by for m, c in _terms(dim)})
 
 
 def _divide(a: Dim, b: Dim) -> tuple[Dim, Dim]:
@@ -333,10 +326,9 @@ def _divide(a: Dim, b: Dim) -> tuple[Dim, Dim]:
 def _divide_many(a: Dim, b: Dim) -> tuple[Dim, Dim]:
     """Long division by a polynomial of several terms, on its leading one; exact or not at all."""
     quotient: Dim = 0
-    rest = a
-    lead = _normal({_terms(b)[0][0]: _terms(b)[0][1]})
+    rest, lead = a, _normal({_terms(b)[0][0]: _terms(b)[0][1]})
     for _ in range(8):
-        if rest == 0 or isinstance(rest, int):
+        if isinstance(rest, int):
             break
         head = _normal({rest.terms[0][0]: rest.terms[0][1]})
         step, left = _divide(head, lead)
@@ -347,10 +339,9 @@ def _divide_many(a: Dim, b: Dim) -> tuple[Dim, Dim]:
 
 
 def _extreme(op: str, a: Dim, b: Dim) -> Dim:
-    difference = a - b
-    if _never_negative(difference):  # two ints, N + 1 and N, 2*N and 0
+    if _never_negative(a - b):  # two ints, N + 1 and N, 2*N and 0
         return a if op == "max" else b
-    if _never_negative(-difference):
+    if _never_negative(b - a):
         return b if op == "max" else a
     left, right = sorted((a, b), key=str)
     return _atom(Apply(op, left, right))
@@ -365,13 +356,10 @@ def _atom_never_negative(atom: Atom) -> bool:
     match atom:
         case Symbol() | Apply("%"):
             return True
-        case Apply("//", a, _):
+        case Apply("//", a):
             return _never_negative(a)
-        case Apply("max", a, b):
-            return _never_negative(a) or _never_negative(b)
-        case Apply(_, a, b):
-            return _never_negative(a) and _never_negative(b)
-    raise AssertionError(atom)
+        case Apply(op, a, b):
+            return (any if op == "max" else all)((_never_negative(a), _never_negative(b)))
 
 
 def _atom_text(atom: Atom) -> str:
@@ -393,6 +381,10 @@ def _group(dim: Dim) -> str:
 OPERATIONS: dict[str, Callable[[Dim, Dim], Dim]] = {"//": floordiv, "%": mod, "min": dim_min, "max": dim_max}
 
 
+_ARITHMETIC: dict[type[ast.operator], Callable[[Dim, Dim], Dim]] = {
+    ast.Add: add, ast.Sub: sub, ast.Mult: mul, ast.FloorDiv: floordiv, ast.Mod: mod}
+
+
 def _build(node: ast.expr) -> Dim:
     match node:
         case ast.Constant(int() as value) if not isinstance(value, bool):
@@ -402,18 +394,7 @@ def _build(node: ast.expr) -> Dim:
         case ast.UnaryOp(ast.USub(), operand):
             return -_build(operand)
         case ast.BinOp(left, op, right):
-            a, b = _build(left), _build(right)
-            match op:
-                case ast.Add():
-                    return a + b
-                case ast.Sub():
-                    return a - b
-                case ast.Mult():
-                    return a * b
-                case ast.FloorDiv():
-                    return floordiv(a, b)
-                case ast.Mod():
-                    return mod(a, b)
+            return _ARITHMETIC[type(op)](_build(left), _build(right))
         case ast.Call(ast.Name("min" | "max" as name), [left, right]):
             return OPERATIONS[name](_build(left), _build(right))
     raise KeyError(ast.dump(node))
