@@ -1,17 +1,33 @@
 """Elementwise groups and copies, compiled, against the ops' meanings."""
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 
 import lepton.codegen.lower  # noqa: F401
+from lepton.codegen.group import LowerOptions, copy_group
+from lepton.codegen.kernel import Access, dense_strides
 from lepton.codegen.target import Target
 from lepton.ir import ops
 from lepton.ir.core import Graph, Node, Value
-from lepton.ir.dims import sym
+from lepton.ir.dims import Dim, sym
 from lepton.ir.tensor import Array, Tensor
-from lepton.ir.types import DType
-from tests.codegen.harness import HERE, Layout, backwards, check_node, dense, gaps, reversed_axes, value
+from lepton.ir.types import DType, TensorType
+from tests.codegen.harness import (
+    HERE,
+    Layout,
+    Placed,
+    backwards,
+    check_node,
+    dense,
+    gaps,
+    lower,
+    reversed_axes,
+    run_kernel,
+    value,
+)
 
 targets = pytest.mark.parametrize("target", HERE, ids=lambda t: t.name)
 SPECIAL = np.array([0.0, -0.0, 1.0, -1.0, 0.5, -2.5, 1e-40, 88.8, -104.0, 1e30, np.inf, -np.inf, np.nan], np.float32)
@@ -90,3 +106,36 @@ def test_cast(target: Target, dtype: DType) -> None:
                DType.U64, DType.BOOL):
         x = value((37,), dtype)
         check_node(ops.cast.node(x, to=to), {x: data((37,), dtype)}, target)
+
+
+def copied(shape: tuple[int, ...], perm: tuple[int, ...], dtype: DType, target: Target, dynamic: bool = False) -> None:
+    """A copy that turns an array with permuted strides into a dense one."""
+    names = tuple(sym(f"D{i}") for i in range(len(shape)))
+    type = TensorType(dtype, names if dynamic else shape)
+    env = {f"D{i}": n for i, n in enumerate(shape)}
+    source, result = Value(type), Value(type)
+    array = data(shape, dtype)
+    places = {source: Placed(array, lambda s: _permuted(s, perm)), result: Placed(array, dense)}
+    places[source].view[...] = array
+    strides: tuple[Dim, ...] = _permuted(type.shape, perm)
+    accesses = {source: Access(type, strides), result: Access(type, dense_strides(type.shape))}
+    kernel = lower(copy_group(source, result, accesses.__getitem__), LowerOptions(target))
+    run_kernel(kernel, places, target, env)
+    places[result].check()
+    np.testing.assert_array_equal(places[result].view.view(np.uint8), array.view(np.uint8))
+
+
+def _permuted(shape: Any, perm: tuple[int, ...]) -> Any:
+    """Strides of an array whose axes lie in memory in the order `perm`."""
+    strides = dict(zip(perm, dense_strides([shape[p] for p in perm]), strict=True))
+    return tuple(strides[a] for a in range(len(shape)))
+
+
+@targets
+@pytest.mark.parametrize("dynamic", [False, True])
+@pytest.mark.parametrize(("shape", "perm"), [
+    ((16, 16), (1, 0)), ((33, 50), (1, 0)), ((2, 49, 70), (0, 2, 1)), ((3, 20, 4, 18), (0, 2, 1, 3)),
+    ((2, 19, 20, 21), (3, 1, 0, 2)), ((300, 200), (1, 0)), ((5, 3), (1, 0)), ((17, 1, 40), (2, 1, 0))], ids=str)
+def test_transpose(target: Target, shape: tuple[int, ...], perm: tuple[int, ...], dynamic: bool) -> None:
+    for dtype in (DType.F32, DType.U8, DType.F16, DType.I64):
+        copied(shape, perm, dtype, target, dynamic)
