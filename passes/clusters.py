@@ -79,7 +79,7 @@ class _Grower:
         self.free = {node for node in self.nodes if _is_map(node)}
 
     def run(self) -> list[Cluster]:
-        anchored = [Cluster([n], n, n.result.tensor.shape) for n in self.nodes if n.op in EPILOGUE]
+        anchored = [Cluster([n], n, n.result.tensor.shape) for n in self.nodes if n.op in EPILOGUE and _is_proved(n)]
         for cluster in anchored:
             self.own(cluster)
         for cluster in reversed(anchored):
@@ -186,12 +186,17 @@ class _Grower:
 
 
 def _is_map(node: Node) -> bool:
-    """Elementwise on numbers, and nothing about its operands' sizes left to be checked at run time."""
+    """Elementwise on numbers, with operands that provably fit together."""
     if not node.op.has(Trait.ELEMENTWISE) or len(node.results) != 1:
         return False
     types = [v.type for v in (*node.inputs, node.result) if v is not None]
     if any(not isinstance(t, TensorType) or t.dtype is DType.STRING for t in types):
         return False
+    return _is_proved(node)
+
+
+def _is_proved(node: Node) -> bool:
+    """Whether nothing about the operands' sizes is left to be checked at run time."""
     with collect_guards() as found:
         node.op.result_types(tuple(None if v is None else v.type for v in node.inputs), node.attrs)
     return not found

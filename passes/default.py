@@ -4,6 +4,7 @@ from __future__ import annotations
 from typing import get_args
 
 from lepton.ir.diagnostics import UsageError
+from lepton.passes.attention import Attention
 from lepton.passes.base import Math, Pass
 from lepton.passes.canonicalise import Canonicalise
 from lepton.passes.cse import CSE
@@ -12,6 +13,7 @@ from lepton.passes.fold_batchnorm import FoldBatchnorm
 from lepton.passes.fuse import Fuse
 from lepton.passes.layout import Layout
 from lepton.passes.matmuls import Matmuls
+from lepton.passes.norms import Norms
 
 LEVELS = (0, 1, 2, 3)
 
@@ -27,5 +29,11 @@ def pipeline_for(target_family: str, level: int, math: str) -> list[Pass]:
     if level == 0:
         return [FoldBatchnorm("strict")]
     clean: list[Pass] = [Canonicalise(policy), Fold(), CSE()]
-    layouts: list[Pass] = [Layout(), *clean, Matmuls(policy), *clean] if level >= 2 else []
-    return [Fold(), *clean, FoldBatchnorm(policy), *clean, *layouts, Fuse()]
+    if level == 1:
+        return [Fold(), *clean, FoldBatchnorm(policy), *clean, Fuse()]
+    return [
+        Fold(), *clean, FoldBatchnorm(policy), *clean,
+        Layout(), *clean,
+        Norms(policy), Attention(policy), Matmuls(policy), *clean,
+        Fuse(),
+    ]

@@ -31,6 +31,32 @@ def matmul_of_rows(x: Value, flat: Value, w: Value, r: Value) -> Value | None:
     return ops.reshape(ops.matmul(x, w), shape=r.tensor.shape)
 
 
+@rule(pat(ops.reshape)(pat(ops.matmul)(x, const("w")).once.named("y")).named("r"))
+def rows_of_matmul(x: Value, w: Value, y: Value, r: Value) -> Value | None:
+    """reshape(matmul(x, w: [K,N]): [B*S,N] -> [B,S,N])  ->  matmul(reshape(x), w)"""
+    if w.tensor.rank != 2 or not _raises_rows(y, r):
+        return None
+    return ops.matmul(ops.reshape(x, shape=(*r.tensor.shape[:-1], x.tensor.shape[-1])), w)
+
+
+@rule(pat(ops.reshape)(pat(Trait.ELEMENTWISE)(rest("xs")).once.named("y")).named("r"))
+def rows_of_elementwise(xs: tuple[Value | None, ...], y: Value, r: Value) -> Value | None:
+    """reshape(relu(x): [B*S,N] -> [B,S,N])  ->  relu(reshape(x)): everything happens in the higher rank"""
+    if not _raises_rows(y, r):
+        return None
+    shape = y.tensor.shape
+    if any(v is not None and v.tensor.shape != shape and v.tensor.rank > 1 for v in xs):
+        return None
+    operands = [ops.reshape(v, shape=r.tensor.shape) if v is not None and v.tensor.shape == shape else v for v in xs]
+    return node_of(y).op(*operands, **node_of(y).attrs)
+
+
+def _raises_rows(source: Value, view: Value) -> bool:
+    """Whether a reshape gives rows more leading axes."""
+    old, new = source.tensor.shape, view.tensor.shape
+    return 2 <= len(old) < len(new) and old[-1] == new[-1]
+
+
 @rule(pat(Trait.ELEMENTWISE)(rest("xs")).named("r"))
 def elementwise_of_view(xs: tuple[Value | None, ...], r: Value) -> Value | None:
     """relu(reshape(x)), reshape(x) + c  ->  reshape(relu(x)), reshape(x + c), and so for transposes, where c has one
@@ -62,6 +88,8 @@ def _is_movable(value: Value) -> bool:
     source = node.inputs[0]
     if source is None or source.producer is None or source.producer.op is ops.constant:
         return False
+    if node.op is ops.reshape and _raises_rows(source, value):
+        return False  # moves up instead
     return not source.producer.op.has(Trait.VIEW) or _is_movable(source)
 
 
@@ -81,9 +109,8 @@ def _before_view(value: Value, view: Node, source: Value) -> Value | None:
         return None
     if value.tensor.rank == 1:
         return value
-    # Rank only ever falls, so that two views cannot push each other up and down.
-    falls = value.tensor.shape == shape and source.tensor.rank < len(shape)
-    return ops.reshape(value, shape=source.tensor.shape) if falls else None
+    rises = value.tensor.shape == shape and source.tensor.rank > len(shape)
+    return ops.reshape(value, shape=source.tensor.shape) if rises else None
 
 
 # --- constants move into the weights --------------------------------------------------------------
@@ -183,6 +210,6 @@ class Matmuls(RewritePass):
 
     name: ClassVar[str] = "matmuls"
     rules: ClassVar[tuple[Rule, ...]] = (
-        matmul_of_rows, elementwise_of_view, scale_into_weights, scale_into_biased, input_scale_into_weights,
-        flattened_channels_first, pointwise_chain,
+        matmul_of_rows, rows_of_matmul, rows_of_elementwise, elementwise_of_view, scale_into_weights,
+        scale_into_biased, input_scale_into_weights, flattened_channels_first, pointwise_chain,
     )
