@@ -4,11 +4,13 @@ from __future__ import annotations
 import mmap
 import os
 import stat
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import onnx
-from google.protobuf.message import DecodeError
+from google.protobuf.descriptor import FieldDescriptor
+from google.protobuf.message import DecodeError, Message
 
 from lepton.frontends.onnx.check import check_model
 from lepton.frontends.onnx.external import Folder
@@ -73,9 +75,24 @@ def read_bytes(data: memoryview, name: str, folder: Path | None) -> ModelFile:
     proto = onnx.ModelProto()
     try:
         proto.ParseFromString(small)
-        check_model(proto, name)
     except DecodeError as error:
         raise LeptonError(f"{name or 'the model'} is not an ONNX model, or a damaged one: {error}") from error
-    except UnicodeDecodeError as error:
-        raise LeptonError(f"{name or 'the model'} holds a name that is not UTF-8") from error
+    if (text := not_utf8(proto)) is not None:
+        raise LeptonError(f"{name or 'the model'} holds a name that is not UTF-8: {text!r}")
+    check_model(proto, name)
     return ModelFile(proto, Store(data, spans, Folder(folder)), name)
+
+
+def not_utf8(message: Message) -> bytes | None:
+    """The first text in a message that is not UTF-8. (Python's protobuf gives bytes for it, where str is promised.)"""
+    todo = [message]
+    while todo:
+        for field, value in todo.pop().ListFields():
+            many = value if isinstance(value, Sequence) and not isinstance(value, str | bytes) else (value,)
+            if field.type == FieldDescriptor.TYPE_STRING:
+                for text in many:
+                    if not isinstance(text, str):
+                        return bytes(text)
+            elif field.type == FieldDescriptor.TYPE_MESSAGE:
+                todo += many
+    return None
