@@ -1,13 +1,18 @@
 /*
  * pool.c: one small thread pool per process (per library that holds this runtime).
  *
- * A parallel region is one store: `job` holds a counter and the number of threads taking part.
- * Workers see the word change, read the rest of the job, run their part and count `pending` down.
+ * A parallel region is one store: `job` holds a counter and the number of threads taking part. Each
+ * thread has a range of chunks of its own, in order, which it takes from the front; who has run out
+ * takes from the end of another's. So a thread that the system has not woken or keeps off its core
+ * costs its share of the work, not the wait for it: on a busy machine that is the difference between
+ * microseconds and a time slice.
+ *
  * Both sides spin for a moment and then sleep on a futex: unbounded spinning costs milliseconds as
  * soon as something else wants the core.
  *
- * A worker that does not take part in a job reads nothing but the word, so the caller may go on to
- * the next job without waiting for it.
+ * A late worker may hold the word of a job that is over. All it does with it is to try ranges, and
+ * these carry the job's counter, so it takes nothing. The rest of a job is read only with a chunk in
+ * hand, which keeps the caller from going on to the next.
  */
 #define _GNU_SOURCE
 #include <limits.h>
@@ -22,7 +27,11 @@
 
 #include "runtime.h"
 
-enum { SPIN_NANOSECONDS = 25000, PAUSES_PER_LOOK = 16, STOP = 0xffff };
+enum { SPIN_NANOSECONDS = 25000, PAUSES_PER_LOOK = 16, STOP = 0xffff, CHUNKS_PER_THREAD = 4 };
+
+typedef struct range {
+  _Alignas(64) _Atomic uint64_t word; /* low half of the job's counter << 32 | next << 16 | end */
+} range;
 
 static struct {
   /* The job: written by the caller that holds `busy`, before `job` tells the workers. */
@@ -30,7 +39,9 @@ static struct {
   lpt_part part;
   void *context;
   int64_t tasks;
-  _Alignas(64) _Atomic uint32_t pending; /* workers that have not finished their part */
+  uint32_t chunks;
+  range ranges[LPT_MAX_THREADS];
+  _Alignas(64) _Atomic uint32_t pending; /* chunks not finished */
   _Atomic uint32_t caller_sleeps;
   _Alignas(64) _Atomic uint32_t sleepers; /* workers waiting on the futex */
   _Alignas(64) atomic_flag busy;          /* held for the length of a job, and while workers change */
@@ -73,11 +84,42 @@ static void futex_wake(uint32_t *word, uint32_t bits) {
 static uint32_t bit_of(uint32_t thread) { return 1u << (thread < 31 ? thread : 31); }
 static uint32_t bits_below(uint32_t threads) { return threads > 31 ? ~0u : (1u << threads) - 1; }
 
-/* Part `index` of `parts`: sizes differ by one task at most. */
-static void run_part(lpt_part part, void *context, int64_t tasks, uint32_t parts, uint32_t index) {
-  int64_t share = tasks / parts, rest = tasks % parts;
-  int64_t lo = index * share + (index < rest ? index : rest);
-  part(context, index, lo, lo + share + (index < rest));
+/* ---- chunks ------------------------------------------------------------------------------------- */
+
+/* One chunk of thread `owner`'s range, if the job still is the one with this tag and any are left. */
+static bool take(uint32_t owner, uint32_t tag, bool from_end, uint32_t *out_chunk) {
+  _Atomic uint64_t *word = &pool.ranges[owner].word;
+  uint64_t old = atomic_load_explicit(word, memory_order_relaxed), new;
+  uint32_t next, end;
+  do {
+    next = old >> 16 & 0xffff;
+    end = old & 0xffff;
+    if (old >> 32 != tag || next >= end) return false;
+    new = from_end ? old - 1 : old + (1u << 16);
+  } while (!atomic_compare_exchange_weak_explicit(word, &old, new, memory_order_acq_rel, memory_order_relaxed));
+  *out_chunk = from_end ? end - 1 : next;
+  return true;
+}
+
+/* Chunks differ in size by one task at most. */
+static void run_chunk(uint32_t chunk, uint32_t self) {
+  int64_t share = pool.tasks / pool.chunks, rest = pool.tasks % pool.chunks;
+  int64_t lo = chunk * share + (chunk < rest ? chunk : rest);
+  pool.part(pool.context, self, lo, lo + share + (chunk < rest));
+}
+
+/* The thread's own range, then what others have left. How many chunks it ran. */
+static uint32_t run_chunks(uint64_t job, uint32_t self) {
+  uint32_t tag = (uint32_t)(job >> 16), parts = job & 0xffff, done = 0, chunk;
+  for (uint32_t i = 0; i < parts;) {
+    if (take((self + i) % parts, tag, i > 0, &chunk)) {
+      run_chunk(chunk, self);
+      done++;
+    } else {
+      i++;
+    }
+  }
+  return done;
 }
 
 /* ---- workers ----------------------------------------------------------------------------------- */
@@ -106,18 +148,36 @@ static void *worker(void *argument) {
     uint32_t parts = job & 0xffff;
     if (parts == STOP) return NULL;
     if (self >= parts) continue;
-    run_part(pool.part, pool.context, pool.tasks, parts, self);
-    if (atomic_fetch_sub(&pool.pending, 1) == 1 && atomic_load(&pool.caller_sleeps))
+    uint32_t done = run_chunks(job, self);
+    if (done && atomic_fetch_sub(&pool.pending, done) == done && atomic_load(&pool.caller_sleeps))
       futex_wake((uint32_t *)(void *)&pool.pending, ~0u);
   }
 }
 
 /* ---- callers ------------------------------------------------------------------------------------ */
 
-static void post(uint32_t parts) {
-  uint64_t counter = (atomic_load_explicit(&pool.job, memory_order_relaxed) >> 16) + 1;
-  atomic_store(&pool.job, counter << 16 | parts);
-  if (atomic_load(&pool.sleepers)) futex_wake(low_half(&pool.job), bits_below(parts));
+static uint64_t next_word(uint32_t parts) {
+  return ((atomic_load_explicit(&pool.job, memory_order_relaxed) >> 16) + 1) << 16 | parts;
+}
+
+static void post(uint64_t job) {
+  atomic_store(&pool.job, job);
+  if (atomic_load(&pool.sleepers)) futex_wake(low_half(&pool.job), bits_below(job & 0xffff));
+}
+
+/* With `busy` held: the job's chunks, dealt out, and the word that starts it. */
+static uint64_t deal(uint32_t parts, uint32_t chunks, int64_t tasks, lpt_part part, void *context) {
+  uint64_t job = next_word(parts);
+  pool.part = part;
+  pool.context = context;
+  pool.tasks = tasks;
+  pool.chunks = chunks;
+  atomic_store_explicit(&pool.pending, chunks, memory_order_relaxed);
+  for (uint32_t i = 0; i < parts; i++) {
+    uint64_t next = (uint64_t)i * chunks / parts, end = (uint64_t)(i + 1) * chunks / parts;
+    atomic_store_explicit(&pool.ranges[i].word, job >> 16 << 32 | next << 16 | end, memory_order_release);
+  }
+  return job;
 }
 
 static void wait_for_workers(void) {
@@ -149,13 +209,12 @@ void lpt_parallel_for(uint32_t threads, int64_t tasks, int64_t grain, lpt_part p
     part(context, 0, 0, tasks);
     return;
   }
-  pool.part = part;
-  pool.context = context;
-  pool.tasks = tasks;
-  atomic_store_explicit(&pool.pending, (uint32_t)most - 1, memory_order_relaxed);
-  post((uint32_t)most);
-  run_part(part, context, tasks, (uint32_t)most, 0);
-  wait_for_workers();
+  int64_t chunks = tasks / (grain > 0 ? grain : 1);
+  if (chunks > most * CHUNKS_PER_THREAD) chunks = most * CHUNKS_PER_THREAD;
+  uint64_t job = deal((uint32_t)most, (uint32_t)chunks, tasks, part, context);
+  post(job);
+  uint32_t done = run_chunks(job, 0);
+  if (atomic_fetch_sub(&pool.pending, done) != done) wait_for_workers();
   atomic_flag_clear_explicit(&pool.busy, memory_order_release);
 }
 
@@ -186,7 +245,7 @@ static void start_workers(void) {
 
 static void end_workers(void) {
   hold();
-  post(STOP);
+  post(next_word(STOP));
   for (uint32_t self = 1; self <= pool.workers; self++) pthread_join(pool.threads[self], NULL);
   pool.workers = 0;
   let_go();

@@ -152,8 +152,9 @@ void lpt_pool_release(void);
 void lpt_pool_check(void);
 
 /* Equivalent serial code:  part(context, 0, 0, tasks);
- * Splits [0, tasks) into at most `threads` contiguous parts of at least `grain` tasks; part i runs
- * on thread i, the caller is thread 0. On return all parts have run and what they wrote is visible.
+ * Calls `part` on contiguous pieces that make up [0, tasks), each of at least `grain` tasks, on at
+ * most `threads` threads. `thread` is below `threads`, and no two calls with the same one overlap in
+ * time; the caller is thread 0. On return all have run and what they wrote is visible.
  * Runs serially when the pool is in use by another caller. */
 void lpt_parallel_for(uint32_t threads, int64_t tasks, int64_t grain, lpt_part part, void *context);
 

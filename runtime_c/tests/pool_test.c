@@ -1,4 +1,4 @@
-/* pool_test.c: every task once, on the thread it belongs to, whoever else is busy. */
+/* pool_test.c: every task once, whoever else is busy. */
 #define _GNU_SOURCE
 #include <pthread.h>
 #include <sched.h>
@@ -14,24 +14,37 @@ enum { MOST = 4096 };
 
 typedef struct record {
   _Atomic int count[MOST];
-  int64_t lo[LPT_MAX_THREADS], hi[LPT_MAX_THREADS];
-  _Atomic uint32_t parts, highest;
+  _Atomic bool running[LPT_MAX_THREADS];
+  _Atomic uint32_t calls, together;  /* together: calls that ran beside one of the same thread */
+  _Atomic uint32_t seen[LPT_MAX_THREADS];
+  _Atomic int64_t smallest;
 } record;
 
 static void note(void *context, uint32_t thread, int64_t lo, int64_t hi) {
   record *r = context;
-  r->lo[thread] = lo;
-  r->hi[thread] = hi;
-  atomic_fetch_add(&r->parts, 1);
-  uint32_t highest = atomic_load(&r->highest);
-  while (highest < thread && !atomic_compare_exchange_weak(&r->highest, &highest, thread)) continue;
+  if (atomic_exchange(&r->running[thread], true)) atomic_fetch_add(&r->together, 1);
+  atomic_fetch_add(&r->calls, 1);
+  atomic_fetch_add(&r->seen[thread], 1);
+  int64_t smallest = atomic_load(&r->smallest);
+  while ((!smallest || hi - lo < smallest) && !atomic_compare_exchange_weak(&r->smallest, &smallest, hi - lo)) continue;
   for (int64_t i = lo; i < hi; i++) atomic_fetch_add(&r->count[i], 1);
+  atomic_store(&r->running[thread], false);
+}
+
+/* Threads that ran something; UINT32_MAX if one beyond `limit` did. */
+static uint32_t threads_used(record *r, uint32_t limit) {
+  uint32_t used = 0;
+  for (uint32_t i = 0; i < LPT_MAX_THREADS; i++) {
+    if (atomic_load(&r->seen[i]) && i >= limit) return UINT32_MAX;
+    used += atomic_load(&r->seen[i]) > 0;
+  }
+  return used;
 }
 
 static bool each_once(record *r, int64_t tasks) {
   for (int64_t i = 0; i < MOST; i++)
     if (atomic_load(&r->count[i]) != (i < tasks)) return false;
-  return true;
+  return atomic_load(&r->together) == 0;
 }
 
 static void every_task_runs_once(void) {
@@ -39,52 +52,73 @@ static void every_task_runs_once(void) {
   for (uint32_t threads = 1; threads <= 9; threads += 2) {
     lpt_pool_acquire(threads);
     for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++) {
-      record r = {.parts = 0};
+      record r = {.calls = 0};
       lpt_parallel_for(threads, sizes[i], 1, note, &r);
       CHECK(each_once(&r, sizes[i]));
-      CHECK(atomic_load(&r.parts) == (sizes[i] < threads ? (uint32_t)sizes[i] : threads));
+      CHECK(threads_used(&r, threads) <= threads);
     }
     lpt_pool_release();
   }
 }
 
-static void parts_are_contiguous_and_even(void) {
+/* Each part waits until all have begun, so nobody can take another's. */
+static void meet(void *context, uint32_t thread, int64_t lo, int64_t hi) {
+  _Atomic int64_t *begun = context;
+  (void)thread;
+  atomic_fetch_add(begun, hi - lo);
+  while (atomic_load(begun) < 4) sched_yield();
+}
+
+static void the_threads_run_at_the_same_time(void) {
+  _Atomic int64_t begun = 0;
   lpt_pool_acquire(4);
-  record r = {.parts = 0};
-  lpt_parallel_for(4, 10, 1, note, &r);
-  static const int64_t lo[] = {0, 3, 6, 8}, hi[] = {3, 6, 8, 10};
-  for (int i = 0; i < 4; i++) CHECK(r.lo[i] == lo[i] && r.hi[i] == hi[i]);
+  lpt_parallel_for(4, 4, 1, meet, &begun); /* would hang on fewer than four threads */
+  CHECK(atomic_load(&begun) == 4);
   lpt_pool_release();
 }
 
-static void grain_limits_the_threads(void) {
+static void grain_limits_the_pieces(void) {
   lpt_pool_acquire(8);
-  static const struct { int64_t tasks, grain; uint32_t parts; } rows[] = {
-    {10, 10, 1}, {19, 10, 1}, {20, 10, 2}, {35, 10, 3}, {1000, 10, 8}, {5, 0, 5}, {5, -3, 5},
+  static const struct { int64_t tasks, grain; uint32_t most; } rows[] = {
+    {10, 10, 1}, {19, 10, 1}, {20, 10, 2}, {35, 10, 3}, {1000, 10, 32}, {5, 0, 5}, {5, -3, 5},
     {5, INT64_MAX, 1},
   };
   for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
-    record r = {.parts = 0};
+    record r = {.calls = 0};
     lpt_parallel_for(8, rows[i].tasks, rows[i].grain, note, &r);
-    CHECK(atomic_load(&r.parts) == rows[i].parts);
+    CHECK(atomic_load(&r.calls) == rows[i].most);
+    CHECK(atomic_load(&r.smallest) >= (rows[i].grain > rows[i].tasks ? rows[i].tasks : rows[i].grain));
     CHECK(each_once(&r, rows[i].tasks));
   }
   lpt_pool_release();
 }
 
+static void late_part(void *context, uint32_t thread, int64_t lo, int64_t hi) {
+  if (thread) nanosleep(&(struct timespec){0, 30000000}, NULL);
+  note(context, thread, lo, hi);
+}
+
+static void who_is_done_helps_the_others(void) {
+  lpt_pool_acquire(2);
+  record r = {.calls = 0};
+  lpt_parallel_for(2, 8, 1, late_part, &r); /* four pieces each, but the worker is slow */
+  CHECK(each_once(&r, 8) && atomic_load(&r.seen[0]) >= 6);
+  lpt_pool_release();
+}
+
 static void without_a_pool_it_is_serial(void) {
-  record r = {.parts = 0};
+  record r = {.calls = 0};
   lpt_parallel_for(4, 100, 1, note, &r);
-  CHECK(atomic_load(&r.parts) == 1 && each_once(&r, 100));
+  CHECK(atomic_load(&r.calls) == 1 && each_once(&r, 100));
 }
 
 static void small_jobs_after_large_ones(void) {
   lpt_pool_acquire(6);
   for (int i = 0; i < 3000; i++) {
-    record r = {.parts = 0};
+    record r = {.calls = 0};
     uint32_t threads = 1 + (uint32_t)i % 6;
     lpt_parallel_for(threads, 12, 1, note, &r);
-    CHECK(each_once(&r, 12) && atomic_load(&r.parts) == threads);
+    CHECK(each_once(&r, 12) && threads_used(&r, threads) <= threads);
   }
   lpt_pool_release();
 }
@@ -93,9 +127,9 @@ static void sleeping_workers_wake(void) {
   lpt_pool_acquire(3);
   for (int i = 0; i < 20; i++) {
     nanosleep(&(struct timespec){0, 2000000}, NULL); /* longer than anyone spins */
-    record r = {.parts = 0};
+    record r = {.calls = 0};
     lpt_parallel_for(3, 30, 1, note, &r);
-    CHECK(each_once(&r, 30) && atomic_load(&r.parts) == 3);
+    CHECK(each_once(&r, 30) && threads_used(&r, 3) <= 3);
   }
   lpt_pool_release();
 }
@@ -108,7 +142,7 @@ static void slow_part(void *context, uint32_t thread, int64_t lo, int64_t hi) {
 static void the_caller_sleeps_and_wakes(void) {
   lpt_pool_acquire(3);
   for (int i = 0; i < 20; i++) {
-    record r = {.parts = 0};
+    record r = {.calls = 0};
     lpt_parallel_for(3, 30, 1, slow_part, &r);
     CHECK(each_once(&r, 30));
   }
@@ -118,9 +152,9 @@ static void the_caller_sleeps_and_wakes(void) {
 static void inner(void *context, uint32_t thread, int64_t lo, int64_t hi) {
   (void)thread;
   for (int64_t i = lo; i < hi; i++) {
-    record r = {.parts = 0};
+    record r = {.calls = 0};
     lpt_parallel_for(4, 50, 1, note, &r);
-    if (each_once(&r, 50) && atomic_load(&r.parts) == 1) atomic_fetch_add((_Atomic int *)context, 1);
+    if (each_once(&r, 50) && atomic_load(&r.calls) == 1) atomic_fetch_add((_Atomic int *)context, 1);
   }
 }
 
@@ -136,7 +170,7 @@ static void *many_regions(void *argument) {
   _Atomic int *bad = argument;
   lpt_pool_acquire(3);
   for (int i = 0; i < 500; i++) {
-    record r = {.parts = 0};
+    record r = {.calls = 0};
     lpt_parallel_for(3, 64, 1, note, &r);
     if (!each_once(&r, 64)) atomic_fetch_add(bad, 1);
     if (i % 100 == 0) { /* the pool grows, shrinks and ends under the others' feet */
@@ -174,28 +208,30 @@ static void starting_and_ending_from_many_threads(void) {
 /* ThreadSanitizer does not follow threads made by a child. */
 #if !defined(__SANITIZE_THREAD__)
 static int in_child(void) {
-  record r = {.parts = 0};
+  record r = {.calls = 0};
   lpt_parallel_for(1, 100, 1, note, &r);
   bool good = each_once(&r, 100);
   lpt_pool_check(); /* new workers */
-  record again = {.parts = 0};
+  record again = {.calls = 0};
   lpt_parallel_for(3, 100, 1, note, &again);
-  good = good && each_once(&again, 100) && atomic_load(&again.parts) == 3;
+  _Atomic int64_t begun = 1;
+  lpt_parallel_for(3, 3, 1, meet, &begun); /* on three threads of its own */
+  good = good && each_once(&again, 100) && atomic_load(&begun) == 4;
   lpt_pool_release();
   return good ? 0 : 1;
 }
 
 static void a_forked_child_gets_its_own_workers(void) {
   lpt_pool_acquire(3);
-  record r = {.parts = 0};
+  record r = {.calls = 0};
   lpt_parallel_for(3, 100, 1, note, &r);
   pid_t child = fork();
   if (child == 0) _exit(in_child());
   int status = -1;
   CHECK(waitpid(child, &status, 0) == child && WIFEXITED(status) && WEXITSTATUS(status) == 0);
-  record after = {.parts = 0};
+  record after = {.calls = 0};
   lpt_parallel_for(3, 100, 1, note, &after);
-  CHECK(each_once(&after, 100) && atomic_load(&after.parts) == 3);
+  CHECK(each_once(&after, 100));
   lpt_pool_release();
 }
 
@@ -218,8 +254,9 @@ static void a_child_forked_while_others_run_survives(void) {
 
 int main(void) {
   RUN(every_task_runs_once);
-  RUN(parts_are_contiguous_and_even);
-  RUN(grain_limits_the_threads);
+  RUN(the_threads_run_at_the_same_time);
+  RUN(grain_limits_the_pieces);
+  RUN(who_is_done_helps_the_others);
   RUN(without_a_pool_it_is_serial);
   RUN(small_jobs_after_large_ones);
   RUN(sleeping_workers_wake);
