@@ -26,10 +26,10 @@ HOME = {
 
 
 def packages() -> list[str]:
-    """Each of HOME and what lies below it; `lepton` itself only as a folder: its links are listed on their own."""
+    """Each of HOME and what lies below it; of `lepton` what is no link: those are listed on their own."""
     found = list(HOME)
     for name, folder in HOME.items():
-        below = find_packages(folder) if name != "lepton" else []
+        below = [p for p in find_packages(folder) if not (ROOT / folder / p.split(".")[0]).is_symlink()]
         found += [f"{name}.{package}" for package in below]
     return found
 

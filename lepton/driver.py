@@ -184,7 +184,11 @@ def program_of(graph: Graph, target: Target, math: str) -> Program:
 
 def compile_objects(source: Source, options: Options, *, linked: bool, progress: Progress | None = None) -> Compiled:
     """model -> objects. `linked`: for the linker, which brings the weights; else for this process."""
-    done = lower(source, options, progress)
+    return spell(lower(source, options, progress), options, linked=linked, progress=progress)
+
+
+def spell(done: Compiled, options: Options, *, linked: bool, progress: Progress | None = None) -> Compiled:
+    """programs -> objects, filled in."""
     with done.report.stage("code", progress), kept(done.graphs[0], options.repro_dir):
         words = [json.dumps(describe(done, i, options), sort_keys=True) for i in range(len(done.programs))]
         done.objects = build(done.programs, words, options.threads, linked)
@@ -208,10 +212,16 @@ def compile_to(source: Source, out: str | os.PathLike[str], progress: Progress |
 
 def compile(source: Source, progress: Progress | None = None, **options: Any) -> Model:
     """model -> a Model running in this process. No linker, no file. Options as in `Options`."""
+    made = Options.of(options)
+    return run_here(lower(source, made, progress), made, progress)
+
+
+def run_here(done: Compiled, options: Options, progress: Progress | None = None) -> Model:
+    """programs -> a Model in this process."""
     from lepton.artifact import from_program
     from lepton.codegen.jit import Loaded
 
-    done = compile_objects(source, Options.of(options), linked=False, progress=progress)
+    spell(done, options, linked=False, progress=progress)
     assert done.objects is not None
     loaded = Loaded(done.objects)
     return from_program(loaded.program, loaded.weights, keep_alive=loaded)

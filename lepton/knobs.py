@@ -53,8 +53,8 @@ CC_AARCH64 = Knob("LEPTON_CC_AARCH64", "command",
                   "the same where aarch64 is not this machine (default: aarch64-linux-gnu-gcc)")
 CC_X86_64 = Knob("LEPTON_CC_X86_64", "command",
                  "the same where x86-64 is not this machine (default: x86_64-linux-gnu-gcc)")
-DEBUG = Level("LEPTON_DEBUG", "0…4", "what a compile says on stderr: 1: times of its stages; 2: also the graph after each "
-              "pass that changed it; 3: also the program and its kernels; 4: also LLVM IR", 4)
+DEBUG = Level("LEPTON_DEBUG", "0…4", "what a compile says on stderr: 1: its stages' times; 2: also graphs after each "
+              "pass that changed them; 3: also the program and its kernels; 4: also LLVM IR", 4)
 NO_COLOR = Switch("NO_COLOR", "anything", "plain progress lines: no colour, no cursor movement")
 
 KNOBS: dict[str, Knob] = {k.name: k for k in (CC, CC_AARCH64, CC_X86_64, DEBUG, NO_COLOR)}

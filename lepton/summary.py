@@ -38,7 +38,7 @@ def _target(name: str, row: Mapping[str, Any], before: Mapping[str, int], most: 
     fused = row["fusions"]
     after = {op: n for op, n in row["ops"].items() if op != "fusion"}
     return [
-        f"  {name}: {_count(row['kernels'], 'kernel')} ({row['bodies']} distinct), {_count(fused, 'fused group')}, "
+        f"  {name}: {count(row['kernels'], 'kernel')} ({row['bodies']} distinct), {count(fused, 'fused group')}, "
         f"{work(row['flops'])}, weights {human(row['weights'], 'B')}, workspace {space(row['workspace'])}",
         f"    ops before: {_kinds(before, most)}",
         f"    ops after:  {_kinds(after, most)}",
@@ -56,7 +56,8 @@ def space(size: int | None) -> str:
     return "by input shapes" if size is None else human(size, "B")
 
 
-def _count(number: int, what: str) -> str:
+def count(number: int, what: str) -> str:
+    """`1 kernel`, `2 kernels`."""
     return f"{number} {what}{'' if number == 1 else 's'}"
 
 

@@ -1,0 +1,81 @@
+"""`lepton compare`: are a compiled model's answers right?"""
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from lepton.commands.common import add_inputs, add_parser, add_threads
+from lepton.ir.diagnostics import Exit, UsageError
+from lepton.terminal import count, parse_dims
+
+if TYPE_CHECKING:
+    from lepton.compare import Comparison
+
+REFERENCES = ("onnxruntime", "interpreter")
+EXAMPLES = """\
+  lepton compare model.onnx                           compiled here; against ONNX Runtime and the interpreter
+  lepton compare model.onnx --so model.so --dim H=64
+  lepton compare model.onnx --target x86-avx2 -O 3 --math fast --rtol 1e-3
+"""
+
+
+def add(commands: Any) -> None:
+    parser = add_parser(commands, "compare", "compare a compiled model's answers with others'", EXAMPLES)
+    parser.add_argument("model", help="model.onnx or graph.lir")
+    parser.add_argument("--so", metavar="FILE", help="what leptonc made of it (default: compile it in this process)")
+    add_inputs(parser)
+    add_threads(parser)
+    parser.add_argument("--seed", type=count, default=0, metavar="N", help="of the random inputs (default 0)")
+    parser.add_argument("--target", default="native", metavar="T", help="what to compile for")
+    parser.add_argument("-O", dest="level", type=int, choices=range(4), default=2, metavar="0..3",
+                        help="how much to optimise (default 2)")
+    parser.add_argument("--math", choices=("strict", "default", "fast"), default="default", help="as for leptonc")
+    parser.add_argument("--against", choices=REFERENCES, action="append",
+                        help="which reference (default: ONNX Runtime if it is installed, and the interpreter)")
+    parser.add_argument("--rtol", type=float, default=1e-4, metavar="X",
+                        help="allowed error as a share of the reference's largest magnitude (default 1e-4)")
+    parser.add_argument("--atol", type=float, default=1e-6, metavar="X", help="allowed besides (default 1e-6)")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    parser.set_defaults(execute=execute)
+
+
+def execute(args: argparse.Namespace) -> Exit:
+    """WRONG where an output differs by more than is allowed. Raises LeptonError."""
+    from lepton.compare import Request, Tolerance, compare
+    from lepton.driver import Options
+
+    if not args.rtol >= 0 or not args.atol >= 0:
+        raise UsageError("--rtol and --atol must be 0 or more")
+    options = Options.of({"target": args.target, "level": args.level, "math": args.math, "threads": args.threads,
+                          "dims": {} if args.so else parse_dims(args.dim)})
+    request = Request(args.model, args.so, options, parse_dims(args.dim), tuple(args.input), args.seed,
+                      Tolerance(args.rtol, args.atol), tuple(args.against or ()))
+    found = compare(request)
+    print(json.dumps(found.record()) if args.json else text(found))
+    return Exit.OK if found.agrees else Exit.WRONG
+
+
+def text(found: Comparison) -> str:
+    """A table for each reference, and where it went wrong."""
+    inputs = ", ".join(f"{name}: {words}" for name, words in found.inputs.items())
+    lines = [f"{found.model} for {found.target}, {inputs}"]
+    for reference, rows in found.references.items():
+        lines += ["", f"against {reference}:", *_table([
+            ("output", "max |Δ|", "mean |Δ|", "max rel", "mean rel", "allowed", ""),
+            *((r.output, _short(r.max_abs), _short(r.mean_abs), _short(r.max_rel), _short(r.mean_rel),
+               _short(r.allowed), r.problem or ("ok" if r.agrees else "WRONG")) for r in rows)])]
+    lines += [f"\n{note}" for note in found.notes]
+    return "\n".join([*lines, "", "they agree" if found.agrees else "they DISAGREE"])
+
+
+def _short(number: float) -> str:
+    return f"{number:.3g}"
+
+
+def _table(rows: Sequence[Sequence[str]]) -> list[str]:
+    """Columns aligned, numbers to the right."""
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    return ["  " + "  ".join(cell.ljust(w) if i in (0, len(widths) - 1) else cell.rjust(w)
+                             for i, (cell, w) in enumerate(zip(row, widths, strict=True))).rstrip() for row in rows]

@@ -1,0 +1,128 @@
+"""`lepton inspect`: what a compiled model, an ONNX file or text IR holds."""
+from __future__ import annotations
+
+import argparse
+import json
+import os
+from collections.abc import Mapping
+from typing import Any
+
+from lepton.commands.common import add_parser, is_artifact
+from lepton.ir.diagnostics import Exit, UsageError
+from lepton.summary import count, space, work
+from lepton.terminal import human, parse_dims
+
+JSON_VERSION = 1
+EXAMPLES = """\
+  lepton inspect model.so                             ports, targets, memory, how it was made
+  lepton inspect model.onnx --dim N=1 --json
+  lepton inspect graph.lir --dot | dot -Tsvg > graph.svg
+"""
+
+
+def add(commands: Any) -> None:
+    parser = add_parser(commands, "inspect", "show what a model holds", EXAMPLES)
+    parser.add_argument("model", help="model.so, model.onnx or graph.lir")
+    parser.add_argument("--dim", action="append", default=[], metavar="N=1", help="for a .onnx: pin an open dimension")
+    form = parser.add_mutually_exclusive_group()
+    form.add_argument("--json", action="store_true", help="print JSON")
+    form.add_argument("--dot", action="store_true", help="print the graph for Graphviz (.onnx and .lir)")
+    parser.set_defaults(execute=execute)
+
+
+def execute(args: argparse.Namespace) -> Exit:
+    """Raises LeptonError."""
+    if is_artifact(args.model):
+        if args.dot or args.dim:
+            raise UsageError(f"{args.model} is compiled: it holds no graph",
+                             help="inspect the .onnx or .lir it came from")
+        record = artifact_record(args.model)
+    else:
+        from lepton import frontends
+
+        graph = frontends.load(args.model, dims=parse_dims(args.dim))
+        if args.dot:
+            from lepton.ir.export import to_dot
+
+            print(to_dot(graph), end="")
+            return Exit.OK
+        record = graph_record(args.model, graph)
+    print(json.dumps(record) if args.json else text(record))
+    return Exit.OK
+
+
+def artifact_record(path: str) -> dict[str, Any]:
+    """What the file says of itself, also where this machine cannot run it."""
+    from lepton.artifact import load
+
+    model = load(path, runnable=False)
+    facts = model.metadata
+    statistics = facts.get("statistics", {})
+    return {
+        "version": JSON_VERSION, "model": path, "kind": "artifact", "bytes": os.path.getsize(path),
+        "inputs": _ports(model.inputs), "outputs": _ports(model.outputs),
+        "runs_here": model.target is not None, "target": facts.get("target"), "targets": facts.get("targets", []),
+        "ops": statistics.get("ops", {}), "statistics": {k: v for k, v in statistics.items() if k != "ops"},
+        "made": {k: facts[k] for k in ("lepton", "llvm", "onnx", "level", "math", "dims") if k in facts},
+        "metadata": facts.get("model", {}),
+    }
+
+
+def _ports(ports: Any) -> list[dict[str, Any]]:
+    from lepton.ports import type_words
+
+    return [{"name": p.name, "dtype": type_words(p.dtype, ())[:-2], "shape": list(p.shape)} for p in ports]
+
+
+def graph_record(path: str, graph: Any) -> dict[str, Any]:
+    """What the graph holds before any pass."""
+    from lepton.driver import count_ops
+    from lepton.ir.op import Trait
+
+    def ports(values: Any) -> list[dict[str, Any]]:
+        return [{"name": v.name or f"{i}", "dtype": v.tensor.dtype.value,
+                 "shape": [d if isinstance(d, int) else str(d) for d in v.tensor.shape]} for i, v in enumerate(values)]
+
+    constants = [n.attrs["value"] for n in graph.walk() if n.op.has(Trait.CONSTANT) and "value" in n.attrs]
+    return {
+        "version": JSON_VERSION, "model": path, "kind": "graph", "bytes": os.path.getsize(path),
+        "inputs": ports(graph.inputs), "outputs": ports(graph.outputs), "ops": count_ops(graph),
+        "statistics": {"constants": len(constants), "weights": sum(t.nbytes for t in constants)},
+        "metadata": dict(graph.metadata),
+    }
+
+
+def text(record: Mapping[str, Any]) -> str:
+    """The record for people."""
+    def shown(port: Mapping[str, Any]) -> str:
+        return f"{port['name']}: {port['dtype']}[{','.join(map(str, port['shape']))}]"
+
+    ops = record["ops"]
+    lines = [f"{record['model']}: {'compiled model' if record['kind'] == 'artifact' else 'graph'}, "
+             f"{human(record['bytes'], 'B')}"]
+    lines += [f"  input   {shown(p)}" for p in record["inputs"]]
+    lines += [f"  output  {shown(p)}" for p in record["outputs"]]
+    lines += _artifact_lines(record) if record["kind"] == "artifact" else _graph_lines(record)
+    lines.append(f"  ops     {sum(ops.values())}: " + ", ".join(f"{op} {n}" for op, n in ops.items()))
+    lines += [f"  model   {key}: {value}" for key, value in record["metadata"].items()]
+    return "\n".join(lines)
+
+
+def _artifact_lines(record: Mapping[str, Any]) -> list[str]:
+    sizes, made = record["statistics"], record["made"]
+    here = "chosen here" if record["runs_here"] else "no target of it runs on this machine"
+    lines = [f"  target  {record['target']} ({here}), of {', '.join(record['targets'])}"]
+    if sizes:
+        lines.append(f"  memory  weights {human(sizes['weights'], 'B')}, workspace {space(sizes['workspace'])}")
+        lines.append(f"  code    {count(sizes['kernels'], 'kernel')} ({sizes['bodies']} distinct), "
+                     f"{count(sizes['fusions'], 'fused group')}, {work(sizes['flops'])}")
+    if made:
+        pins = "".join(f" --dim {name}={size}" for name, size in made["dims"].items())
+        lines.append(f"  made by Lepton {made['lepton']} (LLVM {made['llvm']}, onnx {made['onnx']}), "
+                     f"-O{made['level']} --math {made['math']}{pins}")
+    return lines
+
+
+def _graph_lines(record: Mapping[str, Any]) -> list[str]:
+    sizes = record["statistics"]
+    return [f"  memory  {count(sizes['constants'], 'constant')}, {human(sizes['weights'], 'B')}"]
