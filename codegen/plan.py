@@ -57,8 +57,7 @@ _STRUCTURAL: frozenset[Op] = frozenset({ops.constant, ops.concat, ops.if_, ops.f
 class _Planner:
     def __init__(self, graph: Graph, options: LowerOptions) -> None:
         self.graph, self.options = graph, options
-        names = tuple(v.name or f"output{i}" for i, v in enumerate(graph.outputs))
-        self.program = Program(graph.name, graph.inputs, graph.outputs, names)
+        self.program = Program(graph.name, graph.inputs, graph.outputs, graph.output_names)
         self.places: dict[Value, Place] = {}
         self.wanted: dict[Value, Place] = {}
         self.constants: dict[Tensor, Buffer] = {}

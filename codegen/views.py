@@ -46,6 +46,8 @@ def view(node: Node, place: Place) -> Place | None:
     operand, result = node.inputs[0], node.results[0]
     assert operand is not None
     if node.op is ops.reshape:
+        if place.is_dense(operand.tensor):
+            return replace(place, strides=dense_strides(result.tensor.shape))
         strides = reshape_strides(operand.tensor.shape, place.strides, result.tensor.shape)
         return None if strides is None else replace(place, strides=strides)
     if node.op is ops.transpose:
@@ -119,6 +121,8 @@ def place_operand(node: Node, index: int, place: Place) -> Place | None:
             before = before + earlier.tensor.shape[axis]
         return replace(place, offset=place.offset + before * place.strides[axis])
     if node.op is ops.reshape:
+        if place.is_dense(result.tensor):
+            return replace(place, strides=dense_strides(operand.tensor.shape))
         strides = reshape_strides(result.tensor.shape, place.strides, operand.tensor.shape)
         return None if strides is None else replace(place, strides=strides)
     if node.op is ops.transpose:

@@ -6,6 +6,7 @@ There is no node list: the nodes of a graph are those its outputs depend on, so 
 """
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
@@ -146,6 +147,15 @@ class Graph:
     @property
     def outputs(self) -> tuple[Value, ...]:
         return tuple(v for v in self.ret.inputs if v is not None)
+
+    @property
+    def output_names(self) -> tuple[str, ...]:
+        """The names callers know the outputs by: the model's (a value may go out under several names, or under one
+        that differs from an input's it equals), else the values' own."""
+        names = json.loads(self.metadata.get("output_names", "[]"))
+        if len(names) == len(self.outputs):
+            return tuple(names)
+        return tuple(v.name or f"output{i}" for i, v in enumerate(self.outputs))
 
     @property
     def nodes(self) -> tuple[Node, ...]:

@@ -1,13 +1,14 @@
-"""What lowerings with an anchor share: the group's operands, and the epilogue from the anchor's element to the stores."""
+"""What lowerings with an anchor share: the group's operands, and the epilogue from its element to the stores."""
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
 from lepton.codegen.group import Group
-from lepton.codegen.loops import Expr, Let, Load, Stmt, Store
+from lepton.codegen.loops import Expr, Let, Stmt, Store
 from lepton.codegen.lower.nest import Nest, broadcast_strides, load, offset
-from lepton.codegen.lower.scalar import Elements
-from lepton.ir.core import Node, Value
+from lepton.codegen.lower.scalar import Elements, scalar_constant
+from lepton.ir import ops
+from lepton.ir.core import Value
 from lepton.ir.tensor import Array
 from lepton.ir.types import TensorType
 
@@ -26,18 +27,20 @@ class Anchored:
     def result(self) -> TensorType:
         return self.node.results[0].tensor
 
-    def element(self, value: Value, coords: Sequence[Expr]) -> Load:
-        """The element of a body input at its own coordinates."""
+    def element(self, value: Value, coords: Sequence[Expr]) -> Expr:
+        """The element of the anchor's operand at its own coordinates: of a body input, or a scalar constant inside."""
+        if value.producer is not None:
+            return scalar_constant(value.producer)
         strides = self.group.access(value).strides
         return load(self.buffers[value], value.tensor.dtype, offset(coords, strides, self.nest))
 
     def constant(self, value: Value | None) -> Array | None:
-        """The elements of a body input, where they are known."""
-        outer = None if value is None else self.group.constants.get(value)
-        if value is not None and value.producer is not None and value.producer.attrs.get("value") is not None:
-            found: Array = value.producer.attrs["value"].array
-            return found
-        return None if outer is None or outer.producer is None else outer.producer.attrs["value"].array
+        """The elements of the anchor's operand, where they are known."""
+        outer = None if value is None else self.group.constants.get(value, value)
+        if outer is None or outer.producer is None or outer.producer.op is not ops.constant:
+            return None
+        found: Array = outer.producer.attrs["value"].array
+        return found
 
     def finish(self, results: Mapping[Value, Expr], point: Sequence[Expr]) -> list[Stmt]:
         """The epilogue at `point` of the anchor's result, given the anchor's elements; ends in the stores."""
