@@ -142,7 +142,8 @@ class _Round:
     """The worklist over one graph."""
 
     def __init__(self, driver: _Driver, graph: Graph, nodes: tuple[Node, ...]) -> None:
-        self.driver, self.graph = driver, graph
+        self.driver = driver
+        self.ports = {*graph.inputs, *graph.outputs}
         self.queue, self.queued = deque(nodes), set(nodes)
         self.known: set[User] = set(nodes)  # every node of the graph, also those that have gone
         self.tester = _Tester(graph) if driver.check else None
@@ -160,6 +161,8 @@ class _Round:
         if not any(r.uses for r in node.results):
             return False
         for rule, pattern in self.driver.candidates(node.op):
+            if pattern.index is not None and not node.results[pattern.index].uses:
+                continue
             for match in pattern.matches(node):
                 if self.fire(rule, pattern, match):
                     return True
@@ -181,19 +184,22 @@ class _Round:
         for node in fresh:
             if isinstance(node, Node):
                 node.loc = node.loc or loc
+        moved = [use.user for old, _ in pairs for use in old.uses if use.user not in fresh]
         for old, new in pairs:
             self.substitute(old, new, fresh)
         self.driver.count(rule)
         if self.tester:
             self.tester.compare(rule)
-        self.enqueue(fresh, [new for _, new in pairs], seen)
+        self.enqueue([*fresh, *(new.producer for _, new in pairs if new.producer is not None)],
+                     [*moved, *(use.user for v in seen if len(v.uses) == 1 for use in v.uses)])
         return True
 
     def substitute(self, old: Value, new: Value, fresh: set[User]) -> None:
         """Readers of `old` read `new`; those among the new nodes wrap the old value and keep it."""
-        ports = {*self.graph.inputs, *self.graph.outputs}
-        if old.name and old in ports and new not in ports:
-            new.name, old.name = old.name, None  # an output keeps the name callers know it by
+        if old in self.ports:
+            if old.name and new not in self.ports:
+                new.name, old.name = old.name, None  # an output keeps the name callers know it by
+            self.ports.add(new)
         old.replace_with(new, keep=fresh)
 
     def fresh(self, values: Iterable[Value]) -> set[User]:
@@ -210,19 +216,18 @@ class _Round:
     def forget(self, readers: Mapping[Value, int], kept: set[User]) -> None:
         """Drop what the rule built and did not use."""
         for value, count in readers.items():
-            for use in reversed(tuple(islice(value.uses, count, None))):  # uses are in order of creation
+            for use in tuple(islice(reversed(value.uses), len(value.uses) - count)):  # uses are in order of creation
                 if use.user not in kept:
                     use.user.drop()
 
-    def enqueue(self, fresh: set[User], values: Sequence[Value], seen: Sequence[Value]) -> None:
-        """Look again at what is new, at what reads it, and at what may now be the only reader of a value."""
-        nodes: list[User] = [*fresh, *(v.producer for v in values if v.producer is not None)]
-        for value in (*values, *(v for v in seen if len(v.uses) == 1)):
-            level = [use.user for use in value.uses]
-            for _ in range(self.driver.depth):
-                nodes += level
-                readers = (use.user for n in level if isinstance(n, Node) for r in n.results for use in r.uses)
-                level = list(dict.fromkeys(readers))
+    def enqueue(self, fresh: Sequence[User], readers: Sequence[User]) -> None:
+        """Look again at what is new, and at what reads something else now or may be the only reader of something:
+        those nodes, and as many levels above them as patterns are deep."""
+        nodes, level = list(fresh), list(dict.fromkeys(readers))
+        for _ in range(self.driver.depth):
+            nodes += level
+            above = (use.user for n in level if isinstance(n, Node) for r in n.results for use in r.uses)
+            level = list(dict.fromkeys(above))
         for node in nodes:
             if isinstance(node, Node) and node not in self.queued:
                 self.queued.add(node)

@@ -93,7 +93,7 @@ def _difference(want: Array, got: Array, accuracy: Accuracy | float) -> str:
         return "infinities or NaNs differ"
     if not finite.any():
         return ""
-    error, size = float(np.abs(a - b)[finite].max()), float(np.abs(a)[finite].max())
+    error, size = float(np.abs(a[finite] - b[finite]).max()), float(np.abs(a[finite]).max())
     limit = (accuracy if isinstance(accuracy, float) else TOLERANCE[accuracy] * _epsilon(DType.of(want))) * max(size, 1)
     return f"off by {error:.3g} where values reach {size:.3g}; allowed {limit:.3g}" if error > limit else ""
 

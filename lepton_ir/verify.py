@@ -43,9 +43,9 @@ class _Verifier:
         for user in (*nodes, graph.ret):
             self.operands(graph, inputs, user)
         for node in nodes:
-            self.node(node)
             for region in node.regions:
                 self.graph(region)
+            self.node(node)
         for value in (*graph.inputs, *(r for n in nodes for r in n.results)):
             self.uses(graph, value)
         self.ports(graph)

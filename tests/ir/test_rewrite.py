@@ -1,0 +1,495 @@
+"""Patterns, rules and the driver."""
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from lepton.ir import ops
+from lepton.ir.core import Graph, Value
+from lepton.ir.diagnostics import Exit, LeptonError, Location, VerifyError
+from lepton.ir.evaluate import evaluate
+from lepton.ir.op import Op, Trait
+from lepton.ir.parser import parse
+from lepton.ir.pattern import Pat
+from lepton.ir.printer import show
+from lepton.ir.rewrite import apply, capture, const, opt, pat, rest, rule, splat, sweep, tensor_of, var
+from lepton.ir.sample import difference, random_inputs, random_run
+from lepton.ir.tensor import Tensor
+from lepton.ir.types import DType, TensorType
+from lepton.ir.verify import verify
+
+x, y, z = var("x y z")
+
+
+def found(pattern: Pat, text: str) -> list[dict[str, Any]]:
+    """What the pattern binds, over all nodes; values by name."""
+    graph = parse(text)
+    shown: Callable[[Any], Any] = lambda v: (  # noqa: E731
+        v.name if isinstance(v, Value) else tuple(map(shown, v)) if isinstance(v, tuple) else v)
+    return [{k: shown(v) for k, v in m.bound.items()} for node in graph.nodes for m in pattern.matches(node)]
+
+
+def one(body: str, inputs: str = "%a: f32[N,3], %b: f32[N,3], %c: f32[3]") -> str:
+    return f"graph @g({inputs}) {{\n{body}\n  return %r }}"
+
+
+# --- patterns -----------------------------------------------------------------------------------------
+
+
+def test_operands_bind() -> None:
+    assert found(pat(ops.sub)(x, y), one("%r = sub(%a, %b)")) == [{"x": "a", "y": "b"}]
+    assert found(pat(ops.sub)(pat(ops.neg)(x), y), one("%0 = neg(%a) %r = sub(%0, %b)")) == [{"x": "a", "y": "b"}]
+    assert found(pat(ops.sub)(pat(ops.neg)(x), y), one("%0 = neg(%a) %r = sub(%b, %0)")) == []
+
+
+def test_commutative_ops_match_in_either_order() -> None:
+    pattern = pat(ops.add)(pat(ops.neg)(x), y)
+    assert found(pattern, one("%0 = neg(%a) %r = add(%b, %0)")) == [{"x": "a", "y": "b"}]
+    both = found(pattern, one("%0 = neg(%a) %1 = neg(%b) %0a = add(%0, %1) %r = relu(%0a)"))
+    assert len(both) == 2
+
+
+def test_a_name_twice_is_the_same_value() -> None:
+    assert found(pat(ops.mul)(x, x), one("%r = mul(%a, %a)")) == [{"x": "a"}]
+    assert found(pat(ops.mul)(x, x), one("%r = mul(%a, %b)")) == []
+    pattern = pat(ops.mul)(x, pat(ops.sigmoid)(x))
+    assert found(pattern, one("%0 = sigmoid(%a) %r = mul(%0, %a)")) == [{"x": "a"}]
+    assert found(pattern, one("%0 = sigmoid(%b) %r = mul(%0, %a)")) == []
+
+
+def test_attributes() -> None:
+    text = one("%r = transpose(%a, perm=(1,0))")
+    assert found(pat(ops.transpose, perm=capture("p"))(x), text) == [{"p": (1, 0), "x": "a"}]
+    assert found(pat(ops.transpose, perm=(1, 0))(x), text) == [{"x": "a"}]
+    assert found(pat(ops.transpose, perm=(0, 1))(x), text) == []
+    assert found(pat(ops.transpose, perm=lambda p: p[0] == 1)(x), text) == [{"x": "a"}]
+    assert found(pat(ops.transpose, perm=capture("p", lambda p: p[0] == 0))(x), text) == []
+    twice = pat(ops.transpose, perm=capture("p"))(pat(ops.transpose, perm=capture("p"))(x))
+    assert len(found(twice, one("%0 = transpose(%a, perm=(1,0)) %r = transpose(%0, perm=(1,0))"))) == 1
+    assert len(found(twice, one("%0 = transpose(%a, perm=(1,0)) %r = transpose(%0, perm=(0,1))"))) == 0
+
+
+def test_attributes_compare_as_data() -> None:
+    assert found(pat(ops.leaky_relu, alpha=1.0)(x), one("%r = leaky_relu(%a, alpha=1.0)")) != []
+    assert found(pat(ops.leaky_relu, alpha=1)(x), one("%r = leaky_relu(%a, alpha=1.0)")) == []
+    assert found(pat(ops.leaky_relu, alpha=0.0)(x), one("%r = leaky_relu(%a, alpha=-0.0)")) == []
+
+
+def test_absent_operands() -> None:
+    low = "%l: f32[], %h: f32[], %a: f32[2]"
+    assert found(pat(ops.clip)(x), one("%r = clip(%a)", low)) == [{"x": "a"}]
+    assert found(pat(ops.clip)(x), one("%r = clip(%a, _, _)", low)) == [{"x": "a"}]
+    assert found(pat(ops.clip)(x), one("%r = clip(%a, %l)", low)) == []
+    assert found(pat(ops.clip)(x, y), one("%r = clip(%a)", low)) == []
+    pattern = pat(ops.clip)(x, opt("y"), opt("z"))
+    assert found(pattern, one("%r = clip(%a, _, %h)", low)) == [{"x": "a", "y": None, "z": "h"}]
+    assert found(pattern, one("%r = clip(%a, %l)", low)) == [{"x": "a", "y": "l", "z": None}]
+
+
+def test_any_number_of_operands() -> None:
+    text = one("%r = concat(%a, %b, %a, axis=0)")
+    assert found(pat(ops.concat)(rest("xs")), text) == [{"xs": ("a", "b", "a")}]
+    assert found(pat(ops.concat)(x, ...), text) == [{"x": "a"}]
+    assert found(pat(ops.concat)(x, y), text) == []
+
+
+def test_constants() -> None:
+    text = one("%k = constant(value=dense<2.0 : f32[3]>) %r = mul(%k, %a)")
+    assert found(pat(ops.mul)(x, const("c")), text) == [{"x": "a", "c": "k"}]
+    assert found(pat(ops.mul)(x, const("c", splat(2.0))), text) == [{"x": "a", "c": "k"}]
+    assert found(pat(ops.mul)(x, const(None, splat(1.0))), text) == []
+    assert found(pat(ops.mul)(x, const("c")), one("%r = mul(%a, %b)")) == []
+
+
+def test_splat_knows_signed_zeros_and_nans() -> None:
+    for array, number, same in [([0.0, 0.0], 0.0, True), ([0.0, -0.0], 0.0, False), ([1.0, 2.0], 1.0, False),
+                                ([np.nan], np.nan, False), ([], 0.0, False)]:
+        assert splat(number)(Tensor.of(np.array(array, np.float32))) is same
+    assert splat(3)(Tensor.of(np.array(3, np.int8)))
+    assert not splat(0)(Tensor.of(np.array("a", object)))
+
+
+def test_once_counts_readers_of_all_results() -> None:
+    inner = pat(ops.relu)(pat(ops.neg)(x).once)
+    assert len(found(inner, one("%0 = neg(%a) %r = relu(%0)"))) == 1
+    assert len(found(inner, one("%0 = neg(%a) %1 = relu(%0) %r = add(%1, %0)"))) == 0
+    square = pat(ops.mul)(pat(ops.neg)(x).once, y)
+    assert len(found(square, one("%0 = neg(%a) %r = mul(%0, %0)"))) == 1
+    returned = "graph @g(%a: f32[2]) { %0 = neg(%a) %1 = relu(%0) return %1, %0 }"
+    assert found(inner, returned) == []
+    top = pat(ops.relu)(pat(ops.top_k)(x).once)
+    both = "%v, %i = top_k(%a, k=1, axis=1) %r = relu(%v)"
+    assert len(found(top, one(both))) == 1
+    assert found(top, f"graph @g(%a: f32[2,3]) {{ {both} return %r, %i }}") == []
+
+
+def test_results_and_names() -> None:
+    text = one("%v, %i = top_k(%a, k=1, axis=1) %r = cast(%i, to=f32)")
+    assert found(pat(ops.cast)(pat(ops.top_k)(x).result(1).named("n")), text) == [{"x": "a", "n": "i"}]
+    assert found(pat(ops.cast)(pat(ops.top_k)(x)), text) == []
+
+
+def test_alternatives_and_traits() -> None:
+    assert len(found(pat(ops.relu, ops.tanh)(x), one("%0 = tanh(%a) %1 = relu(%0) %r = neg(%1)"))) == 2
+    text = one("%0 = transpose(%a, perm=(1,0)) %1 = softmax(%0, axis=0) %r = reshape(%1, shape=(3*N,))")
+    assert len(found(pat(Trait.VIEW)(...), text)) == 2
+
+
+# --- rules --------------------------------------------------------------------------------------------
+
+
+@rule(pat(ops.neg)(pat(ops.neg)(x)))
+def negneg(x: Value) -> Value:
+    """neg(neg(x)) -> x"""
+    return x
+
+
+@rule(pat(ops.transpose, perm=capture("q"))(pat(ops.transpose, perm=capture("p"))(x)))
+def transposes(x: Value, p: tuple[int, ...], q: tuple[int, ...]) -> Value:
+    """transpose(transpose(x, p), q) -> transpose(x, p[q])"""
+    return ops.transpose(x, perm=tuple(p[i] for i in q))
+
+
+@rule(pat(ops.mul)(x, const("c", splat(1.0))))
+def times_one(x: Value, c: Value) -> Value | None:
+    """x * 1 -> x"""
+    junk = ops.neg(ops.add(x, c))
+    return None if x.type != junk.type else x
+
+
+@rule(pat(ops.relu)(pat(ops.relu)(x).once))
+def relus(x: Value) -> Value:
+    """relu(relu(x)) -> relu(x)"""
+    return ops.relu(x)
+
+
+def rewritten(text: str, *rules: Any, check: bool = True) -> tuple[str, dict[str, int]]:
+    graph = parse(text)
+    inputs, want = random_run(graph)
+    counts = apply(graph, rules, check=check)
+    verify(graph)
+    assert difference(want, evaluate(graph, *inputs)) == ""
+    return show(graph), counts
+
+
+def test_rules_fire_until_none_does() -> None:
+    text, counts = rewritten("""graph @g(%x: f32[N,3,4]) {
+      %c = constant(value=dense<1.0 : f32[]>)
+      %0 = neg(%x)
+      %1 = mul(%c, %0)
+      %2 = neg(%1)
+      %3 = transpose(%2, perm=(0,2,1))
+      %4 = transpose(%3, perm=(2,0,1))
+      %5 = transpose(%4, perm=(1,0,2))
+      return %5 }""", negneg, transposes, times_one)
+    assert counts == {"times_one": 1, "negneg": 1, "transposes": 2}
+    assert text == """graph @g(%x: f32[N,3,4]) {
+  %0 = transpose(%x, perm=(0,1,2)) : f32[N,3,4]
+  return %0
+}
+""".replace("(0,1,2)", re.findall(r"perm=(\(.*?\))", text)[0])
+
+
+def test_locations_and_names_are_inherited() -> None:
+    text, _ = rewritten("""graph @g(%x: f32[3]) {
+      %a = relu(%x)  // node 'A' (Relu)
+      %out = relu(%a)  // node 'B' (Relu); node 'C' (Clip)
+      return %out }""", relus)
+    assert "%out = relu(%x) : f32[3]  // node 'B' (Relu); node 'C' (Clip); node 'A' (Relu)" in text
+
+
+def test_outputs_keep_their_names() -> None:
+    text, _ = rewritten("""graph @g(%x: f32[3]) {
+      %h = exp(%x)
+      %0 = neg(%h)
+      %y = neg(%0)
+      return %y }""", negneg)
+    assert "%y = exp(%x)" in text
+    text, _ = rewritten("graph @g(%x: f32[3]) { %0 = neg(%x) %y = neg(%0) return %y }", negneg)
+    assert "return %x" in text
+
+
+def test_a_replacement_may_wrap_what_it_replaces() -> None:
+    @rule(pat(ops.relu)(x).named("r"))
+    def wrap(x: Value, r: Value) -> Value | None:
+        """relu(x) -> abs(relu(x))"""
+        return None if any(user.op is ops.abs_ for user in r.users if hasattr(user, "op")) else ops.abs_(r)
+
+    text, counts = rewritten("graph @g(%x: f32[3]) { %y = relu(%x) %z = neg(%y) return %z, %y }", wrap)
+    assert counts == {"wrap": 1}
+    assert text == """graph @g(%x: f32[3]) {
+  %0 = relu(%x) : f32[3]
+  %y = abs(%0) : f32[3]
+  %z = neg(%y) : f32[3]
+  return %z, %y
+}
+"""
+
+
+def test_what_a_rule_builds_and_drops_is_cleared_away() -> None:
+    @rule(pat(ops.neg)(x))
+    def undecided(x: Value) -> Value | None:
+        """neg(x) -> neg(x)"""
+        ops.relu(ops.add(x, ops.exp(x)))
+        return None
+
+    graph = parse("graph @g(%x: f32[3]) { %0 = neg(%x) return %0 }")
+    assert apply(graph, [undecided]) == {}
+    assert len(graph.inputs[0].uses) == 1
+
+
+def test_several_results() -> None:
+    @rule(pat(ops.top_k, sorted=False)(pat(ops.neg)(pat(ops.neg)(x)), ...))
+    def both(x: Value) -> list[Value]:
+        """top_k(neg(neg(x))) -> top_k(x)"""
+        return list(ops.top_k.node(x, k=1, axis=1).results)
+
+    @rule(pat(ops.top_k)(x).result(1))
+    def index_only(x: Value) -> Value | None:
+        """top_k(x).1 -> arg_max(x), where only the index is read"""
+        return ops.arg_max(x, axis=1, keepdims=True)
+
+    text, counts = rewritten("""graph @g(%x: f32[2,3]) {
+      %0 = neg(%x)
+      %1 = neg(%0)
+      %v, %i = top_k(%1, k=1, axis=1, sorted=false)
+      return %v, %i }""", both)
+    assert counts == {"both": 1}
+    assert "%v, %i = top_k(%x, k=1, axis=1) : f32[2,1], i64[2,1]" in text
+    graph = parse("graph @g(%x: f32[2,3]) { %v, %i = top_k(%x, k=1, axis=1) return %v, %i }")
+    inputs, want = random_run(graph)
+    assert apply(graph, [index_only], max_rewrites=1) == {"index_only": 1}
+    assert difference(want, evaluate(graph, *inputs)) == ""
+    assert [n.op.name for n in graph.nodes] == ["top_k", "arg_max"]
+
+
+def test_regions_are_rewritten() -> None:
+    text, counts = rewritten("""graph @g(%c: bool[], %x: f32[3]) {
+      %0 = if(%c, %x) {
+        graph @then(%x: f32[3]) { %0 = neg(%x) %1 = neg(%0) return %1 }
+        graph @else(%x: f32[3]) {
+          %0 = fusion(%x, kind="k") { graph @b(%x: f32[3]) { %0 = neg(%x) %1 = neg(%0) return %1 } }
+          return %0 }
+      }
+      return %0 }""", negneg)
+    assert counts == {"negneg": 2}
+    assert "neg" not in text
+
+
+def test_earlier_rules_win() -> None:
+    def make(name: str, op: Op) -> Any:
+        def build(x: Value) -> Value:
+            """exp(x) -> something else"""
+            return op(x)
+
+        build.__name__ = name
+        return rule(pat(ops.exp)(x))(build)
+
+    text = "graph @g(%x: f32[3]) { %0 = exp(%x) return %0 }"
+    for names in (("a", "b"), ("b", "a")):
+        made = {"a": make("a", ops.sin), "b": make("b", ops.cos)}
+        assert apply(parse(text), [made[n] for n in names]) == {names[0]: 1}
+
+
+def test_rules_that_undo_each_other_are_stopped_and_named() -> None:
+    @rule(pat(ops.sin)(x))
+    def there(x: Value) -> Value:
+        """sin(x) -> cos(x)"""
+        return ops.cos(x)
+
+    @rule(pat(ops.cos)(x))
+    def back(x: Value) -> Value:
+        """cos(x) -> sin(x)"""
+        return ops.sin(x)
+
+    graph = parse("graph @g(%x: f32[3]) { %0 = sin(%x) return %0 }")
+    with pytest.raises(LeptonError, match=r"does not end: (there|back) \(\d+ times\), (there|back)") as caught:
+        apply(graph, [there, back])
+    assert caught.value.exit is Exit.INTERNAL
+    with pytest.raises(LeptonError, match="does not end"):
+        apply(parse(show(graph)), [there, back], max_rewrites=3)
+
+
+def test_wrong_types_are_refused() -> None:
+    @rule(pat(ops.exp)(x))
+    def narrow(x: Value) -> Value:
+        """exp(x) -> f16"""
+        return ops.cast(x, to=DType.F16)
+
+    graph = parse("graph @g(%x: f32[3]) { %0 = exp(%x)  // node 'E' (Exp)\n return %0 }")
+    with pytest.raises(VerifyError, match=r"rule narrow replaces f32\[3\] by f16\[3\]") as caught:
+        apply(graph, [narrow])
+    assert "node 'E' (Exp)" in str(caught.value)
+
+
+def test_sizes_that_cannot_be_proved_equal_prevent_the_rewrite() -> None:
+    @rule(pat(ops.maximum)(x, y))
+    def left(x: Value, y: Value) -> Value:
+        """maximum(x, y) -> y"""
+        return y
+
+    graph = parse("graph @g(%x: f32[N], %y: f32[M]) { %0 = maximum(%x, %y) return %0 }")
+    counts = apply(graph, [left])
+    assert counts in ({}, {"left": 1})  # one of N and M is the result's size; only that side may replace it
+    assert graph.outputs[0].type == TensorType(DType.F32, graph.inputs[0].tensor.shape) or counts == {"left": 1}
+    verify(graph)
+
+
+def test_the_wrong_number_of_results_is_refused() -> None:
+    @rule(pat(ops.exp)(x))
+    def two(x: Value) -> list[Value]:
+        """exp(x) -> x, x"""
+        return [x, x]
+
+    with pytest.raises(VerifyError, match="rule two gives 2 values for 1 results of exp"):
+        apply(parse("graph @g(%x: f32[3]) { %0 = exp(%x) return %0 }"), [two])
+
+
+def test_checking_names_the_rule_that_lies() -> None:
+    @rule(pat(ops.sin)(x))
+    def lie(x: Value) -> Value:
+        """sin(x) -> cos(x)"""
+        return ops.cos(x)
+
+    text = "graph @g(%x: f32[3]) { %0 = neg(%x) %1 = neg(%0) %2 = sin(%1) return %2 }"
+    apply(parse(text), [negneg, lie])
+    with pytest.raises(VerifyError, match=r"rule lie changed the meaning: result 0: off by") as caught:
+        apply(parse(text), [negneg, lie], check=True)
+    assert "sin(x) -> cos(x)" in str(caught.value)
+
+
+def test_checking_allows_what_the_accuracy_class_allows() -> None:
+    def shifted(by: float, accuracy: Any) -> Any:
+        @rule(pat(ops.sin)(x), accuracy=accuracy)
+        def nearly(x: Value) -> Value:
+            """sin(x) -> cos(x - pi/2) + by"""
+            moved = ops.sub(x, ops.constant(value=Tensor.of(np.float32(np.pi / 2 - by))))
+            return ops.cos(moved)
+
+        return nearly
+
+    text = "graph @g(%x: f32[3]) { %0 = sin(%x) return %0 }"
+    apply(parse(text), [shifted(1e-4, "reassociating")], check=True)
+    for by, accuracy in ((1e-4, "exact"), (1e-2, "reassociating"), (0.5, "approximate")):
+        with pytest.raises(VerifyError, match="nearly"):
+            apply(parse(text), [shifted(by, accuracy)], check=True)
+
+
+@pytest.mark.parametrize(("make", "message"), [
+    (lambda: rule(pat(ops.exp)(x))(lambda y: y), "takes"),
+    (lambda: rule(pat(ops.sub)(x, y))(lambda x: x), r"binds \['x', 'y'\]"),
+    (lambda: rule(pat(ops.exp)(x))(lambda x: x), "docstring begins with"),
+    (lambda: rule(pat(ops.exp)(x), accuracy="close"), "accuracy 'close'"),  # type: ignore[arg-type]
+])
+def test_malformed_rules_are_refused_at_once(make: Callable[[], object], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        make()
+
+
+def test_sweep() -> None:
+    graph = parse("graph @g(%c: bool[], %x: f32[3]) { %0 = neg(%x) %1 = if(%c, %0) {"
+                  " graph @a(%x: f32[3]) { %0 = exp(%x) return %0 } graph @b(%x: f32[3]) { return %x } } return %1 }")
+    value, inner = graph.nodes[0].result, graph.nodes[1].regions[0].inputs[0]
+    ops.relu(ops.add(value, graph.inputs[1]))
+    ops.relu(inner)
+    assert (len(value.uses), len(graph.inputs[1].uses), len(inner.uses)) == (2, 2, 2)
+    sweep(graph)
+    assert (len(value.uses), len(graph.inputs[1].uses), len(inner.uses)) == (1, 1, 1)
+    assert sweep(graph) == 0
+
+
+def test_tensor_of() -> None:
+    value = ops.constant(value=Tensor.of(np.arange(3)))
+    assert tensor_of(value) == Tensor.of(np.arange(3))
+    assert tensor_of(ops.neg(value)) is None
+    assert tensor_of(None) is None
+
+
+# --- the driver on many nodes -------------------------------------------------------------------------
+
+
+def chain(length: int) -> Graph:
+    start = value = Value(TensorType(DType.F32, (3,)), name="x")
+    for _ in range(length):
+        value = ops.neg(value)
+    return Graph.of("chain", (start,), (value,))
+
+
+def wide(length: int) -> Graph:
+    """One value with as many readers, all of which change."""
+    start = Value(TensorType(DType.F32, (3,)), name="x")
+    shared = total = ops.exp(start)
+    for _ in range(length):
+        total = ops.add(total, ops.neg(ops.neg(shared)))
+    return Graph.of("wide", (start,), (total,))
+
+
+@pytest.mark.parametrize("make", [chain, wide])
+def test_time_grows_with_the_nodes_not_their_square(make: Callable[[int], Graph]) -> None:
+    def seconds(length: int) -> float:
+        graph = make(length)
+        start = time.process_time()
+        assert apply(graph, [negneg, relus, times_one])["negneg"] >= length // 3
+        return time.process_time() - start
+
+    seconds(100)
+    small, large = (min(seconds(n) for _ in range(3)) for n in (1000, 8000))
+    assert large < 8 * 4 * max(small, 0.005)
+
+
+@given(st.lists(st.sampled_from([ops.neg, ops.relu, ops.exp]), max_size=30), st.integers(0, 5))
+@settings(max_examples=80, deadline=None)
+def test_random_chains_reach_the_normal_form(made: list[Op], shared: int) -> None:
+    """No pair of negations or rectifiers is left but where the inner one is read elsewhere; the meaning stays."""
+    start = value = Value(TensorType(DType.F32, (4,)), name="x")
+    values = [start]
+    for op in made:
+        value = op(value)
+        values.append(value)
+    graph = Graph.of("g", (start,), (value, values[min(shared, len(values) - 1)]))
+    inputs = [np.clip(a, -1, 1) for a in random_inputs(graph)]
+    want = evaluate(graph, *inputs)
+    apply(graph, [negneg, relus])
+    verify(graph)
+    assert difference(want, evaluate(graph, *inputs)) == ""
+    for node in graph.nodes:
+        inner = node.inputs[0].producer if node.inputs[0] is not None else None
+        if inner is not None and inner.op is node.op:
+            assert node.op is ops.exp or (node.op is ops.relu and len(inner.result.uses) > 1)
+
+
+def test_locations_of_new_nodes_that_have_one_stay() -> None:
+    own = (Location("made by the rule"),)
+
+    @rule(pat(ops.sin)(x))
+    def located(x: Value) -> Value:
+        """sin(x) -> neg(neg(sin(x)))"""
+        return ops.cos(ops.neg(x), loc=own)
+
+    graph = parse("graph @g(%x: f32[3]) { %0 = sin(%x)  // node 'S' (Sin)\n return %0 }")
+    apply(graph, [located])
+    inner, outer = graph.nodes
+    assert (inner.loc, outer.loc) == ((Location("S", "Sin"),), own)
+
+
+def _rules_of_all_passes() -> Iterator[Any]:
+    from lepton.passes.base import RewritePass
+    from lepton.passes.registry import load_all
+
+    for pass_ in load_all().values():
+        if issubclass(pass_, RewritePass):
+            yield from pass_.rules
+
+
+def test_every_rule_says_before_and_after_on_one_line() -> None:
+    rules = list(_rules_of_all_passes())
+    wrong = [r.name for r in rules if "->" not in r.doc.split("\n")[0]]
+    assert not wrong
+    assert len({r.name for r in rules}) == len(rules)
