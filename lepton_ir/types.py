@@ -98,7 +98,8 @@ _KINDS = {"f": "float", "i": "int", "u": "uint", "c": "complex"}
 @cache
 def _numpy(dtype: DType) -> np.dtype[Any]:
     if dtype in _ML:
-        return np.dtype(getattr(ml_dtypes, _ML[dtype]))
+        found: np.dtype[Any] = np.dtype(getattr(ml_dtypes, _ML[dtype]))
+        return found
     if dtype is DType.BOOL:
         return np.dtype(np.bool_)
     if dtype is DType.STRING:
