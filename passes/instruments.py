@@ -229,7 +229,7 @@ def bisect(pipeline: Pipeline, graph: Graph, seed: int = 0) -> Blame | None:
             return _one_line(error)
 
     low, high = 0, len(pipeline.passes)  # `low` passes are fine, `high` are not
-    if not (message := problem(high)):
+    if not high or not (message := problem(high)):
         return None
     while high - low > 1:
         middle = (low + high) // 2

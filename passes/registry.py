@@ -52,11 +52,11 @@ def load_file(path: Path) -> list[str]:
     spec = importlib.util.spec_from_file_location(f"lepton_loaded_{path.stem}", path)
     if not path.is_file() or spec is None or spec.loader is None:
         raise UsageError(f"cannot load passes from {path}", help="give a Python file")
-    before = set(PASSES)
+    before = dict(PASSES)
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module  # dataclasses look their module up
     spec.loader.exec_module(module)
-    names = [name for name in PASSES if name not in before or PASSES[name].__module__ == spec.name]
+    names = [name for name, pass_ in PASSES.items() if before.get(name) is not pass_]
     if not names:
         raise UsageError(f"{path} defines no pass", help='a pass is a subclass of Pass with a `name`')
     return names
