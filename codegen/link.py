@@ -23,11 +23,17 @@ from lepton.ir.diagnostics import LeptonError, ResourceError, UsageError
 Weights = Callable[[BinaryIO], object] | Iterable[bytes | bytearray | memoryview]
 
 COMPILE_FLAGS = ("-std=c11", "-O2", "-g0", "-fPIC", "-fvisibility=hidden")
+# Out-of-line atomics would need a constructor, and a compiled model runs nothing when it is loaded.
+ARCH_FLAGS = {"aarch64": ("-mno-outline-atomics",)}
 LINK_FLAGS = (
     "-shared", "-nostartfiles", "-s", "-Wl,--version-script=exports.map", "-Wl,--build-id=none",
-    "-Wl,-z,relro", "-Wl,-z,now", "-Wl,-z,noexecstack", "-Wl,-z,defs", "-Wl,--as-needed",
+    "-Wl,-T,layout.ld", "-Wl,-z,relro", "-Wl,-z,now", "-Wl,-z,noexecstack", "-Wl,-z,defs", "-Wl,--as-needed",
 )
 LIBRARIES = ("-lm", "-lpthread", "-ldl")
+# Behind everything else: code and tables reach each other by 32-bit distances, which weights of gigabytes would break.
+LAYOUT = """\
+SECTIONS { .lepton.weights : ALIGN(CONSTANT(MAXPAGESIZE)) { KEEP(*(.lepton.weights)) } } INSERT AFTER .bss;
+"""
 EXPORTS = "{ global: lepton_query; local: *; };\n"
 
 # Page-aligned and read-only, so that processes share the pages and none is read before it is used.
@@ -60,6 +66,7 @@ def link(objects: Sequence[bytes], weights: Weights, out: str | os.PathLike[str]
         folder = Path(name)
         inputs = [*_write_objects(folder, objects), *_write_weights(folder, weights)]
         (folder / "exports.map").write_text(EXPORTS)
+        (folder / "layout.ld").write_text(LAYOUT)
         archive = _runtime_archive(folder, command, triple)
         _run([*command, *LINK_FLAGS, "-o", "model.so", *inputs, *archive, *LIBRARIES], folder)
         os.replace(folder / "model.so", out)
@@ -189,7 +196,8 @@ def _runtime_archive(folder: Path, command: Sequence[str], triple: str) -> list[
         return ["-Wl,--whole-archive", str(prebuilt), "-Wl,--no-whole-archive"]
     runtime = runtime_folder()
     sources = sorted((runtime / "src").glob("*.c"))
-    include = [f"-I{runtime / part}" for part in ("include", "src")]
+    flags = [*COMPILE_FLAGS, *ARCH_FLAGS.get(triple.split("-")[0], ()),
+             *(f"-I{runtime / part}" for part in ("include", "src"))]
     for source in sources:  # one at a time: `zig cc -c` writes one object file
-        _run([*command, *COMPILE_FLAGS, *include, "-c", str(source), "-o", f"{source.stem}.o"], folder)
+        _run([*command, *flags, "-c", str(source), "-o", f"{source.stem}.o"], folder)
     return [f"{source.stem}.o" for source in sources]

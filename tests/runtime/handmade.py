@@ -77,11 +77,11 @@ const lpt_artifact_table lpt_artifact = {{programs, 1}};
 """
 
 
-def compile_c(text: str, folder: Path) -> bytes:
+def compile_c(text: str, folder: Path, cc: str = "cc") -> bytes:
     """C -> object file."""
     (folder / "tables.c").write_text(text)
     flags = ["-std=gnu11", "-O1", "-fPIC", "-w", *(f"-I{RUNTIME / p}" for p in ("include", "src", "tests"))]
-    subprocess.run(["cc", *flags, "-c", "tables.c", "-o", "tables.o"], cwd=folder, check=True)
+    subprocess.run([cc, *flags, "-c", "tables.c", "-o", "tables.o"], cwd=folder, check=True)
     return (folder / "tables.o").read_bytes()
 
 

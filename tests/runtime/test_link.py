@@ -56,6 +56,11 @@ def test_weights_are_readonly_and_page_aligned(artifact: Callable[..., Path]) ->
     assert int(fields[2], 16) % 4096 == 0
     assert int(fields[3], 16) % 4096 == 0
     assert fields[6] == "A"
+    address = int(fields[2], 16)
+    segments = [line.split() for line in _readelf(artifact("static"), "-l").splitlines() if "LOAD" in line]
+    holding = [s for s in segments if int(s[2], 16) <= address < int(s[2], 16) + int(s[5], 16)]
+    assert [s[6:-1] for s in holding] == [["R"]]
+    assert address == max(int(s[2], 16) for s in segments), "code and tables must stay within 32-bit reach"
 
 
 def test_same_bytes_from_different_folders(tmp_path: Path, tables: bytes) -> None:
