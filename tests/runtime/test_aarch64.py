@@ -36,7 +36,8 @@ def test_a_model_for_another_machine_is_linked_and_refused_here(tmp_path: Path) 
 def test_models_run_on_aarch64(tmp_path: Path) -> None:
     make = ["make", "-s", "-C", str(handmade.RUNTIME), f"BUILD={tmp_path}", f"CC={CC}", "example"]
     subprocess.run(make, check=True, capture_output=True)
-    runs = (("static", [], "y [4] = 7 7 7 7"), ("dynamic", ["-d", "N=2", "-d", "M=2"], "y [2,2] = 0 0 0 0"))
+    runs: tuple[tuple[str, list[str], str], ...] = (
+        ("static", [], "y [4] = 7 7 7 7"), ("dynamic", ["-d", "N=2", "-d", "M=2"], "y [2,2] = 0 0 0 0"))
     for name, sizes, answer in runs:
         tables = handmade.compile_c(handmade.source(name), tmp_path, CC)
         link([tables], [b"\x00\x00\xe0\x40"], tmp_path / f"{name}.so", TRIPLE)
@@ -54,6 +55,6 @@ def test_c_tests_pass_on_aarch64(tmp_path: Path, program: str) -> None:
     make = ["make", "-s", "-C", str(handmade.RUNTIME), f"BUILD={tmp_path}", f"CC={CC}", "AR=aarch64-linux-gnu-ar",
             f"{tmp_path}/{program}_test"]
     subprocess.run(make, check=True, capture_output=True)
-    command = [QEMU, "-L", SYSROOT, tmp_path / f"{program}_test"]
+    command = [QEMU, "-L", SYSROOT, str(tmp_path / f"{program}_test")]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stdout + done.stderr
