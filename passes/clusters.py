@@ -42,10 +42,12 @@ class Cluster:
     shape: tuple[Dim, ...]
 
     def inputs(self) -> tuple[Value, ...]:
-        """What it reads from outside, scalar constants excepted: those move inside."""
+        """What it reads from outside. Scalar constants move inside, but for the anchor's own operands, which lowerings
+        may want to pack."""
         own = set(self.members)
-        read = (v for node in self.members for v in node.inputs if v is not None)
-        return tuple(dict.fromkeys(v for v in read if v.producer not in own and not is_scalar_constant(v)))
+        packed = set(self.anchor.inputs) if self.anchor is not None else set()
+        read = (v for node in self.members for v in node.inputs if v is not None and v.producer not in own)
+        return tuple(dict.fromkeys(v for v in read if v in packed or not is_scalar_constant(v)))
 
     def outputs(self) -> tuple[Value, ...]:
         """What others read of it."""
