@@ -37,6 +37,7 @@ class Group:
 class LowerOptions:
     target: Target
     math: str = "default"        # strict | default | fast
+    winograd: bool = True        # 3x3 convolutions by fewer multiplications, unless math is strict
 
 
 Lowering = Callable[[Group, LowerOptions], Kernel]
@@ -77,9 +78,33 @@ def group_of(node: Node, access: Callable[[Value], Access]) -> Group:
     anchors = [n for n in body.nodes if not n.op.has(Trait.ELEMENTWISE) and n.op is not ops.constant]
     if len(anchors) > 1:
         raise AssertionError(f"a group with {len(anchors)} anchors: {', '.join(n.op.name for n in anchors)}")
+    if anchors:
+        body, inputs = _lift_constants(body, inputs)
+        anchors = [n for n in body.nodes if n.op is anchors[0].op]
     constants = {inner: outer for inner, outer in zip(body.inputs, inputs, strict=True)
                  if outer.producer is not None and outer.producer.op is ops.constant}
     name = "_".join(n.op.name for n in body.nodes if n.op is not ops.constant)[:48]
     values = (*inputs, *node.results)
     return Group(name, body, anchors[0] if anchors else None, inputs, node.results,
                  {v: access(v) for v in values}, constants)
+
+
+def _lift_constants(body: Graph, inputs: tuple[Value, ...]) -> tuple[Graph, tuple[Value, ...]]:
+    """Make inputs of the scalar constants that the anchor itself reads: an anchor's operands are always in memory."""
+    def is_anchor(node: Node) -> bool:
+        return not node.op.has(Trait.ELEMENTWISE) and node.op is not ops.constant
+
+    def held(value: Value | None) -> bool:
+        return value is not None and value.producer is not None and value.producer.op is ops.constant
+
+    if not any(held(v) for n in body.nodes if is_anchor(n) for v in n.inputs):
+        return body, inputs
+    body = clone(body)
+    for node in [n for n in body.nodes if is_anchor(n)]:
+        for slot, value in enumerate(node.inputs):
+            if value is not None and value.producer is not None and held(value):
+                inputs = (*inputs, ops.constant(value=value.producer.attrs["value"]))
+                stand_in = Value(value.type)
+                body.inputs = (*body.inputs, stand_in)
+                node.set_input(slot, stand_in)
+    return body, inputs

@@ -15,7 +15,8 @@ from lepton.codegen.target import Target
 from lepton.codegen.templates.convolution import Convolution, Three, Window, pack_filters
 from lepton.codegen.templates.depthwise import Depthwise, pack_taps, tile_width
 from lepton.codegen.templates.fused import Bindings, Fused, Strides, collapse, constant_array, outer
-from lepton.codegen.templates.tiles import WIDTHS, most_rows, tile_cost
+from lepton.codegen.templates.tiles import WIDTHS, choose, most_rows, tile_cost
+from lepton.codegen.templates.winograd import Winograd, profitable, transform_filters
 from lepton.ir import ops
 from lepton.ir.core import Value
 from lepton.ir.dims import Dim, ceildiv, product
@@ -24,6 +25,7 @@ from lepton.ir.types import DType
 
 UNKNOWN_OUTPUT = 56       # output rows and columns, where they are run-time sizes
 DEPTHWISE_TASK_FLOPS = 400_000
+WINOGRAD_TASKS = 8
 MOST_TILE_ROWS = 14       # more pixels of a power-of-two pitch evict each other from L1
 
 
@@ -92,6 +94,8 @@ def lower_conv(group: Group, options: LowerOptions) -> Kernel:
         return pointwise(group, options, fused, shape, (x, w))
     if shape.depthwise:
         return depthwise(group, options, fused, shape, x)
+    if options.winograd and options.math != "strict" and suits_winograd(shape):
+        return winograd(group, options, fused, shape, x)
     return direct(group, options, fused, shape, x)
 
 
@@ -179,6 +183,58 @@ def depthwise(group: Group, options: LowerOptions, fused: Fused, shape: Shape, x
     tasks = product((shape.images, shape.out[0], ceildiv(shape.out[1], block)))
     return Kernel(group.name, body, tuple(bindings.bound), tasks, bindings.table.dims, 0,
                   grain_of(shape.flops, tasks, DEPTHWISE_TASK_FLOPS), shape.flops, group.outputs)
+
+
+def suits_winograd(shape: Shape) -> bool:
+    """Whether this is a 3x3 convolution of a known size that gains from Winograd's form."""
+    sizes = (*shape.out[1:], *shape.into[1:], *shape.pads[1:])
+    plain = (shape.kernel, shape.strides, shape.dilations, shape.groups) == ((1, 3, 3), (1, 1, 1), (1, 1, 1), 1)
+    if not plain or shape.pads[0] != 0 or shape.x[4] != 1 or not all(isinstance(d, int) for d in sizes):
+        return False
+    return profitable((_known(shape.out[1]), _known(shape.out[2])), shape.channels, shape.filters)
+
+
+def winograd(group: Group, options: LowerOptions, fused: Fused, shape: Shape, x: Value) -> Kernel:
+    """3x3 with stride 1: F(4x4, 3x3)."""
+    target, bindings, lanes = options.target, Bindings(), options.target.lanes(shape.dtype)
+    _, high, wide = (_known(d) for d in shape.out)
+    _, into_high, into_wide = (_known(d) for d in shape.into)
+    pads = (shape.pads[1], shape.pads[2])
+    assert isinstance(pads[0], int)
+    assert isinstance(pads[1], int)
+    tiles_high, tiles_wide = -(-high // 4), -(-wide // 4)
+    rows = tile_rows(target, shape, (tiles_high, tiles_wide))
+    tile = choose(target, rows * tiles_wide, shape.filters, shape.channels, shape.dtype, row_stride=0)
+    panels = -(-shape.filters // (tile.vectors * lanes))
+    blocks = min(panels, _filter_blocks(shape, -(-tiles_high // rows)))
+    view = bindings.operand(outer(group, x), x.tensor, shape.x)
+    filters = bindings.buffer(packed(transform_filters(shape.weights[:, :, 0], target, tile, shape.dtype)))
+    epilogue = fused.epilogue(bindings, shape.views)
+    (images,) = bindings.sizes((shape.images,))
+    body = Winograd(shape.dtype, images, (high, wide), (into_high, into_wide), shape.channels, shape.filters, pads, view,
+                    filters, epilogue, tile, rows, -(-panels // blocks))
+    tasks = product((shape.images, -(-tiles_high // rows), -(-panels // body.block_panels)))
+    return Kernel(group.name, body, tuple(bindings.bound), tasks, bindings.table.dims, body.scratch_bytes(lanes),
+                  grain_of(shape.flops, tasks), shape.flops, group.outputs)
+
+
+def _filter_blocks(shape: Shape, groups: int) -> int:
+    """Blocks of filters that make enough tasks of so many groups of tile rows."""
+    images = shape.images if isinstance(shape.images, int) else 1
+    return max(1, -(-WINOGRAD_TASKS // max(1, groups * images)))
+
+
+def tile_rows(target: Target, shape: Shape, grid: tuple[int, int]) -> int:
+    """Rows of tiles of a group: each group reads all transformed filters, and what does not fit in L2 moves twice."""
+    filters = 36 * shape.channels * shape.filters
+    found = []
+    for groups in range(1, grid[0] + 1):
+        rows = -(-grid[0] // groups)
+        tiles, blocks = 36 * rows * grid[1], _filter_blocks(shape, groups)
+        v, m = tiles * (shape.channels + 16), tiles * (-(-shape.filters // blocks) + 16)
+        spilled = (v + m) * shape.dtype.bytes > target.l2_bytes * 3 // 4
+        found.append((groups * filters + (2 * groups * (v + m * blocks) if spilled else 0), rows))
+    return min(found)[1]
 
 
 def _span(shape: Shape, axis: int, outputs: Dim) -> Dim:

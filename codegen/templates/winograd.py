@@ -1,0 +1,286 @@
+"""Winograd's F(4x4, 3x3): a 3x3 convolution as 36 small matrix products, with a quarter of the multiplications.
+
+Tiles of 6x6 input pixels overlap by two and give 4x4 outputs. For a group of tile rows of one image:
+    V[p][tile][c] = Bᵀ d B          M[p][tile][o] = V[p] U[p],  p < 36          y = Aᵀ M A, epilogue, store
+V and M lie in scratch and are meant to stay in L2. U = G w Gᵀ is computed in f64 when the model is compiled. A task is
+a group of tile rows times a block of filters; tasks that follow each other on the same group share V.
+
+Results differ from direct convolution by rounding: about five times its error, see tests/codegen/test_winograd.py.
+Source: Lavin & Gray, "Fast Algorithms for Convolutional Neural Networks" (2015), with the points 0, ±1, ±2.
+"""
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from lepton.codegen.kernel import Size
+from lepton.codegen.llvm.builder import Function, Int, Module, Val, literal, vec
+from lepton.codegen.llvm.convert import memory_type
+from lepton.codegen.target import Target
+from lepton.codegen.templates.epilogue import Epilogue, Operand, plain
+from lepton.codegen.templates.gemm import cover, pack_constant, unravel, when
+from lepton.codegen.templates.memory import fma, load_raw, mask_of, size
+from lepton.codegen.templates.microkernel import Micro
+from lepton.codegen.templates.pack import Border, copy_line
+from lepton.codegen.templates.tiles import Tile
+from lepton.codegen.templates.winograd_output import Output
+from lepton.ir.tensor import Array
+from lepton.ir.types import DType
+
+INPUT, OUTPUT, POINTS = 6, 4, 36
+PAD = 16       # elements between rows of V and M, so that their pitch is no power of two
+_G = np.array([[1 / 4, 0, 0], [-1 / 6, -1 / 6, -1 / 6], [-1 / 6, 1 / 6, -1 / 6], [1 / 24, 1 / 12, 1 / 6],
+               [1 / 24, -1 / 12, 1 / 6], [0, 0, 1]])
+
+
+def transform_filters(w: Array, target: Target, tile: Tile, dtype: DType) -> Array:
+    """[O, C, 3, 3] -> 36 matrices [C, O] in panels; flat."""
+    u = np.einsum("ai,ocij,bj->abco", _G, w.astype(np.float64), _G).reshape(POINTS, w.shape[1], w.shape[0])
+    return np.concatenate([pack_constant(m, target, tile, dtype) for m in u.astype(w.dtype)])
+
+
+@dataclass(frozen=True, slots=True)
+class Winograd:
+    """The body of a 3x3 convolution, stride 1, sizes known but for the number of images."""
+
+    dtype: DType
+    images: Size
+    out: tuple[int, int]
+    into: tuple[int, int]
+    channels: int
+    filters: int
+    pads: tuple[int, int]
+    x: Operand               # over (n, d, h, w, channel), channels adjacent
+    u: int                   # buffer of transform_filters' result
+    epilogue: Epilogue       # over (n, d, h, w, filter)
+    tile: Tile
+    rows: int                # tile rows of a task
+    block_panels: int        # panels of filters of a task
+
+    def emit(self, module: Module, symbol: str, target: Target) -> None:
+        _Winograd(self, module.kernel(symbol), target).run()
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """Rows and columns of tiles in an image."""
+        return -(-self.out[0] // OUTPUT), -(-self.out[1] // OUTPUT)
+
+    def pitches(self, lanes: int) -> tuple[int, int]:
+        """Elements between tiles in V and in M."""
+        width = self.tile.vectors * lanes
+        return -(-self.channels // lanes) * lanes + PAD, self.block_panels * width + PAD
+
+    def scratch_bytes(self, lanes: int) -> int:
+        """V and M for a group of tile rows, and a patch of input with its border."""
+        tiles = self.rows * self.grid[1]
+        patch = INPUT * INPUT * -(-self.channels // 16) * 16
+        return (POINTS * tiles * sum(self.pitches(lanes)) + patch) * self.dtype.bytes
+
+
+class _Winograd:
+    def __init__(self, body: Winograd, fn: Function, target: Target) -> None:
+        self.body, self.fn, self.target = body, fn, target
+        self.lanes, self.bytes = target.lanes(body.dtype), body.dtype.bytes
+        self.element = memory_type(body.dtype)
+        self.type = vec(self.lanes, self.element)
+        self.width = body.tile.vectors * self.lanes
+        self.panels = -(-body.filters // self.width)
+        self.blocks = -(-self.panels // body.block_panels)
+        self.images = size(fn, body.images)
+        self.x, self.u = fn.buffer(body.x.buffer), fn.buffer(body.u)
+        self.strides = tuple(fn.mul(size(fn, s), self.bytes) for s in body.x.strides)
+        tiles = body.rows * body.grid[1]
+        self.v_row, self.m_row = (p * self.bytes for p in body.pitches(self.lanes))
+        self.v_plane, self.m_plane = tiles * self.v_row, tiles * self.m_row
+        self.v = Val("ptr", "%scratch")
+        self.m = fn.gep(self.v, POINTS * self.v_plane)
+        self.patch = fn.gep(self.m, POINTS * self.m_plane)
+        self.output = Output(fn, target, body.epilogue, body.dtype, self.m_plane)
+
+    def run(self) -> None:
+        fn, body = self.fn, self.body
+        groups = -(-body.grid[0] // body.rows)
+
+        def task(index: Int, last: list[Val]) -> list[Val]:
+            place, block = (index, 0) if self.blocks == 1 else (fn.div(index, self.blocks), fn.rem(index, self.blocks))
+            n, group = unravel(fn, place, (self.images, groups))
+            first = 0 if groups == 1 else fn.mul(group, body.rows)
+            rows = body.grid[0] if groups == 1 else fn.min(fn.sub(body.grid[0], first), body.rows)
+            changed = fn.compare("icmp ne", fn.i64(place), last[0])
+            when(fn, changed, lambda: self.each_tile(first, rows, lambda y, x, i: self.read_tile(n, y, x, i)))
+            start = fn.mul(block, body.block_panels)
+            panels = fn.min(fn.sub(self.panels, start), body.block_panels)
+            self.multiply(fn.mul(rows, body.grid[1]), start, panels)
+            filters = fn.min(fn.mul(panels, self.width), fn.sub(body.filters, fn.mul(start, self.width)))
+            channel = fn.mul(start, self.width)
+            self.each_tile(first, rows, lambda y, x, i: self.write_tile((n, y, x, channel), i, filters))
+            return [fn.i64(place)]
+
+        fn.loop(Val("i64", "%hi"), task, [Val("i64", "-1")], start=Val("i64", "%lo"))
+
+    def each_tile(self, first: Int, rows: Int, body: object) -> None:
+        """body(tile row, tile column, number in the group) for all tiles of a group."""
+        fn, wide = self.fn, self.body.grid[1]
+        assert callable(body)
+
+        def row(y: Int, _: list[Val]) -> None:
+            fn.loop(wide, lambda x, _: body(fn.add(first, y), x, fn.add(fn.mul(y, wide), x)))
+
+        fn.loop(rows, row)
+
+    # --- input ---
+
+    def read_tile(self, n: Int, y: Int, x: Int, index: Int) -> None:
+        """V for one tile: straight from the input, or from a copy with zeros where the tile sticks out."""
+        fn, body = self.fn, self.body
+        top = fn.sub(fn.mul(y, OUTPUT), body.pads[0])
+        left = fn.sub(fn.mul(x, OUTPUT), body.pads[1])
+        offset = fn.add(fn.mul(n, self.strides[0]), fn.mul(left, self.strides[3]))
+        to = fn.gep(self.v, fn.mul(index, self.v_row))
+        inside = self._within(((top, body.into[0] - INPUT), (left, body.into[1] - INPUT)))
+
+        def direct() -> None:
+            source = fn.gep(self.x, fn.add(offset, fn.mul(top, self.strides[2])))
+            self.call_transform(source, self.strides[2], self.strides[3], to)
+
+        def copied() -> None:
+            pixel = body.channels * self.bytes
+            border = Border.around(fn, left, INPUT, body.into[1])
+
+            def line(i: Int, _: list[Val]) -> None:
+                row = fn.add(top, i)
+                source = fn.gep(self.x, fn.add(offset, fn.mul(row, self.strides[2])))
+                kept = border.unless(fn, self._within(((row, body.into[0] - 1),)))
+                copy_line(fn, self.target, body.dtype, source, fn.gep(self.patch, fn.mul(i, INPUT * pixel)), kept,
+                          body.channels, (size(fn, body.x.strides[3]), 1), (body.channels, 1))
+
+            fn.loop(INPUT, line)
+            self.call_transform(self.patch, INPUT * pixel, pixel, to)
+
+        when(fn, inside, direct)
+        outside = not inside if isinstance(inside, bool) else fn.op("xor", inside, Val("i1", "true"))
+        when(fn, outside, copied)
+
+    def _within(self, pairs: tuple[tuple[Int, int], ...]) -> bool | Val:
+        """Whether 0 <= position <= last for all."""
+        fn = self.fn
+        result: bool | Val = True
+        for position, last in pairs:
+            if last < 0:
+                return False
+            if isinstance(position, int):
+                if not 0 <= position <= last:
+                    return False
+                continue
+            test = fn.compare("icmp ule", position, Val("i64", str(last)))
+            result = test if result is True else fn.op("and", result, test) if isinstance(result, Val) else result
+        return result
+
+    def call_transform(self, source: Val, row: Int, pixel: Int, to: Val) -> None:
+        """Bᵀ d B for all channels of a tile, in a function of its own."""
+        fn = self.fn
+        name = f"winograd_input_{self.element}_{self.body.channels}_{self.v_plane}"
+        if name not in fn.module.functions:
+            self.define_transform(name)
+        fn.emit(f"call void @{name}({source}, {fn.i64(row)}, {fn.i64(pixel)}, {to})")
+
+    def define_transform(self, name: str) -> None:
+        args = [("ptr noalias readonly", "x"), ("i64", "row"), ("i64", "pixel"), ("ptr noalias", "v")]
+        fn = self.fn.module.function(name, args, internal=True, attributes="noinline")
+        row, pixel = Val("i64", "%row"), Val("i64", "%pixel")
+        lines = [fn.gep(Val("ptr", "%x"), fn.mul(row, i)) for i in range(INPUT)]
+        places = [fn.mul(pixel, j) for j in range(INPUT)]
+        lanes = self.lanes
+
+        def vector(c: Int, rest: int) -> None:
+            mask = mask_of(fn, rest, 0, lanes)
+            at = fn.mul(c, self.target.vector_bytes)
+            columns = []
+            for place in places:
+                offset = fn.add(place, at)
+                d = [load_raw(fn, self.element, line, lanes, offset, mask) for line in lines]
+                columns.append(self._input(fn, d))
+            to = fn.gep(Val("ptr", "%v"), at)
+            for i in range(INPUT):
+                for j, value in enumerate(self._input(fn, [column[i] for column in columns])):
+                    fn.store(value, to, (i * INPUT + j) * self.v_plane, self.target.vector_bytes)
+
+        whole, rest = divmod(self.body.channels, lanes)
+        fn.loop(whole, lambda c, _: vector(c, lanes))
+        if rest:
+            vector(whole, rest)
+
+    def _input(self, fn: Function, d: list[Val]) -> list[Val]:
+        """Bᵀ on six vectors."""
+
+        def scaled(k: float, x: Val, y: Val) -> Val:
+            return fma(fn, self.target.fma, x, literal(self.type, k), y)
+
+        a, b = scaled(-4, d[2], d[4]), scaled(-4, d[1], d[3])
+        c, e = fn.op("fsub", d[4], d[2]), fn.op("fsub", d[3], d[1])
+        return [scaled(4, d[0], scaled(-5, d[2], d[4])), fn.op("fadd", a, b), fn.op("fsub", a, b), scaled(2, e, c),
+                scaled(-2, e, c), scaled(4, d[1], scaled(-5, d[3], d[5]))]
+
+    # --- the products ---
+
+    def multiply(self, tiles: Int, start: Int, panels: Int) -> None:
+        """M[p] = V[p] U[p] for the panels of a block."""
+        fn, body = self.fn, self.body
+        store = plain(Operand(0, body.dtype, (0, -1, 1)))
+        full, tail = divmod(body.filters, self.width)
+        vectors = -(-body.filters // self.lanes)
+        matrix = vectors * self.target.vector_bytes * body.channels
+        given = {"k": body.channels, "o0s1": self.m_row // self.bytes}
+        heights = self.heights()
+
+        def point(p: Int, _: list[Val]) -> None:
+            v, m = fn.gep(self.v, fn.mul(p, self.v_plane)), fn.gep(self.m, fn.mul(p, self.m_plane))
+            u = fn.gep(self.u, fn.mul(p, matrix))
+
+            def panel(i: Int, panel_vectors: int) -> None:
+                w = fn.gep(u, fn.mul(fn.add(start, i), self.width * self.bytes * body.channels))
+                to = fn.gep(m, fn.mul(i, self.width * self.bytes))
+
+                def tile(first: Int, height: int) -> None:
+                    rows = tuple(r * self.v_row for r in range(height))
+                    micro = Micro(body.dtype, (1, height), panel_vectors, rows, self.bytes, True, 0, store,
+                                  panel_vectors * self.lanes, panel_vectors * self.target.vector_bytes)
+                    micro.call(fn, self.target, fn.gep(v, fn.mul(first, self.v_row)), w,
+                               [fn.gep(to, fn.mul(first, self.m_row))], given)
+
+                cover(fn, tiles, heights, tile)
+
+            whole = fn.min(panels, fn.sub(full, start))
+            fn.loop(whole, lambda i, _: panel(i, body.tile.vectors))
+            if tail:
+                last = True if self.blocks == 1 else fn.compare("icmp sgt", fn.i64(panels), fn.i64(whole))
+                when(fn, last, lambda: panel(whole, -(-tail // self.lanes)))
+
+        fn.loop(POINTS, point)
+
+    def heights(self) -> tuple[int, ...]:
+        """Tile heights for whole groups of tile rows and for the last one."""
+        body, most = self.body, self.body.tile.rows
+        counts = [rows * body.grid[1] for rows in (min(body.rows, body.grid[0]), body.grid[0] % body.rows)]
+        found = {min(most, n) for n in counts if n} | {n % most for n in counts if n % most}
+        return tuple(sorted(found, reverse=True))
+
+    # --- output ---
+
+    def write_tile(self, at: tuple[Int, Int, Int, Int], index: Int, filters: Int) -> None:
+        """Aᵀ M A and the epilogue for one tile, as much of it as lies inside the image."""
+        fn, body = self.fn, self.body
+        n, y, x, channel = at
+        oy, ox = fn.mul(y, OUTPUT), fn.mul(x, OUTPUT)
+        rows = OUTPUT if body.out[0] % OUTPUT == 0 else fn.min(fn.sub(body.out[0], oy), OUTPUT)
+        columns = OUTPUT if body.out[1] % OUTPUT == 0 else fn.min(fn.sub(body.out[1], ox), OUTPUT)
+        m = fn.gep(self.m, fn.mul(index, self.m_row))
+        self.output.write(m, (n, 0, oy, ox, channel), (rows, columns), filters, body.filters % self.lanes)
+
+
+def profitable(out: tuple[int, int], channels: int, filters: int) -> bool:
+    """Whether the saved multiplications outweigh the transforms and the fourfold weights."""
+    tiles = -(-out[0] // OUTPUT) * -(-out[1] // OUTPUT)
+    waste = tiles * OUTPUT * OUTPUT / max(1, out[0] * out[1])
+    return channels >= 16 and filters >= 16 and tiles >= 12 and waste <= 1.4
