@@ -266,7 +266,8 @@ class _Planner:
             for value in inputs:
                 place = self._place(value)
                 old = moved.get(place.buffer, place.buffer)
-                if (old.storage is Storage.WORKSPACE and old.last == index and old is not new
+                seen = {self._place(v) for v in inputs if moved.get(self._place(v).buffer, self._place(v).buffer) is old}
+                if (old.storage is Storage.WORKSPACE and old.last == index and old is not new and len(seen) == 1
                         and value.type == result.type and self._fills(value)):
                     moved[new] = old
                     old.last = new.last

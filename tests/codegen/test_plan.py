@@ -109,6 +109,16 @@ def test_elementwise_results_overwrite_what_dies():
     assert len(workspace) <= 3
 
 
+def test_a_value_read_in_two_orders_is_not_overwritten():
+    check("""graph @g(%x: f32[32,32]) {
+      %a = exp(%x)
+      %b = transpose(%a, perm=(1,0))
+      %c = add(%a, %b)
+      %d = neg(%c)
+      return %d
+    }""", (32, 32))
+
+
 def test_branches_write_the_same_place():
     _, program = program_of("""graph @g(%c: bool[], %x: f32[3]) {
       %r = if(%c, %x) : f32[3] {
