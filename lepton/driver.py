@@ -23,7 +23,7 @@ from lepton.codegen.program import Program, Storage
 from lepton.codegen.target import Target, parse_targets
 from lepton.ir import ops
 from lepton.ir.core import Graph, clone
-from lepton.ir.diagnostics import Exit, LeptonError, ParseError, UsageError, VerifyError
+from lepton.ir.diagnostics import Exit, LeptonError, ParseError, ResourceError, UsageError, VerifyError
 from lepton.ir.verify import verify
 from lepton.passes.default import pipeline_for
 from lepton.passes.instruments import Reproducer
@@ -145,11 +145,19 @@ def load_passes(file: Path) -> None:
 
 
 def optimise(graph: Graph, pipeline: Pipeline, options: Options) -> Graph:
-    """Run the passes on `graph`, in place, watched as the options say."""
+    """Run the passes on `graph`, in place, watched as the options say. Raises LeptonError; its exit code is REFUSED
+    where a verification that was asked for refused, INTERNAL for other bugs."""
     watched = pipeline.instrumented(options)
     instruments = [Reproducer(Path(options.repro_dir)) if isinstance(i, Reproducer) and options.repro_dir else i
                    for i in (*watched.instruments, *debug.instruments())]
-    return Pipeline(watched.passes, instruments).run(graph)
+    try:
+        return Pipeline(watched.passes, instruments).run(graph)
+    except LeptonError as error:
+        if isinstance(error.__cause__, MemoryError):
+            raise ResourceError("out of memory in a pass", help=error.message) from error
+        if isinstance(error.__cause__, VerifyError) and (options.verify_each or options.self_check):
+            error.exit = Exit.REFUSED
+        raise
 
 
 def lower(source: Source, options: Options, progress: Progress | None = None) -> Compiled:

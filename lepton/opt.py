@@ -28,7 +28,7 @@ EXAMPLES = """examples:
   lepton-opt model.lir --passes canonicalise,fold,cse --verify-each
   lepton-opt model.onnx --passes 'fold{max-bytes=64}' -o folded.lir --dump-dir steps
   lepton-opt lepton-repro-fuse.lir                 play a reproducer (by its RUN line)
-  lepton-opt model.lir --passes canonicalise,fuse --bisect
+  lepton-opt model.onnx -O2 --bisect               which pass breaks this model?
 """
 
 
@@ -65,6 +65,8 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     add("input", nargs="?", default="-", help="a .lir file or an ONNX model; - for standard input")
     add("-o", dest="output", default="-", metavar="FILE", help="where the text goes (default: -, standard output)")
     add("--passes", metavar="SPEC", help='such as "fold,fuse{max=3}"; "" only verifies and formats')
+    add("-O", dest="level", type=int, choices=range(4), help="run the passes leptonc runs at this level")
+    add("--family", default="x86", metavar="NAME", help="the kind of target that -O is for (default: x86)")
     add("--math", choices=list(ALLOWED), help="which rewrites may move results (default: what the passes say)")
     add("--max-passes", type=int, metavar="N", help="run the first N passes only")
     add("--verify-each", action="store_true", help="verify after each pass")
@@ -95,6 +97,10 @@ def _run(options: argparse.Namespace) -> Exit:
 
 
 def _pipeline(given: Input, options: argparse.Namespace) -> Pipeline:
+    if options.level is not None and options.passes is None:
+        from lepton.passes.default import pipeline_for
+
+        return Pipeline(pipeline_for(options.family, options.level, options.math or "default"))
     spec = given.run if options.passes is None else options.passes
     return parse_pipeline(spec, options.math)
 

@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -37,13 +38,22 @@ def run(tool: str, body: Callable[[], int], argv: Sequence[str], repro: Path | N
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or the interpreter complains at its end
         return int(Exit.OK)
-    except MemoryError:
-        _say(f"{tool}: error: out of memory")
-        return int(Exit.RESOURCES)
     except Exception as error:
+        if _is_want_of_memory(error):
+            _say(f"{tool}: error: out of memory")
+            return int(Exit.RESOURCES)
         _say(f"{tool}: internal error: {type(error).__name__}: {error}")
         _leave_reproducer(tool, argv, repro)
         return int(Exit.INTERNAL)
+
+
+def _is_want_of_memory(error: BaseException | None) -> bool:
+    """Whether it is behind an error that Python gives another name: a library not loaded, a process not started."""
+    while error is not None:
+        if isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno == errno.ENOMEM):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
 
 
 def _say(text: str) -> None:
