@@ -259,16 +259,21 @@ class _Planner:
     def _reuse_in_place(self) -> None:
         """Let elementwise kernels write over an operand that dies in them."""
         moved: dict[Buffer, Buffer] = {}
+
+        def memory(value: Value) -> Buffer:
+            buffer = self._place(value).buffer
+            return moved.get(buffer, buffer)
+
         for index, result, inputs in self.in_place:
             new = self._place(result).buffer
             if new.storage is not Storage.WORKSPACE or new.first != index or not self._fills(result):
                 continue
             for value in inputs:
-                place = self._place(value)
-                old = moved.get(place.buffer, place.buffer)
-                seen = {self._place(v) for v in inputs if moved.get(self._place(v).buffer, self._place(v).buffer) is old}
-                if (old.storage is Storage.WORKSPACE and old.last == index and old is not new and len(seen) == 1
-                        and value.type == result.type and self._fills(value)):
+                old = memory(value)
+                # Read in a second order as well, it would be overwritten too early.
+                orders = {self._place(v) for v in inputs if memory(v) is old}
+                dies = old.storage is Storage.WORKSPACE and old.last == index and old is not new
+                if dies and len(orders) == 1 and value.type == result.type and self._fills(value):
                     moved[new] = old
                     old.last = new.last
                     break
