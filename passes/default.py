@@ -13,6 +13,7 @@ from lepton.passes.fold_batchnorm import FoldBatchnorm
 from lepton.passes.fuse import Fuse
 from lepton.passes.layout import Layout
 from lepton.passes.matmuls import Matmuls
+from lepton.passes.merge_matmuls import MergeMatmuls
 from lepton.passes.norms import Norms
 
 LEVELS = (0, 1, 2, 3)
@@ -35,5 +36,6 @@ def pipeline_for(target_family: str, level: int, math: str) -> list[Pass]:
         Fold(), *clean, FoldBatchnorm(policy), *clean,
         Layout(), *clean,
         Norms(policy), Attention(policy), Matmuls(policy), *clean,
+        *([MergeMatmuls()] if level >= 3 else []),
         Fuse(),
     ]
