@@ -10,7 +10,7 @@ void lpt_fill_api(const lpt_program *program, lepton_api *out_api) {
     .n_outputs = program->n_outputs,
     .inputs = program->inputs,
     .outputs = program->outputs,
-    .workspace_size = program->shape || program->n_symbols ? 0 : program->workspace_size,
+    .workspace_size = lpt_is_dynamic(program) ? 0 : program->workspace_size,
     .resolve = lpt_resolve,
     .run = lpt_run,
     .message = lpt_message,

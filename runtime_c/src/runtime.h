@@ -99,6 +99,8 @@ bool lpt_output_is_late(const lpt_program *program, uint32_t output);
 /* ---- verify.c: is the program's table sound? -------------------------------------------------- */
 
 lepton_status lpt_verify(const lpt_program *program);
+/* Whether sizes depend on the inputs; if not, env and the workspace's plan are the compiler's. */
+bool lpt_is_dynamic(const lpt_program *program);
 
 /* ---- shape.c: sizes and memory for the inputs at hand ----------------------------------------- */
 

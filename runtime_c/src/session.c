@@ -134,7 +134,7 @@ lepton_status lpt_create(const lpt_program *program, const uint8_t *weights,
   session->allocator = allocator;
   session->threads = threads_for(program, options);
   session->n_arenas = count_binds(program) + 1;
-  session->dynamic = program->shape || program->n_symbols || session->n_arenas > 1;
+  session->dynamic = lpt_is_dynamic(program);
   lpt_pool_acquire(session->threads);
   status = LEPTON_OUT_OF_MEMORY;
   if (!allocate_arrays(session)) {

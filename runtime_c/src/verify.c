@@ -7,6 +7,10 @@ static lepton_status unsound(const char *what, uint32_t index, const char *why) 
                   (unsigned)index, why);
 }
 
+static bool fits(uint64_t offset, int64_t size, uint64_t whole) {
+  return size >= 0 && offset <= whole && (uint64_t)size <= whole - offset;
+}
+
 static lepton_status verify_buffer(const lpt_program *p, uint32_t index) {
   const lpt_buffer *b = &p->buffers[index];
   if (b->size_slot >= p->n_env) return unsound("buffer", index, "size slot out of range");
@@ -16,10 +20,13 @@ static lepton_status verify_buffer(const lpt_program *p, uint32_t index) {
     case LPT_OUTPUT:
       return b->index < p->n_outputs ? LEPTON_OK : unsound("buffer", index, "no such output");
     case LPT_CONSTANT:
-      return b->offset <= p->weights_size ? LEPTON_OK : unsound("buffer", index, "behind the weights");
+      if (fits(b->offset, p->env[b->size_slot], p->weights_size)) return LEPTON_OK;
+      return unsound("buffer", index, "outside the weights");
     case LPT_WORKSPACE:
       if (b->first_step > b->last_step) return unsound("buffer", index, "dies before it lives");
-      return b->last_step < p->n_steps ? LEPTON_OK : unsound("buffer", index, "outlives the program");
+      if (b->last_step >= p->n_steps) return unsound("buffer", index, "outlives the program");
+      if (lpt_is_dynamic(p) || fits(b->offset, p->env[b->size_slot], p->workspace_size)) return LEPTON_OK;
+      return unsound("buffer", index, "outside the workspace");
     default:
       return unsound("buffer", index, "unknown storage");
   }
@@ -78,6 +85,12 @@ static lepton_status verify_references(const lpt_program *p) {
         (p->guards[i].right & ~LPT_SLOT_LATE) >= p->n_env || !p->guards[i].message)
       return unsound("guard", i, "out of range");
   return LEPTON_OK;
+}
+
+bool lpt_is_dynamic(const lpt_program *program) {
+  bool binds = false;
+  for (uint32_t i = 0; i < program->n_steps; i++) binds |= program->steps[i].kind == LPT_BIND;
+  return binds || program->shape || program->n_symbols;
 }
 
 lepton_status lpt_verify(const lpt_program *program) {

@@ -37,7 +37,7 @@ static const lepton_port static_out[] = {{"y", LEPTON_F32, 1, {4}, words_4}};
 static const lpt_port_slots static_slots[] = {{{2}}};
 static const int64_t static_env[] = {0, 1, 4, 16, 64};
 static const lpt_buffer static_buffers[] = {
-  {LPT_INPUT, 0, 0, 3, 0, 0, 0}, {LPT_OUTPUT, 0, 0, 3, 0, 0, 0}, {LPT_CONSTANT, 0, 0, 3, 0, 0, 0},
+  {LPT_INPUT, 0, 0, 3, 0, 0, 0}, {LPT_OUTPUT, 0, 0, 3, 0, 0, 0}, {LPT_CONSTANT, 0, 0, 2, 0, 0, 0},
   {LPT_WORKSPACE, 0, 0, 3, 0, 1, 0},
 };
 static const lpt_operand static_operands[] = {{0, 0}, {3, 0}, {3, 0}, {2, 0}, {1, 0}};
