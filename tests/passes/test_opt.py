@@ -78,6 +78,13 @@ def test_passes_replace_the_run_line(folder: Path, capsys: pytest.CaptureFixture
     assert "%1 = neg(%0) : f32[N,3]" in capsys.readouterr().out
 
 
+def test_levels_are_leptoncs_pipelines(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert opt("in.lir", "-O1", "--math", "strict") == Exit.OK
+    assert "fusion(" in capsys.readouterr().out
+    assert opt("in.lir", "-O1", "--passes", "") == Exit.OK
+    assert "fusion(" not in capsys.readouterr().out
+
+
 def test_standard_input_and_output_file(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "stdin", io.StringIO(BEFORE))
     assert opt("-", "--passes", "o-twice", "-o", "out.lir", "--verify-each", "--self-check") == Exit.OK
