@@ -52,6 +52,20 @@ static const lpt_step leaky_steps[] = {
 static const lpt_program linked = STATIC_PROGRAM(lpt_weights);
 """
 
+# The static program with a kernel that takes its time.
+_SLOW = """
+#include <time.h>
+static void slow(void *const *b, const int64_t *d, void *s, int64_t lo, int64_t hi) {
+  nanosleep(&(struct timespec){0, 300000000}, NULL);
+  twice(b, d, s, lo, hi);
+}
+static const lpt_step slow_steps[] = {
+  {slow, "slow", LPT_CALL, 0, 2, 0, 2, 4, 2, 0}, {add, "add", LPT_CALL, 2, 3, 1, 2, 0, 1, 0},
+};
+#define static_steps slow_steps
+static const lpt_program linked = STATIC_PROGRAM(lpt_weights);
+"""
+
 _IMPOSSIBLE = """
 static const lpt_program linked = {
   .target = "test-impossible", .cpu_features = (uint64_t)1 << 40, .metadata = "{}", .inputs = static_in,
@@ -62,8 +76,8 @@ static const lpt_program linked = {
 
 
 def source(name: str, dtype: str = "F32", size: int = 4) -> str:
-    """C source of an artifact's tables. `name`: static, dynamic, loop, late, copy (of a dtype), leaky or impossible."""
-    linked = {"static": _STATIC, "copy": _COPY, "leaky": _LEAKY, "impossible": _IMPOSSIBLE}.get(
+    """C source of an artifact's tables. `name`: static, dynamic, loop, late, copy (of a dtype), leaky, slow or impossible."""
+    linked = {"static": _STATIC, "copy": _COPY, "leaky": _LEAKY, "slow": _SLOW, "impossible": _IMPOSSIBLE}.get(
         name, f"#define linked {name}_program")
     return f"""
 #define DTYPE LEPTON_{dtype}

@@ -189,6 +189,23 @@ def test_threads_sharing_one_model(dynamic: Model) -> None:
     _in_threads(6, work)
 
 
+def test_python_goes_on_while_a_model_runs(artifact: Artifact) -> None:
+    slow = load(artifact("slow"), threads=1)
+    done = threading.Event()
+
+    def run() -> None:
+        slow(X)
+        done.set()
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    steps = 0
+    while not done.wait(0.005):
+        steps += 1
+    thread.join()
+    assert steps > 10, "the interpreter was locked during the run"
+
+
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_a_forked_child_runs_the_parents_model(artifact: Artifact) -> None:
     model = load(artifact("dynamic"), threads=3)
