@@ -179,7 +179,9 @@ def kernels(draw: st.DrawFn) -> tuple[Kernel, list[Array], list[int], int]:
     reading = Apply("add", (loops.mul(i, i64(stride)), i64(n if stride < 0 else 0)), DType.I64)
     buffers = [Buffer(f"x{k}", d) for k, d in enumerate(kinds)]
     leaves: list[Expr] = [Load(b.name, reading, widened(b.dtype)) for b in buffers]
-    leaves += [i, t, Load("x0", i64(0), widened(kinds[0]))] + ([s] if serial else [])
+    leaves += [i, t, Load("x0", i64(0), widened(kinds[0]))]
+    if serial:
+        leaves.append(s)
     out = draw(st.sampled_from(DTYPES))
     value = draw(expressions(widened(out), leaves, 3))
     named = Ref("v", value.dtype)

@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -20,8 +21,10 @@ F32 = DType.F32
 # Worst error in ulp, with and without fused multiply-add; sigmoid is left out where its result is denormal.
 ULPS = {"exp": (1.5, 1.5), "expm1": (2, 2), "log": (1.5, 1.5), "log1p": (3, 3), "sigmoid": (3, 3), "tanh": (5, 7),
         "erf": (6, 7.5)}
-REFERENCE = {"exp": np.exp, "expm1": np.expm1, "log": np.log, "log1p": np.log1p, "tanh": np.tanh,
-             "sigmoid": lambda x: 1 / (1 + np.exp(-x)), "erf": np.vectorize(math.erf, otypes=[np.float64])}
+REFERENCE: dict[str, Callable[[Array], Array]] = {
+    "exp": np.exp, "expm1": np.expm1, "log": np.log, "log1p": np.log1p, "tanh": np.tanh,
+    "sigmoid": lambda x: 1 / (1 + np.exp(-x)), "erf": np.vectorize(math.erf, otypes=[np.float64]),
+}
 INLINE = ("exp", "expm1", "log", "log1p", "sigmoid", "tanh", "erf", "sqrt", "rsqrt", "floor", "ceil", "round",
           "maximum", "minimum", "abs", "sign", "round_f16", "round_bf16", "trunc")
 
