@@ -195,7 +195,7 @@ def difference(name: str, want: Any, got: Array, tolerance: Tolerance) -> Differ
         return Difference(name, nan, nan, nan, nan, tolerance.allowed(want), "infinities or NaNs differ")
     if not finite.any():
         return Difference(name, 0.0, 0.0, 0.0, 0.0, tolerance.allowed(want))
-    apart, size = np.abs(a - b)[finite], np.abs(a)[finite]
+    apart, size = np.abs(a[finite] - b[finite]), np.abs(a[finite])
     most, mean, tiny = float(apart.max()), float(apart.mean()), float(np.finfo(np.float32).tiny)
     return Difference(name, most, mean, most / max(float(size.max()), tiny), mean / max(float(size.mean()), tiny),
                       tolerance.allowed(want))

@@ -4,7 +4,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +12,7 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 ROOT = Path(__file__).parents[2]
+Shapes = Mapping[str, Sequence[int | str]]
 FLOAT = TensorProto.FLOAT
 WEIGHTS = np.random.default_rng(3).standard_normal((16, 8)).astype(np.float32)
 BIAS = np.linspace(-1, 1, 8, dtype=np.float32)
@@ -28,11 +29,11 @@ def mlp() -> onnx.ModelProto:
 
 
 def mlp_answer(x: np.ndarray) -> np.ndarray:
-    return np.maximum(x @ WEIGHTS + BIAS, 0)
+    return np.asarray(np.maximum(x @ WEIGHTS + BIAS, 0))
 
 
-def model(nodes: Sequence[onnx.NodeProto], inputs: dict[str, Sequence[int | str]], outputs: dict[str, Sequence[int | str]],
-          weights: dict[str, np.ndarray] | None = None, kinds: dict[str, int] | None = None) -> onnx.ModelProto:
+def model(nodes: Sequence[onnx.NodeProto], inputs: Shapes, outputs: Shapes,
+          weights: Mapping[str, np.ndarray] | None = None, kinds: Mapping[str, int] | None = None) -> onnx.ModelProto:
     """A model of these nodes; ports are float unless `kinds` says otherwise."""
     def port(name: str, shape: Sequence[int | str]) -> onnx.ValueInfoProto:
         return helper.make_tensor_value_info(name, (kinds or {}).get(name, FLOAT), shape)

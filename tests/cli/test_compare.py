@@ -1,0 +1,131 @@
+"""`lepton compare`: agreement is measured right, and the culprit is found."""
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from onnx import helper
+
+from lepton.compare import Request as Asked
+from lepton.compare import Tolerance, difference, first_divergence
+from lepton.driver import Options, lower
+from lepton.ir import ops
+from lepton.ir.core import Graph
+from lepton.passes.fuse import Fuse
+from tests.cli import models
+from tests.cli.models import Invoke
+
+T = Tolerance(1e-4, 1e-6)
+
+
+def test_agrees_with_both(folder: Path, artifact: Path, lepton_tool: Invoke) -> None:
+    code, out, err = lepton_tool("compare", "mlp.onnx", "--so", artifact, "--dim", "N=5")
+    assert code == 0, err
+    assert "x: f32[5,16]" in out
+    assert "against onnxruntime:" in out
+    assert "against interpreter:" in out
+    assert out.endswith("they agree\n")
+
+
+def test_json(folder: Path, lepton_tool: Invoke) -> None:
+    record = json.loads(lepton_tool("compare", "mlp.onnx", "--json", "--dim", "N=2", "-i", "x=0.5")[1])
+    assert (record["version"], record["agrees"], record["notes"]) == (1, True, [])
+    assert sorted(record["references"]) == ["interpreter", "onnxruntime"]
+    (row,) = record["references"]["interpreter"]
+    assert row["agrees"]
+    assert row["output"] == "y"
+    assert 0 <= row["mean_abs"] <= row["max_abs"] <= row["allowed"]
+
+
+def test_another_models_artifact_disagrees(folder: Path, artifact: Path, lepton_tool: Invoke) -> None:
+    made = models.model([helper.make_node("MatMul", ["x", "w"], ["y"])], {"x": ["N", 16]}, {"y": ["N", 8]},
+                        {"w": models.WEIGHTS})
+    models.save(made, folder / "other.onnx")
+    code, out, _ = lepton_tool("compare", "other.onnx", "--so", artifact)
+    assert code == 1
+    assert "WRONG" in out
+    assert "the .so is not of this model" in out
+
+
+def test_without_a_reference(folder: Path, lepton_tool: Invoke, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    code, out, _ = lepton_tool("compare", "mlp.onnx")
+    assert code == 0
+    assert "not compared with onnxruntime: it is not installed" in out
+    code, _, err = lepton_tool("compare", "mlp.onnx", "--against", "onnxruntime")
+    assert (code, "cannot compare with onnxruntime" in err) == (2, True)
+
+
+@pytest.mark.parametrize("words", [("--rtol", "-1"), ("--atol", "nan"), ("--dim", "Q=1"), ("--so", "gone.so")])
+def test_refuses(folder: Path, lepton_tool: Invoke, words: tuple[str, str]) -> None:
+    assert lepton_tool("compare", "mlp.onnx", *words)[0] == 2
+
+
+def test_a_wrong_pass_is_told_from_a_wrong_kernel(folder: Path, lepton_tool: Invoke,
+                                                  monkeypatch: pytest.MonkeyPatch) -> None:
+    def spoil(self: Fuse, graph: Graph) -> bool:
+        (old,) = graph.outputs
+        new = ops.neg(old)
+        assert new.producer is not None
+        old.replace_with(new, keep={new.producer})
+        return True
+
+    monkeypatch.setattr(Fuse, "run", spoil)
+    code, out, _ = lepton_tool("compare", "mlp.onnx")
+    assert code == 1
+    assert "the passes changed the answers" in out
+
+
+def test_the_first_wrong_node_is_named(folder: Path) -> None:
+    """The interpreter is asked about another exp than the one that is compiled: its node is the first to differ."""
+    nodes = [helper.make_node("Abs", ["x"], ["a"], name="n1"), helper.make_node("Exp", ["a"], ["e"], name="n2"),
+             helper.make_node("Sqrt", ["e"], ["y"], name="n3")]
+    path = models.save(models.model(nodes, {"x": [4]}, {"y": [4]}), folder / "m.onnx")
+    options = Options(passes="cse")
+    done = lower(str(path), options)
+    request = Asked(str(path), None, options, {}, (), 0, T)
+    inputs = [np.linspace(-1, 1, 4, dtype=np.float32)]
+    graph, target = done.graphs[0], done.programs[0][1]
+    assert first_divergence(graph, target, inputs, request) == ""
+
+    right = ops.exp.reference
+    object.__setattr__(ops.exp, "reference", lambda x: right(x) * np.float32(1.01))
+    try:
+        said = first_divergence(graph, target, inputs, request)
+    finally:
+        object.__setattr__(ops.exp, "reference", right)
+    assert said.startswith("the first node that diverges is exp : f32[4], result 'e': max |Δ|")
+    assert "node 'n2' (Exp)" in said
+
+
+@pytest.mark.parametrize(("want", "got", "agrees"), [
+    ([1.0, 2.0], [1.0, 2.0001], True), ([1.0, 2.0], [1.0, 2.001], False), ([0.0, 1000.0], [0.05, 1000.0], True),
+    ([np.nan, 1.0], [np.nan, 1.0], True), ([np.nan, 1.0], [0.0, 1.0], False), ([np.inf, 1.0], [np.inf, 1.0], True),
+    ([np.inf, 1.0], [-np.inf, 1.0], False), ([np.inf], [np.inf], True), ([], [], True),
+])
+def test_difference_of_floats(want: list[float], got: list[float], agrees: bool) -> None:
+    assert difference("y", np.array(want, np.float32), np.array(got, np.float32), T).agrees is agrees
+
+
+def test_difference_of_others() -> None:
+    one, two = np.array([1, 2]), np.array([1, 3])
+    assert difference("y", one, one, T).agrees
+    assert not difference("y", one, two, T).agrees
+    assert difference("y", one, two, Tolerance(0, 1)).agrees
+    assert difference("y", one, two, Tolerance(1, 0)).max_abs == 1
+    assert "int64[2], expected" in difference("y", one.astype(np.int32), two, T).problem
+    assert difference("y", one, np.array([1]), T).problem
+    words = np.array(["a", "b"], object)
+    assert difference("y", words, words, T).agrees
+    assert not difference("y", words, words[::-1], T).agrees
+    z = np.array([1 + 1j], np.complex64)
+    assert difference("y", z, z * np.complex64(1 + 1e-6), T).agrees
+
+
+def test_numbers_of_a_difference() -> None:
+    row = difference("y", np.array([1.0, -4.0]), np.array([1.5, -4.0]), T)
+    assert (row.max_abs, row.mean_abs, row.max_rel, row.mean_rel) == (0.5, 0.25, 0.125, 0.1)
+    assert row.allowed == pytest.approx(1e-6 + 4e-4)

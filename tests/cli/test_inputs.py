@@ -1,0 +1,86 @@
+"""Inputs made up on the command line: plausible by name and dtype, sized as told."""
+from __future__ import annotations
+
+from pathlib import Path
+
+import ml_dtypes
+import numpy as np
+import pytest
+
+from lepton.inputs import bind_sizes, make_inputs, ports_of, random_array, symbols
+from lepton.ir.diagnostics import UsageError
+from lepton.ir.parser import parse
+from lepton.ports import Port
+
+
+def _port(name: str, dtype: object, *shape: int | str) -> Port:
+    return Port(name, np.dtype(dtype), shape)  # type: ignore[call-overload]
+
+
+@pytest.mark.parametrize(("name", "dtype", "low", "high"), [
+    ("attention_mask", np.int64, 1, 1), ("mask", np.float32, 1, 1), ("input_ids", np.int64, 0, 9),
+    ("token_type_ids", np.int64, 0, 1), ("n", np.int32, 0, 1), ("flag", np.bool_, 0, 1), ("tokens", np.int32, 0, 9),
+    ("x", np.float32, -6, 6), ("x", ml_dtypes.bfloat16, -6, 6), ("x", ml_dtypes.float8_e4m3fn, -6, 6),
+    ("x", ml_dtypes.int4, 0, 1), ("x", np.uint8, 0, 1),
+])
+def test_random_elements(name: str, dtype: object, low: int, high: int) -> None:
+    array = random_array(_port(name, dtype, 500), (500,), np.random.default_rng(0))
+    assert array.dtype == np.dtype(dtype)  # type: ignore[call-overload]
+    wide = array.astype(np.float64)
+    assert (wide >= low).all()
+    assert (wide <= high).all()
+    assert low == high or len(np.unique(wide)) > 1
+
+
+def test_complex_and_scales() -> None:
+    rng = np.random.default_rng(0)
+    assert np.iscomplex(random_array(_port("x", np.complex64, 9), (9,), rng)).all()
+    scale = random_array(_port("s", ml_dtypes.float8_e8m0fnu, 9), (9,), rng)
+    assert np.isfinite(scale.astype(np.float32)).all()
+
+
+def test_strings_cannot_be_made_up() -> None:
+    with pytest.raises(UsageError, match="holds strings"):
+        random_array(_port("words", object, 2), (2,), np.random.default_rng(0))
+
+
+def test_sizes_come_from_arrays_options_and_defaults() -> None:
+    ports = [_port("ids", np.int64, "B", "seq_len"), _port("x", np.float32, "B", "H", "H//2")]
+    assert symbols(ports) == {"B": True, "H": False, "seq_len": False}
+    assert bind_sizes(ports, {}, {"H": 8}) == {"B": 1, "seq_len": 16, "H": 8}
+    assert bind_sizes(ports, {"ids": np.zeros((3, 5), np.int64)}, {"H": 8}) == {"B": 3, "seq_len": 5, "H": 8}
+    feeds = make_inputs(ports, [], {"H": 9}, 0)
+    assert {n: a.shape for n, a in feeds.items()} == {"ids": (1, 16), "x": (1, 9, 4)}
+
+
+@pytest.mark.parametrize(("given", "sizes", "words"), [
+    ([], {}, "open dimension H of .* needs? a size|open dimension H of"),
+    ([], {"Q": 1}, "no open dimension 'Q'"),
+    (["n=2.5"], {"H": 1}, "it is no i64"),
+    (["n=300000000000000000000"], {"H": 1}, "-i n="),
+    (['n="a"'], {"H": 1}, "only numbers"),
+    (["n={}"], {"H": 1}, "only numbers"),
+    (["n=[[1],[2,3]]"], {"H": 1}, "-i n="),
+])
+def test_refuses(given: list[str], sizes: dict[str, int], words: str) -> None:
+    ports = [_port("x", np.float32, 2, "H"), _port("n", np.int64)]
+    with pytest.raises(UsageError, match=words):
+        make_inputs(ports, given, sizes, 0)
+
+
+def test_an_unknown_size_asks_for_the_array(tmp_path: Path) -> None:
+    port = _port("x", np.float32, "?")
+    with pytest.raises(UsageError, match="nothing says how large"):
+        make_inputs([port], [], {}, 0)
+
+
+def test_names_with_an_equals_sign(tmp_path: Path) -> None:
+    np.save(tmp_path / "a.npy", np.ones(2, np.float32))
+    port = _port("a=b:0", np.float32, 2)
+    assert make_inputs([port], [f"a=b:0=@{tmp_path}/a.npy"], {}, None)["a=b:0"].sum() == 2
+    assert make_inputs([port], ["a=b:0=[3,4]"], {}, None)["a=b:0"].sum() == 7
+
+
+def test_ports_of_a_graph() -> None:
+    graph = parse("graph @g(%x: f32[N,3], %k: i64[]) {\n  %y = relu(%x) : f32[N,3]\n  return %y, %k\n}\n")
+    assert [str(p) for p in ports_of(graph)] == ["x: f32[N,3]", "k: i64[]"]
