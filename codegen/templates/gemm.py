@@ -59,8 +59,8 @@ def pack_constant(b: Array, target: Target, tile: Tile, dtype: DType) -> Array:
     return np.ascontiguousarray(np.concatenate(parts))
 
 
-def heights(tile_rows: int, rows: Size) -> tuple[int, ...]:
-    """Tile heights that cover any (or the known) number of rows, highest first."""
+def heights(tile_rows: int, rows: Size | None) -> tuple[int, ...]:
+    """Tile heights that cover the known number of rows, or (None: even where it is known) any, highest first."""
     if isinstance(rows, int):
         return tuple(h for h in (min(tile_rows, rows), rows % tile_rows) if h)
     found = [tile_rows]
