@@ -166,7 +166,8 @@ def tanh(m: F32, x: Val) -> Val:
     clamped = m.at_least(m.at_most(x, 7.90531110763549805), -7.90531110763549805)
     z = m.mul(clamped, clamped)
     y = m.div(m.mul(clamped, m.horner(z, TANH_P)), m.horner(z, TANH_Q))
-    return m.where("olt", m.abs(x), m.c(0.0004), x, y)
+    y = m.where("olt", m.abs(x), m.c(0.0004), x, y)
+    return m.where("oge", m.abs(x), m.c(9.02), m.copysign(m.c(1.0), x), y)
 
 
 ERF_P = (-2.72614225801306e-10, 2.77068142495902e-08, -2.10102402082508e-06, -5.69250639462346e-05,
@@ -180,7 +181,8 @@ def erf(m: F32, x: Val) -> Val:
     clamped = m.at_least(m.at_most(x, 4.0), -4.0)
     z = m.mul(clamped, clamped)
     y = m.div(m.mul(clamped, m.horner(z, ERF_P)), m.horner(z, ERF_Q))
-    return m.where("olt", m.abs(x), m.c(1e-4), m.mul(x, m.c(1.1283791670955126)), y)
+    y = m.where("olt", m.abs(x), m.c(1e-4), m.mul(x, m.c(1.1283791670955126)), y)
+    return m.where("oge", m.abs(x), m.c(4.0), m.copysign(m.c(1.0), x), y)
 
 
 VECTOR: dict[str, Callable[[F32, Val], Val]] = {

@@ -181,9 +181,8 @@ def power_of_known(x: Expr, y: float) -> Expr:
     """Small exponents by multiplication and roots; x is atomic or shared."""
     if y == 0:
         return c(1, x)
-    if y == 0.5:  # pow gives inf for -inf and 0.0 for -0.0, where sqrt differs
-        root = ap("sqrt", ap("add", x, c(0.0, x)))
-        return Select(ap("equal", x, c(-math.inf, x)), c(math.inf, x), root)
+    if y == 0.5:
+        return ap("sqrt", x)
     if y in (1, 2, 3, 4):
         square = ap("mul", x, x)
         return {1: x, 2: square, 3: ap("mul", square, x), 4: ap("mul", square, square)}[int(y)]
