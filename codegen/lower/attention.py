@@ -45,9 +45,9 @@ def lower_attention(group: Group, options: LowerOptions) -> Kernel:
     epilogue = fused.epilogue(bindings, fused.views)
     scores, output = tiles_of(options.target, dtype, (s, t, d, e), operands[0].strides[2])
     block = block_of(options.target, dtype, (b, h, s, t, d), max(scores.rows, output.rows))
-    sizes = bindings.sizes((b, h, s, t, d, e))
-    body = Attention(dtype, (sizes[0], sizes[1]), *sizes[2:], *operands, masked, float(group.anchor.attrs["scale"]),
-                     epilogue, scores, output, block)
+    batch, heads, *sizes = bindings.sizes((b, h, s, t, d, e))
+    body = Attention(dtype, (batch, heads), sizes[0], sizes[1], sizes[2], sizes[3], operands[0], operands[1],
+                     operands[2], masked, float(group.anchor.attrs["scale"]), epilogue, scores, output, block)
     tasks = product((b, h, ceildiv(s, block)))
     flops = product((2, b, h, s, t, d + e))
     return Kernel(group.name, body, tuple(bindings.bound), tasks, bindings.table.dims,

@@ -80,7 +80,8 @@ def lower_conv(group: Group, options: LowerOptions) -> Kernel:
     """One kernel for a convolution, its bias and the elementwise ops behind it."""
     assert group.anchor is not None
     x, w, b = (*group.anchor.inputs, None)[:3]
-    assert x is not None and w is not None
+    assert x is not None
+    assert w is not None
     attrs = group.anchor.attrs
     weights = constant_array(group, w)
     known = x.tensor.dtype in (DType.F32, DType.F64) and 3 <= x.tensor.rank <= 5
@@ -129,7 +130,8 @@ def pointwise(group: Group, options: LowerOptions, fused: Fused, shape: Shape, f
         batch, merged = (1,), [(0,)] * len(rows)
     matrix = np.ascontiguousarray(shape.weights.reshape(shape.filters, shape.channels).T)
     problem = Problem(batch[:-1], batch[-1], shape.filters, shape.channels, (*merged[0], shape.x[-1]),
-                      (0,) * (len(batch) + 1), [(*m, v[-1]) for m, v in zip(merged[1:], shape.views, strict=True)], matrix)
+                      (0,) * (len(batch) + 1),
+                      [(*m, v[-1]) for m, v in zip(merged[1:], shape.views, strict=True)], matrix)
     return matmul_kernel(group, options, fused, problem, factors)
 
 
@@ -178,8 +180,8 @@ def depthwise(group: Group, options: LowerOptions, fused: Fused, shape: Shape, x
     wide = shape.out[2] if isinstance(shape.out[2], int) else UNKNOWN_OUTPUT
     most = tile_width(target, shape.kernel[2])
     tile = -(-wide // -(-wide // most)) if wide else 1
-    body = Depthwise(shape.dtype, images, (out[0], out[1], out[2]), (into[0], into[1], into[2]), shape.groups, window, view,
-                     filters, epilogue, tile, block)
+    body = Depthwise(shape.dtype, images, (out[0], out[1], out[2]), (into[0], into[1], into[2]), shape.groups, window,
+                     view, filters, epilogue, tile, block)
     tasks = product((shape.images, shape.out[0], ceildiv(shape.out[1], block)))
     return Kernel(group.name, body, tuple(bindings.bound), tasks, bindings.table.dims, 0,
                   grain_of(shape.flops, tasks, DEPTHWISE_TASK_FLOPS), shape.flops, group.outputs)
@@ -199,9 +201,7 @@ def winograd(group: Group, options: LowerOptions, fused: Fused, shape: Shape, x:
     target, bindings, lanes = options.target, Bindings(), options.target.lanes(shape.dtype)
     _, high, wide = (_known(d) for d in shape.out)
     _, into_high, into_wide = (_known(d) for d in shape.into)
-    pads = (shape.pads[1], shape.pads[2])
-    assert isinstance(pads[0], int)
-    assert isinstance(pads[1], int)
+    pads = [p for p in shape.pads[1:] if isinstance(p, int)]
     tiles_high, tiles_wide = -(-high // 4), -(-wide // 4)
     rows = tile_rows(target, shape, (tiles_high, tiles_wide))
     tile = choose(target, rows * tiles_wide, shape.filters, shape.channels, shape.dtype, row_stride=0)
@@ -211,8 +211,8 @@ def winograd(group: Group, options: LowerOptions, fused: Fused, shape: Shape, x:
     filters = bindings.buffer(packed(transform_filters(shape.weights[:, :, 0], target, tile, shape.dtype)))
     epilogue = fused.epilogue(bindings, shape.views)
     (images,) = bindings.sizes((shape.images,))
-    body = Winograd(shape.dtype, images, (high, wide), (into_high, into_wide), shape.channels, shape.filters, pads, view,
-                    filters, epilogue, tile, rows, -(-panels // blocks))
+    body = Winograd(shape.dtype, images, (high, wide), (into_high, into_wide), shape.channels, shape.filters,
+                    (pads[0], pads[1]), view, filters, epilogue, tile, rows, -(-panels // blocks))
     tasks = product((shape.images, -(-tiles_high // rows), -(-panels // body.block_panels)))
     return Kernel(group.name, body, tuple(bindings.bound), tasks, bindings.table.dims, body.scratch_bytes(lanes),
                   grain_of(shape.flops, tasks), shape.flops, group.outputs)
@@ -238,6 +238,10 @@ def tile_rows(target: Target, shape: Shape, grid: tuple[int, int]) -> int:
 
 
 def _span(shape: Shape, axis: int, outputs: Dim) -> Dim:
+    return (outputs - 1) * shape.strides[axis] + (shape.kernel[axis] - 1) * shape.dilations[axis] + 1
+
+
+def _known_span(shape: Shape, axis: int, outputs: int) -> int:
     return (outputs - 1) * shape.strides[axis] + (shape.kernel[axis] - 1) * shape.dilations[axis] + 1
 
 
@@ -283,12 +287,13 @@ def block_of(target: Target, shape: Shape, height: int, width: int) -> tuple[Dim
     wanted = max(1, min(MOST_TASKS // 2 // planes, per_row * high // TASK_FLOPS))
     room = target.l2_bytes // 3 // (shape.channels * shape.dtype.bytes * shape.kernel[0])
     columns: Dim = shape.out[2]
-    if high == 1 or room < _span(shape, 2, wide) * _span(shape, 1, height):
-        narrow = max(1, min(-(-wide // wanted), room // max(1, _span(shape, 1, height)) // shape.strides[2]))
+    if high == 1 or room < _known_span(shape, 2, wide) * _known_span(shape, 1, height):
+        lines = _known_span(shape, 1, height)
+        narrow = max(1, min(-(-wide // wanted), room // max(1, lines) // shape.strides[2]))
         narrow = max(width, -(-narrow // width) * width)
         columns = columns if isinstance(columns, int) and narrow >= columns else narrow
     wide = columns if isinstance(columns, int) else wide
-    fits = max(1, (room // max(1, _span(shape, 2, wide)) - shape.kernel[1]) // shape.strides[1])
+    fits = max(1, (room // max(1, _known_span(shape, 2, wide)) - shape.kernel[1]) // shape.strides[1])
     rows = max(min(-(-high // wanted), fits), min(4, fits), height)
     rows = -(-rows // height) * height
     if isinstance(shape.out[1], int) and rows >= shape.out[1]:

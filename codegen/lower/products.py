@@ -127,7 +127,8 @@ class _Matmul(_Product):
         if rank == 1:
             place = own[axis] if operand.tensor.rank > 1 else i64(0)
             return self.element(zero, [place if zero.tensor.shape[0] != 1 else i64(0)])
-        return self.element(zero, [i64(0) if n == 1 else c for n, c in zip(zero.tensor.shape, own[-rank:], strict=True)])
+        coords = [i64(0) if n == 1 else c for n, c in zip(zero.tensor.shape, own[-rank:], strict=True)]
+        return self.element(zero, coords)
 
 
 @dataclass(frozen=True, slots=True)

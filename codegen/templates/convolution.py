@@ -1,11 +1,11 @@
 """Direct convolution on the microkernel: a tile is a few output pixels times a few vectors of output channels.
 
-Three spatial axes (d, h, w) always; missing ones have size 1. A task is a block of output rows and columns of one image times a
-block of channel panels of one group. Where the image has borders, or its elements lie awkwardly, the input rows of a block are
-first copied to scratch with zeros around them; consecutive tasks on the same block share the copy.
+Three spatial axes (d, h, w) always; missing ones have size 1. A task is a block of output rows and columns of one image
+times a block of channel panels of one group. Where the image has borders, or its elements lie awkwardly, the input rows
+of a block are first copied to scratch with zeros around them; consecutive tasks on the same block share the copy.
 
-Input in two orders: pixels (channels adjacent: NHWC) or planes (columns adjacent: NCHW, good for few channels). The filters are
-packed in the order in which the input is walked.
+Input in two orders: pixels (channels adjacent: NHWC) or planes (columns adjacent: NCHW, good for few channels). The
+filters are packed in the order in which the input is walked.
 """
 from __future__ import annotations
 
@@ -106,7 +106,8 @@ class _Convolution:
         else:
             columns = window.span(2, self.block_w, fn)
             rows = window.span(1, self.block_h, fn)
-            self.pixel, self.channel = (1, fn.mul(fn.mul(rows, columns), window.kernel[0])) if body.planar else (channels, 1)
+            whole = fn.mul(fn.mul(rows, columns), window.kernel[0])
+            self.pixel, self.channel = (1, whole) if body.planar else (channels, 1)
             self.line = fn.mul(columns, self.pixel)
             self.plane = fn.mul(rows, self.line)
         kd, kh, kw = window.kernel
@@ -208,7 +209,8 @@ class _Convolution:
         fn, body = self.fn, self.body
         full, tail = divmod(body.filters, self.width)
         last = fn.min(fn.add(first, body.block_panels), self.panels) if self.blocks_n != 1 else self.panels
-        fn.loop(fn.min(last, full), lambda p, _: self.panel(at, group, extent, p, body.vectors, self.width, a), start=first)
+        fn.loop(fn.min(last, full), lambda p, _: self.panel(at, group, extent, p, body.vectors, self.width, a),
+                start=first)
         if tail:
             inside = True if isinstance(last, int) else fn.compare("icmp sgt", last, fn.i64(full))
             when(fn, inside, lambda: self.panel(at, group, extent, full, -(-tail // self.lanes), tail, a))

@@ -52,7 +52,11 @@ def store_raw(fn: Function, value: Val, pointer: Val, offset: Int = 0, mask: Mas
     if mask is None:
         fn.store(value, pointer, offset, align)
     elif lanes_of(value.type) == 1:
-        fn.when(mask, lambda: fn.store(value, pointer, offset) or [])
+        def write() -> list[Val]:
+            fn.store(value, pointer, offset)
+            return []
+
+        fn.when(mask, write)
     else:
         fn.masked_store(value, fn.gep(pointer, offset), mask)
 

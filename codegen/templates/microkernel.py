@@ -13,7 +13,7 @@ accumulators: with 28 of 32 registers in use its scheduler must not see more tha
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from lepton.codegen.kernel import Size
@@ -71,7 +71,7 @@ class Micro:
         return self.name
 
     def call(self, fn: Function, target: Target, a: Val, w: Val, pointers: Sequence[Val],
-             arguments: dict[str, Int]) -> None:
+             arguments: Mapping[str, Int]) -> None:
         """Run one tile. `pointers`: the epilogue operands at the tile's first element."""
         symbol = self.function(fn.module, target)
         values = [a, w, *pointers, *(fn.i64(arguments[name]) for name in self.parameters())]
@@ -145,7 +145,8 @@ class _Emitter:
             total = fn.mul(total, count)
 
         def turn(values: list[Val]) -> list[Val]:
-            left, following = values[:depth], []
+            left = values[:depth]
+            following: list[Val] = []
             a, w, *sums = self.step_k(values[depth:])
             step = Val("i64", "1")
             for d in reversed(range(depth)):

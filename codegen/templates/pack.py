@@ -19,7 +19,8 @@ from lepton.codegen.templates.memory import (
 from lepton.ir.types import DType
 
 
-def pack_panel(fn: Function, machine: Target, dtype: DType, source: Val, extent: tuple[Int, Int], strides: tuple[Int, Int], target: Val, vectors: int) -> None:
+def pack_panel(fn: Function, machine: Target, dtype: DType, source: Val, extent: tuple[Int, Int],
+               strides: tuple[Int, Int], target: Val, vectors: int) -> None:
     """target[k][c] = source[k, c] for k < extent[0], c < extent[1]; rows of the target are `vectors` vectors long.
 
     Strides in elements. Columns at and after extent[1] get zeros or copies of others: they only fill vectors."""
@@ -50,8 +51,8 @@ def _pack_rows(fn: Function, dtype: DType, source: Val, rows: Int, columns: Int,
     fn.loop(rows, row)
 
 
-def _pack_transposed(fn: Function, machine: Target, dtype: DType, source: Val, rows: Int, columns: Int, stride: Int, target: Val,
-                     vectors: int, lanes: int, v: int) -> None:
+def _pack_transposed(fn: Function, machine: Target, dtype: DType, source: Val, rows: Int, columns: Int, stride: Int,
+                     target: Val, vectors: int, lanes: int, v: int) -> None:
     """k is adjacent in the source: squares of `lanes` x `lanes` are transposed in registers."""
     pitch = vectors * lanes * dtype.bytes
     last = fn.sub(columns, 1)
@@ -116,7 +117,7 @@ def _rest(fn: Function, count: Int, lanes: int, body: Callable[[Int, Mask], None
 
 @dataclass(frozen=True, slots=True)
 class Border:
-    """A run of `left` zeros, `inside` elements of the source, `right` zeros. The source's first element is number `left`."""
+    """A run of `left` zeros, `inside` elements of the source (its first one is number `left`), `right` zeros."""
 
     left: Int
     inside: Int
@@ -176,7 +177,8 @@ def copy_line(fn: Function, machine: Target, dtype: DType, source: Val, target: 
     fn.loop(channels, plane)
 
 
-def copy_elements(fn: Function, machine: Target, dtype: DType, source: Val, target: Val, count: Int, stride: Int) -> None:
+def copy_elements(fn: Function, machine: Target, dtype: DType, source: Val, target: Val, count: Int,
+                  stride: Int) -> None:
     """target[i] = source[i*stride] for i < count."""
     if stride == 1:
         copy_run(fn, dtype, source, target, count, machine.lanes(dtype))

@@ -1,7 +1,7 @@
 """Which register tile a matrix product uses: a small cost model over what the registers allow.
 
-Costs are cycles on a machine with two vector multiply-adds and two loads a cycle and a latency of four; only their ratios
-matter, and they are the same from SSE to AVX-512.
+Costs are cycles on a machine with two vector multiply-adds and two loads a cycle and a latency of four; only their
+ratios matter, and they are the same from SSE to AVX-512.
 """
 from __future__ import annotations
 
@@ -84,4 +84,5 @@ def choose(target: Target, rows: int, columns: int, k: int, dtype: DType, *, row
     lanes = target.lanes(dtype)
     widest = -(-max(columns, 1) // lanes)
     found = [t for t in candidates(target, rows, limit) if t.vectors <= widest]
-    return min(found, key=lambda t: (sweep_cost(target, t, max(rows, 1), max(columns, 1), max(k, 1), dtype), -t.vectors))
+    rows, columns, k = max(rows, 1), max(columns, 1), max(k, 1)
+    return min(found, key=lambda t: (sweep_cost(target, t, rows, columns, k, dtype), -t.vectors))

@@ -6,7 +6,8 @@ import mmap
 import subprocess
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -94,9 +95,9 @@ def lower(node: Node, options: LowerOptions, layouts: Mapping[Value, Layout], en
     return LOWERINGS[group.anchor.op if group.anchor else None](group, options)
 
 
-def run_node(node: Node, inputs: Mapping[Value, Array], target: str | Target, *, layouts: Mapping[Value, Layout] | None = None,
-             env: Mapping[str, int] | None = None, shares: int = 2, at_end: bool = True,
-             **options: Any) -> list[Array]:
+def run_node(node: Node, inputs: Mapping[Value, Array], target: str | Target, *,
+             layouts: Mapping[Value, Layout] | None = None, env: Mapping[str, int] | None = None, shares: int = 2,
+             at_end: bool = True, **options: Any) -> list[Array]:
     """The node's results, computed by its kernel in `shares` calls. Inputs that are constants need no array."""
     layouts, env = layouts or {}, env or {}
     target = TARGETS[target] if isinstance(target, str) else target
@@ -161,8 +162,8 @@ def _call(function: Any, kernel: Kernel, arrays: Sequence[Array], starts: Sequen
         scratch.bytes[:] = 0xFF
     tasks = dims.evaluate(kernel.tasks, env)
     bounds = np.linspace(0, tasks, shares + 1).astype(int)
-    for low, high in zip(bounds, bounds[1:], strict=False):
+    for low, high in pairwise(bounds):
         function(ctypes.addressof(pointers), ctypes.addressof(table), scratch.address, int(low), int(high))
 
 
-__all__ = ["HERE", "Layout", "assembly", "dense", "inside", "lower", "replace", "run_node"]
+__all__ = ["HERE", "Layout", "assembly", "dense", "inside", "lower", "run_node"]

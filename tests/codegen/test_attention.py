@@ -42,8 +42,8 @@ def check(shape: tuple[int, ...], mask: tuple[int, ...] | None, target: str, dty
 
 
 @pytest.mark.parametrize("target", HERE)
-@pytest.mark.parametrize("shape", [(1, 2, 16, 16, 8, 8), (2, 3, 17, 33, 5, 19), (1, 1, 1, 70, 16, 16), (1, 2, 40, 1, 8, 4),
-                                   (1, 4, 128, 128, 64, 64)])
+@pytest.mark.parametrize("shape", [
+    (1, 2, 16, 16, 8, 8), (2, 3, 17, 33, 5, 19), (1, 1, 1, 70, 16, 16), (1, 2, 40, 1, 8, 4), (1, 4, 128, 128, 64, 64)])
 def test_shapes(target: str, shape: tuple[int, ...]) -> None:
     b, h, s, t, _, _ = shape
     check(shape, None, target, shares=3)

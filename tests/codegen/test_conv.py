@@ -19,8 +19,8 @@ assert lepton.codegen.lower.conv
 rng = np.random.default_rng(2)
 
 
-def conv(shape: tuple[Any, ...], filters: int, kernel: tuple[int, ...], *, stride: int = 1, pad: int = 0, dilation: int = 1,
-         group: int = 1, layout: str = "nhwc", bias: bool = True, dtype: DType = DType.F32,
+def conv(shape: tuple[Any, ...], filters: int, kernel: tuple[int, ...], *, stride: int = 1, pad: int = 0,
+         dilation: int = 1, group: int = 1, layout: str = "nhwc", bias: bool = True, dtype: DType = DType.F32,
          **attrs: Any) -> tuple[Node, Value]:
     """A convolution node with constant filters, and its input."""
     rank = len(kernel)
@@ -58,9 +58,11 @@ def check(node: Node, x: Value, target: str, env: dict[str, int] | None = None, 
     (11, 4, 8, 3, {}), (12, 6, 9, 3, {"stride": 2, "pad": 1}), (10, 4, 6, 3, {"pad": 2, "dilation": 2}),
     (8, 16, 32, 1, {}), (8, 16, 20, 1, {"stride": 2}), (6, 12, 24, 3, {"group": 3, "pad": 1}),
     (5, 1, 1, 5, {"pad": 2}), (4, 7, 13, 2, {}), (3, 3, 3, 3, {"bias": False}), (6, 9, 18, 3, {"group": 9, "pad": 1}),
-    (9, 4, 4, 3, {"pads_begin": (2, 0), "pads_end": (0, 3)}), (9, 4, 4, 3, {"pads_begin": (-1, 1), "pads_end": (2, -2)}),
+    (9, 4, 4, 3, {"pads_begin": (2, 0), "pads_end": (0, 3)}),
+    (9, 4, 4, 3, {"pads_begin": (-1, 1), "pads_end": (2, -2)}),
 ])
-def test_shapes(target: str, layout: str, size: int, channels: int, filters: int, kernel: int, more: dict[str, Any]) -> None:
+def test_shapes(target: str, layout: str, size: int, channels: int, filters: int, kernel: int,
+                more: dict[str, Any]) -> None:
     spatial = (size, size + 1)
     shape = (2, channels, *spatial) if layout == "nchw" else (2, *spatial, channels)
     node, x = conv(shape, filters, (kernel, kernel), layout=layout, **more)

@@ -44,7 +44,8 @@ def close(got: Array, want: Array, k: int) -> None:
     np.testing.assert_allclose(got, want, rtol=tolerance, atol=tolerance)
 
 
-SHAPES = [(14, 4, 32), (1, 1, 1), (17, 7, 33), (49, 13, 130), (5, 9, 70), (3, 0, 5), (1, 64, 300), (65, 31, 1), (128, 66, 96)]
+SHAPES = [(14, 4, 32), (1, 1, 1), (17, 7, 33), (49, 13, 130), (5, 9, 70), (3, 0, 5), (1, 64, 300),
+          (65, 31, 1), (128, 66, 96)]
 
 
 @pytest.mark.parametrize("target", HERE)

@@ -31,8 +31,8 @@ def random(dtype: DType, *shape: int) -> Array:
 
 
 def check(node: Node, inputs: dict[Value, Array], target: str = HERE[-1], env: dict[str, int] | None = None) -> None:
-    operands = [None if v is None else inputs.get(v) if v in inputs else v.producer and v.producer.attrs["value"].array
-                for v in node.inputs]
+    constants = {v: v.producer.attrs["value"].array for v in node.inputs if v is not None and v.producer}
+    operands = [None if v is None else (constants | inputs)[v] for v in node.inputs]
     want = node.op.reference(*operands, **node.attrs)
     (got,) = run_node(node, inputs, target, env=env, shares=3)
     assert got.shape == want.shape
@@ -83,7 +83,8 @@ def test_conv_of_rank_six() -> None:
 def test_conv_integer() -> None:
     x, w = value(DType.U8, 1, 3, 6, 6), value(DType.I8, 5, 3, 3, 3)
     zx, zw = value(DType.U8), value(DType.I8, 5)
-    given = {x: random(DType.U8, 1, 3, 6, 6), w: random(DType.I8, 5, 3, 3, 3), zx: random(DType.U8), zw: random(DType.I8, 5)}
+    given = {x: random(DType.U8, 1, 3, 6, 6), w: random(DType.I8, 5, 3, 3, 3), zx: random(DType.U8),
+             zw: random(DType.I8, 5)}
     check(ops.conv_integer.node(x, w, zx, zw, **attrs(2)), given)
     check(ops.conv_integer.node(x, w, **attrs(2)), given)
 
@@ -92,7 +93,8 @@ TRANSPOSED = [
     ((2, 4, 5, 6), (4, 6, 3, 3), {}), ((1, 4, 5, 6), (4, 6, 4, 4), {"strides": (2, 2)}),
     ((2, 3, 4, 4), (3, 5, 2, 2), {"strides": (2, 2), "pads_begin": (0, 0), "pads_end": (0, 0)}),
     ((1, 4, 5, 5), (4, 3, 3, 3), {"group": 2, "strides": (2, 3), "output_padding": (1, 2)}),
-    ((1, 2, 9), (2, 3, 5), {"strides": (3,), "dilations": (2,)}), ((1, 2, 3, 3, 3), (2, 2, 2, 2, 2), {"strides": (2, 1, 2)}),
+    ((1, 2, 9), (2, 3, 5), {"strides": (3,), "dilations": (2,)}),
+    ((1, 2, 3, 3, 3), (2, 2, 2, 2, 2), {"strides": (2, 1, 2)}),
     ((1, 3, 6, 6), (3, 17, 3, 3), {"strides": (1, 2), "pads_begin": (2, 0), "pads_end": (0, 3), "dilations": (2, 1)}),
 ]
 

@@ -1,4 +1,4 @@
-"""Winograd's convolution: sizes that do and do not fill its tiles, borders, placement, and how much rounding it adds."""
+"""Winograd's convolution: sizes that do and do not fill its tiles, borders, placement, and the rounding it adds."""
 from __future__ import annotations
 
 from typing import Any
