@@ -76,7 +76,10 @@ static const lpt_program linked = {
 
 
 def source(name: str, dtype: str = "F32", size: int = 4) -> str:
-    """C source of an artifact's tables. `name`: static, dynamic, loop, late, copy (of a dtype), leaky, slow or impossible."""
+    """C source of an artifact's tables.
+
+    `name`: static, dynamic, loop, late, copy (of a dtype), leaky, slow or impossible.
+    """
     linked = {"static": _STATIC, "copy": _COPY, "leaky": _LEAKY, "slow": _SLOW, "impossible": _IMPOSSIBLE}.get(
         name, f"#define linked {name}_program")
     return f"""
