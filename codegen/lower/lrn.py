@@ -6,7 +6,7 @@ from lepton.codegen.kernel import Kernel
 from lepton.codegen.llvm.convert import widened
 from lepton.codegen.loops import Const, Expr, For, Let, Ref, Stmt, Update, Var, add, i64
 from lepton.codegen.lower.fused import Fused
-from lepton.codegen.lower.nest import TASK_ELEMENTS, cut, grain_for, least, most, nest_loops, sub
+from lepton.codegen.lower.nest import cut, grain_for, least, most, nest_loops, sub
 from lepton.codegen.lower.reduce import anchor_of
 from lepton.codegen.lower.scalar import ap
 from lepton.ir import ops
@@ -21,7 +21,7 @@ def lrn(group: Group, options: LowerOptions) -> Kernel:
     size, dtype = anchor.attrs["size"], widened(anchor.results[0].tensor.dtype)
     sizes = list(shape)
     lanes_last = len(sizes) > 2
-    tasks = cut(sizes, 2 * TASK_ELEMENTS // (size + 8), vector=lanes_last)
+    tasks = cut(sizes, vector=lanes_last, work=size + 8)
     coords, around = nest_loops(sizes, tasks, nest, vector=lanes_last)
     acc, k = Ref(nest.fresh("acc"), dtype), nest.var("k")
     start = most(i64(0), sub(coords[1], i64((size - 1) // 2)))
@@ -35,7 +35,7 @@ def lrn(group: Group, options: LowerOptions) -> Kernel:
     base = ap("add", ap("mul", acc, Const(anchor.attrs["alpha"] / size, dtype)), Const(anchor.attrs["bias"], dtype))
     result = ap("mul", x, _to_minus(base, anchor.attrs["beta"]))
     body: list[Stmt] = [Var(acc.name, Const(0.0, dtype)), window, *after, *fused.stores(coords, result)]
-    return nest.kernel(around.around(body), tasks.count, grain=grain_for(tasks, TASK_ELEMENTS // 4),
+    return nest.kernel(around.around(body), tasks.count, grain=grain_for(tasks),
                        writes=group.outputs, flops=product(shape) * (2 * size + 20))
 
 

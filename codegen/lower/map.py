@@ -6,7 +6,6 @@ from lepton.codegen.kernel import Kernel
 from lepton.codegen.llvm.math import LIBM, VECTOR
 from lepton.codegen.loops import Apply, Expr, Let, Stmt, Store, walk
 from lepton.codegen.lower.nest import (
-    TASK_ELEMENTS,
     Nest,
     Space,
     broadcast_strides,
@@ -48,7 +47,7 @@ def map_kernel(group: Group, space: Space) -> Kernel:
     coords: list[Expr] = []
     lets: list[Let] = []
     elements = Elements(lambda v: load(buffers[v], v.tensor.dtype, offset(coords, strides[v], nest)), lets)
-    tasks = cut(sizes, TASK_ELEMENTS // (2 if _is_heavy(group) else 1))
+    tasks = cut(sizes, work=_work(group))
     found, shape = nest_loops(sizes, tasks, nest)
     coords += found
     values = [elements.expr(v) for v in group.body.outputs]
@@ -75,9 +74,11 @@ def _ordered(space: Space, inputs: int) -> Space:
     return space.permuted([*(i for i in range(space.rank) if i != vector), vector])
 
 
-def _is_heavy(group: Group) -> bool:
-    return any(n.op.name in VECTOR or n.op.name in LIBM or n.op.name in ("gelu", "mish", "softplus", "swish")
-               for n in group.body.nodes)
+def _work(group: Group) -> int:
+    """Cheap operations that an element is worth: memory traffic counts as one, transcendental functions as four."""
+    heavy = sum(n.op.name in VECTOR or n.op.name in LIBM or n.op.name in ("gelu", "mish", "softplus", "swish", "elu")
+                for n in group.body.nodes)
+    return 1 + 3 * heavy + len(group.body.nodes) // 4
 
 
 def _operations(e: Expr) -> int:

@@ -16,7 +16,8 @@ from lepton.ir.types import DType
 
 Strides = tuple[Dim, ...]
 GUESS = 64            # what a size that is not known yet is taken for where it only steers a choice
-TASK_ELEMENTS = 16384  # of cheap elementwise work: 10 to 20 microseconds
+TASK_ELEMENTS = 32768    # of cheap elementwise work: 2 microseconds out of a cache, 20 out of memory
+GRAIN_ELEMENTS = 131072  # what is worth waking a thread for
 
 
 @dataclass(eq=False)
@@ -216,12 +217,14 @@ class Tasks:
     axis: int
     block: int
     count: Dim
-    elements: int     # of one task, about
+    work: int         # of one task, about, in cheap elementwise operations
 
 
-def cut(sizes: Sequence[Dim], target: int, *, vector: bool = True) -> Tasks:
-    """Tasks of about `target` elements. With `vector`, blocks of the last dim are whole vectors."""
-    target = max(1, target)
+def cut(sizes: Sequence[Dim], target: int = TASK_ELEMENTS, *, vector: bool = True, work: int = 1) -> Tasks:
+    """Tasks of about `target` cheap elementwise operations, of which each element takes `work`. With `vector`, blocks
+    of the last dim are whole vectors."""
+    work = max(1, work)
+    target = max(1, target // work)
     axis = len(sizes) - 1
     inner = 1
     while axis > 0 and inner * guess(sizes[axis]) < target:
@@ -240,7 +243,7 @@ def cut(sizes: Sequence[Dim], target: int, *, vector: bool = True) -> Tasks:
         if lanes and parts > 1:
             block = -(-block // 64) * 64
     count = product([*sizes[:axis], ceildiv(extent, block)])
-    return Tasks(axis, block, count, block * inner)
+    return Tasks(axis, block, count, block * inner * work)
 
 
 def nest_loops(sizes: Sequence[Dim], tasks: Tasks, nest: Nest, vector: bool = True) -> tuple[list[Expr], LoopShape]:
@@ -279,9 +282,9 @@ class LoopShape:
         return (For(self.task, i64(0), statements, LoopKind.TASKS),)
 
 
-def grain_for(tasks: Tasks, target: int = TASK_ELEMENTS, at_least: int = 2) -> int:
-    """Tasks that together are worth waking a thread for: about 20 microseconds."""
-    return max(1, -(-target * at_least // max(1, tasks.elements)))
+def grain_for(tasks: Tasks) -> int:
+    """Tasks that together are worth waking a thread for."""
+    return max(1, -(-GRAIN_ELEMENTS // max(1, tasks.work)))
 
 
 def only_output(group: Group) -> Value:

@@ -14,7 +14,7 @@ from lepton.codegen.kernel import Kernel
 from lepton.codegen.llvm.convert import widened
 from lepton.codegen.loops import Const, Expr, For, Let, LoopKind, Ref, Select, Stmt, Update, Var, i64, neutral
 from lepton.codegen.lower.fused import Fused
-from lepton.codegen.lower.nest import TASK_ELEMENTS, cut, div, grain_for, guess, least, most, nest_loops, sub
+from lepton.codegen.lower.nest import cut, div, grain_for, guess, least, most, nest_loops, sub
 from lepton.codegen.lower.reduce import anchor_of
 from lepton.codegen.lower.scalar import ap, to_dtype
 from lepton.ir import ops
@@ -96,17 +96,16 @@ class Pool:
         inner = self.channel if self.over_channels else self.space[-1]
         order = [a for a in range(len(self.shape)) if a != inner] + [inner]
         sizes = [self.shape[a] for a in order]
-        target = max(1, 2 * TASK_ELEMENTS // (taps + 1))
         nest = self.nest
         if self.over_channels:
-            tasks = cut(sizes, target)
+            tasks = cut(sizes, work=taps + 1)
             coords, shape = nest_loops(sizes, tasks, nest)
             body = self._windows(_unpermuted(coords, order), window)
         else:
-            tasks = cut(sizes[:-1], max(1, target // guess(sizes[-1])), vector=False)
+            tasks = cut(sizes[:-1], vector=False, work=(2 * taps + 1) * guess(sizes[-1]))
             coords, shape = nest_loops(sizes[:-1], tasks, nest, vector=False)
             body = self._row([*coords], order, window)
-        return nest.kernel(shape.around(body), tasks.count, grain=grain_for(tasks, max(1, TASK_ELEMENTS // taps)),
+        return nest.kernel(shape.around(body), tasks.count, grain=grain_for(tasks),
                            writes=self.fused.group.outputs, flops=product(self.shape) * taps)
 
     def _row(self, coords: list[Expr], order: Sequence[int], window: Window) -> list[Stmt]:

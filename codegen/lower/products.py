@@ -62,7 +62,7 @@ class _Product(Anchored):
         shape = self.result.shape
         sizes = [shape[a] for a in order] or [1]
         each = max(1, length if isinstance(length, int) else 64)
-        tasks = cut(sizes, max(16, TASK_PRODUCTS // each))
+        tasks = cut(sizes, TASK_PRODUCTS, work=each)
         coords, around = nest_loops(sizes, tasks, self.nest)
         point: list[Expr] = [i64(0)] * len(shape)
         for axis, coord in zip(order, coords, strict=False):

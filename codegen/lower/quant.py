@@ -8,7 +8,7 @@ from lepton.codegen.kernel import Kernel
 from lepton.codegen.llvm.convert import widened
 from lepton.codegen.loops import Cast, Const, Expr, For, Let, LoopKind, Ref, Select, Stmt, Store, Update, Var, i64
 from lepton.codegen.lower.fused import Fused
-from lepton.codegen.lower.nest import TASK_ELEMENTS, broadcast_strides, cut, div, grain_for, nest_loops, offset
+from lepton.codegen.lower.nest import broadcast_strides, cut, div, grain_for, nest_loops, offset
 from lepton.codegen.lower.reduce import anchor_of
 from lepton.codegen.lower.scalar import ap, c, to_dtype
 from lepton.ir import ops
@@ -31,7 +31,7 @@ class _Quant:
         wide = DType.F64 in (x.tensor.dtype, scale.tensor.dtype)
         self.wide = DType.F64 if wide else DType.F32
         self.sizes = list(self.shape) or [1]
-        self.tasks = cut(self.sizes, TASK_ELEMENTS)
+        self.tasks = cut(self.sizes, work=2)
         self.coords, self.around = nest_loops(self.sizes, self.tasks, self.fused.nest)
 
     def parameter(self, k: int, lets: list[Stmt]) -> Expr | None:

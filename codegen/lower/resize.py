@@ -17,7 +17,7 @@ from lepton.codegen.kernel import Kernel, packed
 from lepton.codegen.llvm.convert import widened
 from lepton.codegen.loops import Apply, Cast, Const, Expr, For, Let, LoopKind, Ref, Select, Stmt, add, i64, mul
 from lepton.codegen.lower.anchored import Anchored
-from lepton.codegen.lower.nest import TASK_ELEMENTS, cut, grain_for, least, load, most, nest_loops
+from lepton.codegen.lower.nest import cut, grain_for, guess, least, load, most, nest_loops
 from lepton.ir import ops
 from lepton.ir.diagnostics import UnsupportedError
 from lepton.ir.dims import Dim, product
@@ -53,7 +53,8 @@ class _Resize(Anchored):
 
     def kernel(self) -> Kernel:
         shape = self.result.shape
-        tasks = cut(shape[:-1] or (1,), max(1, TASK_ELEMENTS // 64))
+        work = {"nearest": 4, "linear": 16, "cubic": 64}[self.attrs["mode"]]
+        tasks = cut(shape[:-1] or (1,), vector=False, work=work * guess(shape[-1]))
         coords, around = nest_loops(shape[:-1] or (1,), tasks, self.nest, vector=False)
         last = self.nest.var("x")
         point: list[Expr] = [*coords[:len(shape) - 1], last]

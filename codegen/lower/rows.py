@@ -1,8 +1,8 @@
 """Kernels that combine elements along some axes of a value x: reductions, softmax, norms.
 
 `Rows` sees everything over x's dims: what computes x (and the anchor's other operands) before the anchor, what is read
-and written after it. Two shapes of loops come out: if the vectors' dim is reduced, tasks and serial loops go over the
-rows and each pass over a row is a VECTOR loop with vector accumulators; if it is kept, a VECTOR loop goes over it, every
+and written after it. Two shapes of loops come out. If the vectors' dim is reduced, tasks and serial loops go over the
+rows and each pass over a row is a VECTOR loop with vector accumulators. If it is kept, a VECTOR loop goes over it, every
 lane has accumulators of its own and the passes inside are serial.
 """
 from __future__ import annotations
@@ -15,12 +15,12 @@ from lepton.codegen.kernel import Access, Kernel
 from lepton.codegen.llvm.convert import widened
 from lepton.codegen.loops import Expr, For, Let, Load, LoopKind, Stmt, Store, i64
 from lepton.codegen.lower.nest import (
-    TASK_ELEMENTS,
     Nest,
     Strides,
     broadcast_strides,
     collapse,
     cut,
+    grain_for,
     guess,
     guess_product,
     load,
@@ -148,11 +148,10 @@ class Rows:
                 self.inputs[inner] = nest.reads(outer, inner.tensor.dtype)
         self.outputs = [nest.writes(v, v.tensor.dtype) for v in group.outputs]
         per_row = max(1, guess_product(self.reduced)) * cost
-        tasks = cut(self.kept, max(1, 2 * TASK_ELEMENTS // per_row), vector=self.vector_rows)
+        tasks = cut(self.kept, vector=self.vector_rows, work=per_row)
         coords, shape = nest_loops(self.kept, tasks, nest, vector=self.vector_rows)
         body = build(coords)
-        grain = max(1, -(-2 * TASK_ELEMENTS // max(1, tasks.elements * per_row)))
-        return nest.kernel(shape.around(body), tasks.count, grain=grain, writes=group.outputs,
+        return nest.kernel(shape.around(body), tasks.count, grain=grain_for(tasks), writes=group.outputs,
                            flops=product(self.shape) * cost)
 
     def each(self, kept: Coords, body: Callable[[Coords], Sequence[Stmt]], *, serial: bool = False,

@@ -118,6 +118,13 @@ def softplus(x: Expr) -> Expr:
     return ap("add", ap("maximum", x, c(0, x)), ap("log1p", ap("exp", ap("neg", ap("abs", x)))))
 
 
+def mish(a: Args, n: Node) -> Expr:
+    """tanh(log(1 + e)) is (e*e + 2e) / (e*e + 2e + 2); beyond e**40 it is 1."""
+    e = ap("exp", ap("minimum", a[0], c(40, a[0])))
+    top = ap("mul", e, ap("add", e, c(2, e)))
+    return ap("mul", a[0], ap("div", top, ap("add", top, c(2, e))))
+
+
 def gelu(a: Args, n: Node) -> Expr:
     x = a[0]
     if n.attrs["approximate"] == "tanh":
@@ -227,7 +234,7 @@ FORMULAS: dict[Op, Callable[[Any, Node], Expr]] = {
     ops.hard_swish: lambda a, n: ap("mul", a[0], clamped(ap("add", times(a[0], 1 / 6), c(0.5, a[0])), 0, 1)),
     ops.softplus: lambda a, n: softplus(a[0]),
     ops.softsign: lambda a, n: ap("div", a[0], ap("add", ap("abs", a[0]), c(1, a[0]))),
-    ops.mish: lambda a, n: ap("mul", a[0], ap("tanh", softplus(a[0]))),
+    ops.mish: mish,
     ops.gelu: gelu, ops.swish: swish, ops.shrink: shrink, ops.is_inf: is_inf, ops.clip: clip, ops.pow_: power,
     ops.cast: cast, ops.bitcast: bitcast,
     ops.thresholded_relu: lambda a, n: Select(ap("greater", a[0], c(n.attrs["alpha"], a[0])), a[0], c(0, a[0])),

@@ -74,7 +74,7 @@ def softmax(group: Group, options: LowerOptions) -> Kernel:
                 Var(total.name, Const(0.0, dtype)), *rows.each(kept, add_up), Let(finish.name, factor),
                 *rows.each(kept, write)]
 
-    return rows.kernel(row, cost=6)
+    return rows.kernel(row, cost=8)
 
 
 @lowers(ops.hardmax)

@@ -8,7 +8,7 @@ from lepton.codegen.kernel import Kernel
 from lepton.codegen.llvm.convert import widened
 from lepton.codegen.loops import Expr, For, If, Let, Load, LoopKind, Ref, Select, Stmt, Store, Update, Var, add, i64
 from lepton.codegen.lower.fused import Fused
-from lepton.codegen.lower.nest import TASK_ELEMENTS, cut, guess, least, nest_loops, offset, sub
+from lepton.codegen.lower.nest import cut, grain_for, guess, least, nest_loops, offset, sub
 from lepton.codegen.lower.reduce import anchor_of
 from lepton.codegen.lower.scalar import ap
 from lepton.ir import ops
@@ -87,8 +87,7 @@ def top_k(group: Group, options: LowerOptions) -> Kernel:
     kept = [d for a, d in enumerate(t.shape) if a != t.axis]
     sizes = kept or [1]
     per_row = 2 * guess(t.shape[t.axis])
-    tasks = cut(sizes, max(1, TASK_ELEMENTS // per_row), vector=False)
+    tasks = cut(sizes, vector=False, work=4 * per_row)
     coords, around = nest_loops(sizes, tasks, t.nest, vector=False)
     return t.nest.kernel(around.around(t.row(coords if kept else [])), tasks.count,
-                         grain=max(1, 2 * TASK_ELEMENTS // (per_row * tasks.elements)), writes=group.outputs,
-                         flops=product(t.shape) * 2)
+                         grain=grain_for(tasks), writes=group.outputs, flops=product(t.shape) * 2)

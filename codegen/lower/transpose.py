@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from lepton.codegen.group import Group, LowerOptions
 from lepton.codegen.kernel import DimTable, Kernel, Size
 from lepton.codegen.llvm.builder import Function, Int, Module, Val, vec
-from lepton.codegen.lower.nest import TASK_ELEMENTS, Space, guess
+from lepton.codegen.lower.nest import GRAIN_ELEMENTS, TASK_ELEMENTS, Space, guess
 from lepton.codegen.target import Target
 from lepton.ir.dims import Dim, ceildiv, product
 
@@ -139,13 +139,13 @@ def transpose_kernel(group: Group, space: Space, options: LowerOptions) -> Kerne
     table = DimTable()
     outer = [i for i in range(space.rank) if i not in (r, c)]
     columns: Dim = space.sizes[c]
-    block = max(16, TASK_ELEMENTS // guess(space.sizes[r]) // 16 * 16)
+    block = max(16, TASK_ELEMENTS // 2 // guess(space.sizes[r]) // 16 * 16)
     chunks = ceildiv(columns, block)
     body = TransposeBody(
         dtype.bytes, tuple(table.ref(space.sizes[i]) for i in outer), tuple(table.ref(source[i]) for i in outer),
         tuple(table.ref(target[i]) for i in outer), table.ref(space.sizes[r]), table.ref(columns),
         table.ref(source[c]), table.ref(target[r]), block, table.ref(chunks))
-    elements = guess(space.sizes[r]) * min(block, guess(columns))
+    work = 2 * guess(space.sizes[r]) * min(block, guess(columns))
     tasks = product([*(space.sizes[i] for i in outer), chunks])
     return Kernel("transpose", body, (group.inputs[0], group.outputs[0]), tasks, table.dims,
-                  grain=max(1, -(-2 * TASK_ELEMENTS // elements)), writes=group.outputs)
+                  grain=max(1, -(-GRAIN_ELEMENTS // work)), writes=group.outputs)
