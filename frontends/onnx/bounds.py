@@ -18,9 +18,12 @@ def lower(dim: Dim, deep: int = _DEEP) -> int | None:
         return dim
     if deep == 0:
         return None
-    for simpler in _without_one_negative(dim):
-        if (bound := lower(simpler, deep - 1)) is not None:
-            return bound
+    found = [bound for d in _without_one_negative(dim) if (bound := lower(d, deep - 1)) is not None]
+    return max(found) if found else _of_terms(dim, deep)
+
+
+def _of_terms(dim: Expr, deep: int) -> int | None:
+    """The sum of the terms' bounds, with symbols counted from 1 so that N*M - N is not negative."""
     shifted = dims.substitute(dim, {name: dims.sym(name) + 1 for name in dims.symbols(dim)})
     if isinstance(shifted, int):
         return shifted
@@ -54,14 +57,12 @@ def certainly(a: Dim, relation: str, b: Dim) -> bool | None:
 
 def smaller(a: Dim, b: Dim) -> Dim:
     """min(a, b), without the `min` where it is known which."""
-    known = certainly(a, "<=", b)
-    return dims.dim_min(a, b) if known is None else a if known else b
+    return a if certainly(a, "<=", b) else b if certainly(b, "<=", a) else dims.dim_min(a, b)
 
 
 def larger(a: Dim, b: Dim) -> Dim:
     """max(a, b), without the `max` where it is known which."""
-    known = certainly(a, "<=", b)
-    return dims.dim_max(a, b) if known is None else b if known else a
+    return b if certainly(a, "<=", b) else a if certainly(b, "<=", a) else dims.dim_max(a, b)
 
 
 def _monomial(monomial: dims.Monomial, deep: int) -> int | None:

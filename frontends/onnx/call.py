@@ -1,4 +1,4 @@
-"""One ONNX node while it is imported: its operands, attributes, what is known of their contents, and how to emit ops."""
+"""One ONNX node while it is imported: its operands, what is known of their contents, attributes, how to emit ops."""
 from __future__ import annotations
 
 from collections.abc import Sequence
@@ -56,8 +56,14 @@ class Call:
         return op.node(*operands, loc=(self.where,), **attrs).results
 
     def const(self, value: Any, dtype: DType | None = None) -> Value:
-        """A constant with these elements."""
-        return self(ops.constant, value=Tensor.of(np.asarray(value, dtype.numpy if dtype else None)))
+        """A constant with these elements. Raises LeptonError where the type cannot hold them."""
+        try:
+            with np.errstate(over="ignore"):
+                array = np.asarray(value, dtype.numpy if dtype else None)
+        except (OverflowError, ValueError) as error:
+            kind = dtype.value if dtype else "a tensor"
+            raise LeptonError(f"{value} does not fit {kind}", where=self.where) from error
+        return self(ops.constant, value=Tensor.of(array))
 
     def like(self, value: float, x: Value) -> Value:
         """A scalar of x's element type."""
@@ -121,6 +127,18 @@ class Call:
             self.depends(index, what)
         return known
 
+    def dim(self, index: int, what: str) -> Dim:
+        """The one number that operand `index` holds."""
+        dims = self.dims(index, what)
+        if len(dims) != 1:
+            raise LeptonError(f"{what} (input {index}, {self.x(index).type}) is not one number", where=self.where)
+        return dims[0]
+
+    def int_in(self, index: int, what: str) -> int:
+        """The one number that operand `index` holds, a constant."""
+        dim = self.dim(index, what)
+        return dim if isinstance(dim, int) else self.ints_in(index, what)[0]
+
     def ints_in(self, index: int, what: str) -> tuple[int, ...]:
         """What operand `index` holds. Raises UnsupportedError unless it is constant."""
         dims = self.dims(index, what)
@@ -162,6 +180,13 @@ class Call:
 
     def i(self, name: str, default: Any = None) -> int:
         return self._get(name, A.INT, default)  # type: ignore[no-any-return]
+
+    def positive(self, name: str, default: Any = None) -> int:
+        """An integer attribute that must be 1 or more."""
+        value = self.i(name, default)
+        if value < 1:
+            raise LeptonError(f"attribute '{name}' is {value}, expected 1 or more", where=self.where)
+        return value
 
     def flag(self, name: str, default: bool = False) -> bool:
         return bool(self._get(name, A.INT, default))

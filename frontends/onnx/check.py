@@ -16,9 +16,9 @@ def domain(name: str) -> str:
     return "" if name == "ai.onnx" else name
 
 
-def location(node: onnx.NodeProto, file: str = "") -> Location:
-    """Where `node` is: its name, or what it computes."""
-    name = node.name or next((o for o in node.output if o), "")
+def location(node: onnx.NodeProto, file: str = "", prefix: str = "") -> Location:
+    """Where `node` is: its name, or what it computes, after the names of the calls around it."""
+    name = prefix + (node.name or next((o for o in node.output if o), ""))
     kind = f"{node.domain}::{node.op_type}" if domain(node.domain) else node.op_type
     return Location(name, kind, file)
 

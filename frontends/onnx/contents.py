@@ -3,7 +3,7 @@
 `Contents.of(value)` is a partial evaluation of the graph built so far, on arrays of numbers (`numbers.Number`)
 instead of elements: integers, dims, and quotients of dims. Because it looks at the ops of the graph and not at ONNX's,
 every importer is covered once its result is built from the ops in the table.
-Floats are computed exactly, not rounded: right for what exporters do with sizes (scale, floor), and only used for sizes.
+Floats are computed exactly, not rounded: right for what exporters do with sizes (scale, floor), and used for no more.
 """
 from __future__ import annotations
 

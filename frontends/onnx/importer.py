@@ -95,7 +95,7 @@ class Importer:
             self._node(node, scope)
 
     def _node(self, node: onnx.NodeProto, scope: Scope) -> None:
-        where = location(node, self.file.name)
+        where = location(node, self.file.name, scope.prefix)
         try:
             inputs = tuple(scope.lookup(n, self.contents) if n else None for n in node.input)
             results = self._results(node, inputs, scope)
@@ -126,7 +126,7 @@ class Importer:
             around = {"": scope.opsets.get("", LIMITS.opset), domain(node.domain): opset}
             imported = around | opsets(body.opset_import)
             return self._call(body, node, inputs, scope, imported, Store(inline_raw=True))
-        call = Call(self, scope, node, inputs, opset, location(node, self.file.name))
+        call = Call(self, scope, node, inputs, opset, location(node, self.file.name, scope.prefix))
         results = _as_list(rule(call))
         if unread := call.unread():
             raise UnsupportedError(f"attribute '{unread[0]}' of {node.op_type} (opset {opset}) is not supported")
@@ -207,7 +207,7 @@ class Importer:
             rule, opset = self._rule(inner, scope)
             if rule is None and not _has_body(inner, opset):
                 error = UnsupportedError(f"operator {location(inner).op} (opset {opset}) is not supported")
-                self.problems.add(inner, location(inner, self.file.name), error)
+                self.problems.add(inner, location(inner, self.file.name, scope.prefix), error)
 
 
 def pinned(value: Value, contents: Any) -> Value:

@@ -132,7 +132,7 @@ def _load(kind: TensorType, count: int, view: memoryview) -> Array:
     if kind.dtype.bits < 8:
         return unpack(np.frombuffer(view, np.uint8), kind.dtype, count).reshape(shape)
     if kind.dtype is DType.BOOL:
-        return (np.frombuffer(view, np.uint8) != 0).reshape(shape)
+        return np.asarray(np.frombuffer(view, np.uint8) != 0).reshape(shape)
     return np.asarray(np.frombuffer(view, kind.dtype.numpy, count).reshape(shape))
 
 

@@ -73,11 +73,11 @@ def same(got: Sequence[np.ndarray], want: Sequence[np.ndarray], *, rtol: float, 
 
 
 def floats(*shape: int, seed: int = 0) -> np.ndarray:
-    return np.random.default_rng(seed).standard_normal(shape).astype(np.float32)
+    return np.asarray(np.random.default_rng(seed).standard_normal(shape), np.float32)
 
 
 def positive(*shape: int) -> np.ndarray:
-    return np.abs(floats(*shape)) + np.float32(0.1)
+    return np.asarray(np.abs(floats(*shape)) + np.float32(0.1))
 
 
 def ints(*values: int, dtype: Any = np.int64) -> np.ndarray:

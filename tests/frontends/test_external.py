@@ -37,7 +37,8 @@ def model_with(folder: Path, location: str, **entries: object) -> Path:
 
 
 @pytest.mark.parametrize(("location", "entries"), [
-    ("w.bin", {"offset": 8, "length": 16}), ("sub/w.bin", {}), ("./sub//w.bin", {"length": 16}), ("w.bin", {"offset": 8}),
+    ("w.bin", {"offset": 8, "length": 16}), ("sub/w.bin", {}), ("./sub//w.bin", {"length": 16}),
+    ("w.bin", {"offset": 8}),
 ])
 def test_read(folder: Path, location: str, entries: dict[str, object]) -> None:
     graph = load(model_with(folder, location, **entries))

@@ -17,12 +17,15 @@ def case(op: str, *inputs: np.ndarray | None, **rest: Any) -> Case:
     return op, {f"x{i}": x for i, x in enumerate(inputs)}, rest
 
 
-def c(**constants: np.ndarray) -> dict[str, Any]:
-    return {"constants": constants}
+def c(**constants: Any) -> dict[str, Any]:
+    """Initialisers that follow the inputs."""
+    return {"constants": {name: np.asarray(x) for name, x in constants.items()}}
 
 
-UNARY = [case(op, X) for op in ("Abs", "Ceil", "Cos", "Erf", "Exp", "Floor", "HardSwish", "Mish", "Neg", "Relu", "Round",
-                                "Sigmoid", "Sign", "Sin", "Softplus", "Softsign", "Tanh", "Sinh", "Cosh", "Atan", "Asinh",
+UNARY = [case(op, X) for op in ("Abs", "Ceil", "Cos", "Erf", "Exp", "Floor", "HardSwish", "Mish", "Neg", "Relu",
+        "Round",
+                                "Sigmoid", "Sign", "Sin", "Softplus", "Softsign", "Tanh", "Sinh", "Cosh", "Atan",
+                                "Asinh",
                                 "Identity", "IsNaN", "GlobalAveragePool", "GlobalMaxPool")]
 UNARY += [case(op, positive(3, 4)) for op in ("Log", "Reciprocal", "Sqrt")]
 UNARY += [case(op, floats(3, 4), alpha=0.3) for op in ("LeakyRelu", "Elu", "Celu", "ThresholdedRelu")]
@@ -39,7 +42,8 @@ UNARY += [
     case("Dropout", X), case("Dropout", X, ratio=0.3, opset=9, outputs=1), case("EyeLike", X[0, 0], k=1),
     case("DepthToSpace", floats(1, 8, 2, 3), blocksize=2),
     case("DepthToSpace", floats(1, 8, 2, 3), blocksize=2, mode="CRD"),
-    case("SpaceToDepth", floats(1, 2, 4, 6), blocksize=2), case("Trilu", X), case("Trilu", X, **c(k=np.array(1)), upper=0),
+    case("SpaceToDepth", floats(1, 2, 4, 6), blocksize=2), case("Trilu", X),
+    case("Trilu", X, **c(k=np.array(1)), upper=0),
     case("NonZero", (X > 0.5).astype(np.float32)), case("Squeeze", floats(1, 3, 1)),
     case("Squeeze", floats(1, 3, 1), axes=[0], opset=11), case("Squeeze", floats(1, 3, 1), **c(axes=ints(-1))),
     case("Unsqueeze", X, axes=[0, 4], opset=11), case("Unsqueeze", X, **c(axes=ints(-1, 0))),
@@ -49,7 +53,8 @@ UNARY += [
 ]
 
 BINARY = [case(op, X, floats(3, 1, 5, seed=1)) for op in ("Add", "Sub", "Mul", "Div", "Max", "Min", "Less", "Greater",
-                                                         "LessOrEqual", "GreaterOrEqual", "Equal", "PRelu", "Sum", "Mean")]
+                                                         "LessOrEqual", "GreaterOrEqual", "Equal", "PRelu", "Sum",
+                                                         "Mean")]
 BINARY += [
     case("Div", ints(7, -7, 7, -7), ints(2, 2, -2, -2)), case("Mod", ints(7, -7, 7, -7), ints(3, 3, -3, -3)),
     case("Mod", X, positive(5), fmod=1), case("Mod", ints(7, -7, 7, -7), ints(3, 3, -3, -3), fmod=1),
@@ -70,9 +75,19 @@ BINARY += [
     case("OneHot", ints(0, 2, -1), **c(d=np.array(4), v=floats(2))),
     case("OneHot", ints(0, 2, -1), **c(d=np.array(4), v=floats(2)), axis=0),
     case("TopK", X, **c(k=ints(2)), outputs=2), case("TopK", X, **c(k=ints(2)), outputs=2, axis=1, largest=0),
-    case("Compress", X, **c(k=np.array([True, False, True])), axis=2), case("Compress", X, **c(k=np.array([False, True]))),
+    case("Compress", X, **c(k=np.array([True, False, True])), axis=2),
+    case("Compress", X, **c(k=np.array([False, True]))),
     case("ReverseSequence", floats(4, 3), **c(n=ints(4, 1, 2)), time_axis=0, batch_axis=1),
     case("CastLike", X, **c(y=np.zeros(1, np.int32)), opset=15),
+]
+
+EQUATIONS: list[tuple[str, list[tuple[int, ...]]]] = [
+    ("ij,jk->ik", [(2, 3), (3, 4)]), ("bij,bjk->bik", [(2, 3, 4), (2, 4, 5)]),
+    ("bhqd,bhkd->bhqk", [(1, 2, 3, 4)] * 2),
+    ("i,j->ij", [(3,), (4,)]), ("ij->ji", [(2, 3)]), ("ij->i", [(2, 3)]), ("ii->i", [(3, 3)]),
+    ("ij,ij->", [(2, 3)] * 2),
+    ("...ij,...jk->...ik", [(2, 5, 3, 4), (2, 5, 4, 2)]), ("ij,jk,kl->il", [(2, 3), (3, 4), (4, 5)]),
+    ("bid,bjd", [(2, 3, 4), (2, 5, 4)]),
 ]
 
 MATMUL = [
@@ -80,27 +95,28 @@ MATMUL = [
     case("Gemm", floats(3, 4), floats(4, 5), floats(5)), case("Gemm", floats(4, 3), floats(5, 4), transA=1, transB=1),
     case("Gemm", floats(3, 4), floats(4, 5), floats(3, 1), alpha=0.5, beta=2.0),
     case("FusedMatMul", floats(2, 4, 3), floats(2, 5, 4), domain="com.microsoft", transA=1, transB=1, alpha=0.5),
-    *(case("Einsum", *(floats(*s, seed=i) for i, s in enumerate(shapes)), equation=equation) for equation, shapes in [
-        ("ij,jk->ik", [(2, 3), (3, 4)]), ("bij,bjk->bik", [(2, 3, 4), (2, 4, 5)]), ("bhqd,bhkd->bhqk", [(1, 2, 3, 4)] * 2),
-        ("i,j->ij", [(3,), (4,)]), ("ij->ji", [(2, 3)]), ("ij->i", [(2, 3)]), ("ii->i", [(3, 3)]), ("ij,ij->", [(2, 3)] * 2),
-        ("...ij,...jk->...ik", [(2, 5, 3, 4), (2, 5, 4, 2)]), ("ij,jk,kl->il", [(2, 3), (3, 4), (4, 5)]),
-        ("bid,bjd", [(2, 3, 4), (2, 5, 4)]),
-    ]),
+    *(case("Einsum", *(floats(*s, seed=i) for i, s in enumerate(shapes)), equation=equation)
+      for equation, shapes in EQUATIONS),
 ]
 
 WINDOWS = [
-    case("Conv", X, floats(4, 3, 3, 3)), case("Conv", X, floats(4, 3, 3, 3), floats(4), pads=[1, 0, 2, 1], strides=[2, 1]),
-    case("Conv", X, floats(3, 1, 3, 3), group=3, dilations=[2, 1]), case("Conv", X, floats(4, 3, 3, 2), auto_pad="SAME_UPPER"),
-    case("Conv", X, floats(4, 3, 2, 2), auto_pad="SAME_LOWER", strides=[2, 2]), case("Conv", X[..., 0], floats(4, 3, 3)),
+    case("Conv", X, floats(4, 3, 3, 3)),
+    case("Conv", X, floats(4, 3, 3, 3), floats(4), pads=[1, 0, 2, 1], strides=[2, 1]),
+    case("Conv", X, floats(3, 1, 3, 3), group=3, dilations=[2, 1]),
+    case("Conv", X, floats(4, 3, 3, 2), auto_pad="SAME_UPPER"),
+    case("Conv", X, floats(4, 3, 2, 2), auto_pad="SAME_LOWER", strides=[2, 2]),
+    case("Conv", X[..., 0], floats(4, 3, 3)),
     case("Conv", X, floats(4, 3, 3, 3), auto_pad="VALID", kernel_shape=[3, 3]),
-    case("ConvTranspose", X, floats(3, 2, 3, 3)), case("ConvTranspose", X, floats(3, 2, 3, 3), strides=[2, 2], pads=[1] * 4),
+    case("ConvTranspose", X, floats(3, 2, 3, 3)),
+    case("ConvTranspose", X, floats(3, 2, 3, 3), strides=[2, 2], pads=[1] * 4),
     case("ConvTranspose", X, floats(3, 2, 3, 3), floats(2), strides=[2, 2], output_padding=[1, 1]),
     case("ConvTranspose", X, floats(3, 2, 3, 3), strides=[2, 3], output_shape=[12, 14]),
     case("ConvTranspose", X, floats(3, 2, 3, 3), strides=[2, 2], auto_pad="SAME_UPPER"),
     case("ConvTranspose", floats(1, 4, 3, 3), floats(4, 2, 2, 2), group=2),
     case("MaxPool", X, kernel_shape=[3, 2]), case("MaxPool", X, kernel_shape=[3, 3], strides=[2, 2], ceil_mode=1),
     case("MaxPool", X, kernel_shape=[3, 3], pads=[1] * 4, dilations=[2, 1]),
-    case("MaxPool", X, kernel_shape=[2, 2], strides=[2, 2], outputs=2), case("MaxPool", X, kernel_shape=[2, 2], opset=1),
+    case("MaxPool", X, kernel_shape=[2, 2], strides=[2, 2], outputs=2),
+    case("MaxPool", X, kernel_shape=[2, 2], opset=1),
     case("AveragePool", X, kernel_shape=[3, 3], pads=[1] * 4),
     case("AveragePool", X, kernel_shape=[3, 3], pads=[1] * 4, count_include_pad=1),
     case("AveragePool", X, kernel_shape=[3, 2], strides=[2, 2], auto_pad="SAME_UPPER"),
@@ -113,9 +129,11 @@ NORMS = [
     case("InstanceNormalization", X, floats(3), floats(3)), case("LayerNormalization", X, floats(5), floats(5)),
     case("LayerNormalization", X, floats(6, 5), axis=2), case("LayerNormalization", X, floats(5), outputs=3),
     case("GroupNormalization", floats(2, 4, 3), floats(4), floats(4), num_groups=2, opset=21),
-    case("SkipLayerNormalization", floats(2, 3, 4), floats(2, 3, 4), floats(4), floats(4), floats(4), domain="com.microsoft",
+    case("SkipLayerNormalization", floats(2, 3, 4), floats(2, 3, 4), floats(4), floats(4),
+        floats(4), domain="com.microsoft",
          epsilon=1e-5),
-    case("FastGelu", X[0, 0], floats(5), domain="com.microsoft"), case("BiasGelu", X, floats(5), domain="com.microsoft"),
+    case("FastGelu", X[0, 0], floats(5), domain="com.microsoft"),
+    case("BiasGelu", X, floats(5), domain="com.microsoft"),
     case("QuickGelu", X, domain="com.microsoft"), case("Gelu", X, domain="com.microsoft"),
 ]
 
@@ -123,7 +141,8 @@ REDUCE = [case(op, X, axes=[1, -1], keepdims=k, opset=11) for k in (0, 1) for op
     "ReduceSum", "ReduceMean", "ReduceMax", "ReduceMin", "ReduceProd", "ReduceL1", "ReduceL2", "ReduceLogSumExp",
     "ReduceSumSquare")]
 REDUCE += [
-    case("ReduceSum", X), case("ReduceSum", X, **c(axes=ints(2)), keepdims=0), case("ReduceMean", X, **c(axes=ints(-1))),
+    case("ReduceSum", X), case("ReduceSum", X, **c(axes=ints(2)), keepdims=0),
+    case("ReduceMean", X, **c(axes=ints(-1))),
     case("ReduceSum", X, noop_with_empty_axes=1), case("ReduceLogSum", positive(3, 4), axes=[0], opset=13),
     case("ReduceMax", ints(3, 1, 2)), case("ReduceLogSumExp", floats(3, 4) * 1000),
 ]
@@ -133,19 +152,22 @@ MOVEMENT = [
     case("Slice", X, **c(s=ints(0, 1), e=ints(2, 2**63 - 1))),
     case("Slice", X, **c(s=ints(-1), e=ints(-(2**63)), a=ints(2), t=ints(-2))),
     case("Slice", X, **c(s=ints(10), e=ints(-100), a=ints(-1), t=ints(-1))),
-    case("Slice", X, **c(s=ints(4), e=ints(2), a=ints(3))), case("Slice", X, **c(s=ints(-100), e=ints(3), a=ints(2), t=ints(2))),
+    case("Slice", X, **c(s=ints(4), e=ints(2), a=ints(3))),
+    case("Slice", X, **c(s=ints(-100), e=ints(3), a=ints(2), t=ints(2))),
     case("Split", X, axis=2, outputs=3, opset=13), case("Split", X, axis=2, split=[1, 5], outputs=2, opset=11),
     case("Split", X, **c(s=ints(2, 3)), axis=-1, outputs=2), case("Split", X, axis=3, num_outputs=2, outputs=2),
     case("Concat", X, X, axis=-1), case("Concat", X, X, axis=1, opset=4), case("Reshape", X, **c(s=ints(0, -1, 15))),
     case("Reshape", floats(0, 3), **c(s=ints(3, 0)), allowzero=1), case("Reshape", X, **c(s=ints(-1))),
-    case("Pad", X, pads=[0, 0, 1, 2, 0, 0, 0, 1], value=0.5, opset=2), case("Pad", X, **c(p=ints(0, 0, 1, 2, 0, 0, 0, 1))),
+    case("Pad", X, pads=[0, 0, 1, 2, 0, 0, 0, 1], value=0.5, opset=2),
+    case("Pad", X, **c(p=ints(0, 0, 1, 2, 0, 0, 0, 1))),
     case("Pad", X, **c(p=ints(0, 0, 1, 2, 0, 0, 0, 1)), mode="reflect"),
     case("Pad", X, **c(p=ints(0, 0, 1, 2, 0, 0, 0, 1)), mode="edge"),
     case("Pad", X, **c(p=ints(1, 2, -1, 1), v=np.float32(3), a=ints(-1, 2))),
     case("Resize", X, None, **c(s=np.array([1, 1, 2, 2], np.float32)), mode="nearest"),
     case("Resize", X, None, **c(s=np.array([1, 1, 0.5, 1.7], np.float32)), mode="linear"),
     case("Resize", X, None, None, **c(s=ints(2, 3, 9, 4)), mode="cubic"),
-    case("Resize", X, None, None, **c(s=ints(2, 3, 9, 4)), mode="linear", coordinate_transformation_mode="align_corners"),
+    case("Resize", X, None, None, **c(s=ints(2, 3, 9, 4)), mode="linear",
+        coordinate_transformation_mode="align_corners"),
     case("Resize", X, None, **c(s=np.array([1, 1, 2, 2], np.float32)), mode="nearest", nearest_mode="floor",
          coordinate_transformation_mode="asymmetric"),
     case("Resize", X, None, None, **c(s=ints(12, 10)), axes=[2, 3], mode="linear",
@@ -164,16 +186,19 @@ def _recurrent(op: str, gates: int, **rest: Any) -> Case:
 LAYERS = [
     _recurrent("LSTM", 4, outputs=3), _recurrent("LSTM", 4, direction="bidirectional", outputs=3),
     _recurrent("LSTM", 4, direction="reverse"), _recurrent("GRU", 3), _recurrent("GRU", 3, linear_before_reset=1),
-    _recurrent("RNN", 1, activations=["Relu"]), _recurrent("RNN", 1, direction="bidirectional", activations=["Tanh", "Relu"]),
+    _recurrent("RNN", 1, activations=["Relu"]),
+    _recurrent("RNN", 1, direction="bidirectional", activations=["Tanh", "Relu"]),
     _recurrent("LSTM", 4, activations=["HardSigmoid", "Tanh", "Tanh"], activation_alpha=[0.3], activation_beta=[0.4]),
 ]
 
 QUANTISED = [
-    case("QuantizeLinear", X, **c(s=np.float32(0.02), z=np.uint8(120))), case("QuantizeLinear", X, **c(s=np.float32(0.02))),
+    case("QuantizeLinear", X, **c(s=np.float32(0.02), z=np.uint8(120))),
+    case("QuantizeLinear", X, **c(s=np.float32(0.02))),
     case("QuantizeLinear", X, **c(s=positive(3), z=np.array([1, 2, 3], np.int8)), axis=1),
     case("DequantizeLinear", ints(1, 200, 3, dtype=np.uint8), **c(s=np.float32(0.1), z=np.uint8(100))),
     case("DynamicQuantizeLinear", X, outputs=3),
-    case("MatMulInteger", ints(1, 2, 3, 4, dtype=np.uint8).reshape(2, 2), **c(w=ints(1, -2, 3, 4, dtype=np.int8).reshape(2, 2))),
+    case("MatMulInteger", ints(1, 2, 3, 4, dtype=np.uint8).reshape(2, 2),
+        **c(w=ints(1, -2, 3, 4, dtype=np.int8).reshape(2, 2))),
     case("QLinearMatMul", ints(1, 200, 3, 4, dtype=np.uint8).reshape(2, 2), **c(
         s=np.float32(0.1), z=np.uint8(3), w=ints(1, 120, 90, 4, dtype=np.uint8).reshape(2, 2), t=np.float32(0.05),
         y=np.uint8(8), u=np.float32(0.3), v=np.uint8(10))),
@@ -196,7 +221,8 @@ def test_agrees_with_onnxruntime(k: int) -> None:
 
 
 OPEN = [k for k, (op, inputs, rest) in enumerate(CASES) if op in {
-    "Slice", "Reshape", "Flatten", "Concat", "Split", "Pad", "Resize", "AveragePool", "MaxPool", "Softmax", "MatMul", "Tile",
+    "Slice", "Reshape", "Flatten", "Concat", "Split", "Pad", "Resize", "AveragePool", "MaxPool", "Softmax", "MatMul",
+    "Tile",
     "Transpose", "Shape", "Size", "LayerNormalization", "ReduceMean", "GlobalAveragePool", "DepthToSpace"}
     and len(inputs) <= 3 and rest.get("opset", 20) > 9]
 

@@ -86,7 +86,7 @@ def checked_weight(c: Call, index: int = 1) -> Value:
 @imports("Conv")
 def conv(c: Call) -> Value:
     w = checked_weight(c)
-    return c(ops.conv, c.x(), w, c.opt(2), **window(c, kernel_of(c, w)).attrs, group=c.i("group", 1))
+    return c(ops.conv, c.x(), w, c.opt(2), **window(c, kernel_of(c, w)).attrs, group=c.positive("group", 1))
 
 
 @imports("ConvTranspose")
@@ -100,7 +100,7 @@ def conv_transpose(c: Call) -> Value:
         raise LeptonError(f"strides, dilations or output_padding for {c.x().tensor}", where=c.where)
     begin, end = _transposed_padding(c, sizes, kernel, strides, dilations, extra)
     return c(ops.conv_transpose, c.x(), w, c.opt(2), strides=strides, pads_begin=begin, pads_end=end,
-             dilations=dilations, output_padding=extra, group=c.i("group", 1))
+             dilations=dilations, output_padding=extra, group=c.positive("group", 1))
 
 
 def _transposed_padding(c: Call, sizes: Sequence[Dim], kernel: Sequence[int], strides: Sequence[int],
@@ -114,6 +114,8 @@ def _transposed_padding(c: Call, sizes: Sequence[Dim], kernel: Sequence[int], st
         return explicit[:rank], explicit[rank:]
     c.ignore("pads")
     outputs: Sequence[Dim] = [n * s for n, s in zip(sizes, strides, strict=True)] if wanted is None else wanted[-rank:]
+    if len(outputs) != rank:
+        raise LeptonError(f"output_shape {list(outputs)} for {rank} spatial axes", where=c.where)
     begin, end = [], []
     for n, s, k, d, e, out in zip(sizes, strides, kernel, dilations, extra, outputs, strict=True):
         total = s * (n - 1) + e + (k - 1) * d + 1 - out
@@ -147,7 +149,7 @@ def average_pool(c: Call) -> Value:
 
 @imports("LpPool")
 def lp_pool(c: Call) -> Value:
-    p = int(c.f("p", 2.0)) if c.opset < 2 else c.i("p", 2)
+    p = int(c.f("p", 2.0)) if c.opset < 2 else c.positive("p", 2)
     return c(ops.lp_pool, c.x(), p=p, **_pool_attrs(c))
 
 
@@ -163,7 +165,7 @@ def global_max_pool(c: Call) -> Value:
 
 @imports("GlobalLpPool")
 def global_lp_pool(c: Call) -> Value:
-    p = c.f("p", 2.0) if c.opset < 2 else c.i("p", 2)
+    p = c.f("p", 2.0) if c.opset < 2 else c.positive("p", 2)
     x = c(ops.abs_, c.x())
     powers = c(ops.pow_, x, c.like(p, x))
     total = c(ops.reduce_sum, powers, axes=_spatial(c), keepdims=True)

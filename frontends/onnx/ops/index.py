@@ -42,7 +42,7 @@ def scatter_nd(c: Call) -> Value:
 
 @imports("OneHot", since=9)
 def one_hot(c: Call) -> Value:
-    (depth,) = c.dims(1, "the depth")
+    depth = c.dim(1, "the depth")
     rank = c.x().tensor.rank + 1
     if c.x(2).tensor.shape != (2,):
         raise LeptonError(f"values {c.x(2).tensor} are not a pair", where=c.where)
@@ -52,7 +52,7 @@ def one_hot(c: Call) -> Value:
 @imports("TopK")
 def top_k(c: Call) -> tuple[Value, ...]:
     axis = c.axis(-1)
-    k: Dim = c.i("k", REQUIRED) if c.opset < 10 else c.dims(1, "k")[0]
+    k: Dim = c.i("k", REQUIRED) if c.opset < 10 else c.dim(1, "k")
     return c.multi(ops.top_k, c.x(), k=k, axis=axis, largest=c.flag("largest", True), sorted=c.flag("sorted", True))
 
 

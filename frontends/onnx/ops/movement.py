@@ -3,7 +3,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from lepton.frontends.onnx.bounds import certainly, larger, lower, smaller
+from lepton.frontends.onnx.bounds import larger, lower, smaller
 from lepton.frontends.onnx.call import REQUIRED, Call
 from lepton.frontends.onnx.registry import imports
 from lepton.ir import dims, ops
@@ -39,10 +39,9 @@ def span(c: Call, size: Dim, start: Dim, end: Dim, step: int) -> tuple[Dim, Dim]
     """(first element, number of elements) of `start:end:step` on an axis of `size`."""
     if step == 0:
         raise LeptonError("a step of 0", where=c.where)
-    low, high = (0, size) if step > 0 else (-1, size - 1)
-    first, last = (_place(c, v, size, low, high) for v in (start, end))
-    if step < 0:
-        first = larger(first, 0) if certainly(1, "<=", size) else first
+    high = size if step > 0 else size - 1
+    first = _place(c, start, size, 0, high)  # backwards too, where numpy would find nothing before the first element
+    last = _place(c, end, size, 0 if step > 0 else -1, high)
     count = dims.ceildiv(last - first, step) if step > 0 else dims.ceildiv(first - last, -step)
     return first, larger(count, 0)
 
@@ -63,8 +62,8 @@ def _place(c: Call, v: Dim, size: Dim, low: Dim, high: Dim) -> Dim:
 @imports("Slice")
 def slice_1(c: Call) -> Value:
     starts, ends = c.ints("starts", REQUIRED), c.ints("ends", REQUIRED)
-    axes = c.axes_of(c.ints("axes", None) or tuple(range(len(starts))), c.x().tensor.rank)
-    return cut(c, c.x(), {a: (s, e, 1) for a, s, e in zip(axes, starts, ends, strict=True)})
+    given = c.ints("axes", None) or tuple(range(len(starts)))
+    return _sliced(c, starts, ends, given, (1,) * len(starts))
 
 
 @imports("Slice", since=10)
@@ -72,6 +71,10 @@ def slice_(c: Call) -> Value:
     starts, ends = c.dims(1, "starts"), c.dims(2, "ends")
     given = c.ints_in(3, "the axes") if c.opt(3) is not None else tuple(range(len(starts)))
     steps = c.ints_in(4, "steps") if c.opt(4) is not None else (1,) * len(starts)
+    return _sliced(c, starts, ends, given, steps)
+
+
+def _sliced(c: Call, starts: Sequence[Dim], ends: Sequence[Dim], given: Sequence[int], steps: Sequence[int]) -> Value:
     if not len(starts) == len(ends) == len(given) == len(steps):
         raise LeptonError("starts, ends, axes and steps differ in length", where=c.where)
     axes = c.axes_of(given, c.x().tensor.rank)
@@ -89,7 +92,9 @@ def split(c: Call) -> list[Value]:
     if c.opset >= 13 and c.opt(1) is not None:
         sizes = c.dims(1, "the sizes")
     if sizes is None:
-        pieces = c.i("num_outputs", count)
+        pieces = c.positive("num_outputs", count)
+        if pieces != count:
+            raise LeptonError(f"num_outputs is {pieces}, but there are {count} outputs", where=c.where)
         each = dims.ceildiv(size, pieces) if c.opset >= 18 else dims.floordiv(size, pieces)
         sizes = [each] * (pieces - 1) + [size - each * (pieces - 1)]
     total: Dim = 0
@@ -109,8 +114,8 @@ def split(c: Call) -> list[Value]:
 
 @imports("Tile")
 def tile_1(c: Call) -> Value:
-    (axis,) = c.axes_of(c.ints_in(2, "the axis"), c.x().tensor.rank)
-    (times,) = c.dims(1, "the tiles")
+    (axis,) = c.axes_of((c.int_in(2, "the axis"),), c.x().tensor.rank)
+    times = c.dim(1, "the tiles")
     return repeat(c, [times if a == axis else 1 for a in range(c.x().tensor.rank)])
 
 
@@ -120,7 +125,7 @@ def tile(c: Call) -> Value:
 
 
 def repeat(c: Call, repeats: Sequence[Dim]) -> Value:
-    """Each repeated axis gets a new axis before it, along which it is broadcast."""
+    """Each repeated axis gets a new axis before it, along which it is broadcast; an axis of size 1 is its own."""
     x = c.x()
     shape = x.tensor.shape
     if len(repeats) != len(shape):
@@ -130,8 +135,8 @@ def repeat(c: Call, repeats: Sequence[Dim]) -> Value:
     apart: list[Dim] = []
     wide: list[Dim] = []
     for d, r in zip(shape, repeats, strict=True):
-        apart += [d] if r == 1 else [1, d]
-        wide += [d] if r == 1 else [r, d]
+        apart += [d] if r == 1 or d == 1 else [1, d]
+        wide += [d] if r == 1 else [r] if d == 1 else [r, d]
     spread = c(ops.broadcast_to, c.reshape(x, apart), shape=tuple(wide))
     return c.reshape(spread, [d * r for d, r in zip(shape, repeats, strict=True)])
 
@@ -169,7 +174,7 @@ def padded(c: Call, x: Value, amounts: Sequence[Dim], mode: str, value: Value | 
 
 @imports("DepthToSpace")
 def depth_to_space(c: Call) -> Value:
-    b = c.i("blocksize", REQUIRED)
+    b = c.positive("blocksize", REQUIRED)
     n, channels, h, w = _image(c)
     deep = dims.floordiv(channels, b * b)
     apart: tuple[Dim, ...]
@@ -182,7 +187,7 @@ def depth_to_space(c: Call) -> Value:
 
 @imports("SpaceToDepth")
 def space_to_depth(c: Call) -> Value:
-    b = c.i("blocksize", REQUIRED)
+    b = c.positive("blocksize", REQUIRED)
     n, channels, h, w = _image(c)
     down, across = dims.floordiv(h, b), dims.floordiv(w, b)
     apart = c.reshape(c.x(), (n, channels, down, b, across, b))
@@ -200,7 +205,7 @@ def _image(c: Call) -> tuple[Dim, Dim, Dim, Dim]:
 
 @imports("Trilu", since=14)
 def trilu(c: Call) -> Value:
-    k = c.ints_in(1, "the diagonal")[0] if c.opt(1) is not None else 0
+    k = c.int_in(1, "the diagonal") if c.opt(1) is not None else 0
     return c(ops.trilu, c.x(), upper=c.flag("upper", True), k=k)
 
 

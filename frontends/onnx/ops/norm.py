@@ -47,7 +47,7 @@ def instance_normalization(c: Call) -> Value:
 @imports("GroupNormalization", since=18)
 def group_normalization_18(c: Call) -> Value:
     """Scale and bias have one entry per group."""
-    groups, channels = c.i("num_groups", REQUIRED), c.x().tensor.shape[1]
+    groups, channels = c.positive("num_groups", REQUIRED), c.x().tensor.shape[1]
     each = dims.floordiv(channels, groups)
 
     def spread(v: Value) -> Value:
@@ -60,7 +60,8 @@ def group_normalization_18(c: Call) -> Value:
 @imports("GroupNormalization", since=21)
 def group_normalization(c: Call) -> Value:
     c.ignore("stash_type")
-    return c(ops.group_norm, c.x(), c.x(1), c.x(2), groups=c.i("num_groups", REQUIRED), epsilon=c.f("epsilon", 1e-5))
+    groups = c.positive("num_groups", REQUIRED)
+    return c(ops.group_norm, c.x(), c.x(1), c.x(2), groups=groups, epsilon=c.f("epsilon", 1e-5))
 
 
 @imports("LayerNormalization")

@@ -65,7 +65,7 @@ def row_zero(c: Call, zero: Value | None) -> Value | None:
 def conv_integer(c: Call) -> Value:
     w = checked_weight(c)
     return c(ops.conv_integer, c.x(), w, scalar_if_one(c, c.opt(2)), scalar_if_one(c, c.opt(3)),
-             **window(c, kernel_of(c, w)).attrs, group=c.i("group", 1))
+             **window(c, kernel_of(c, w)).attrs, group=c.positive("group", 1))
 
 
 @imports("QLinearMatMul", since=10)
@@ -94,7 +94,7 @@ def qlinear_conv(c: Call) -> Value:
     x, x_scale, x_zero, _, w_scale, w_zero, y_scale, y_zero = (c.x(i) for i in range(8))
     w = checked_weight(c, 3)
     total = c(ops.conv_integer, x, w, scalar_if_one(c, x_zero), scalar_if_one(c, w_zero),
-              **window(c, kernel_of(c, w)).attrs, group=c.i("group", 1))
+              **window(c, kernel_of(c, w)).attrs, group=c.positive("group", 1))
     view = (w.tensor.shape[0], *[1] * (w.tensor.rank - 2))
     if (bias := c.opt(8)) is not None:
         total = c(ops.add, total, c.reshape(bias, view))

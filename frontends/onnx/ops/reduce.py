@@ -111,7 +111,7 @@ def cum_prod(c: Call) -> Value:
 
 
 def _running(c: Call, op: Op) -> Value:
-    (axis,) = c.axes_of(c.ints_in(1, "the axis"), c.x().tensor.rank)
+    (axis,) = c.axes_of((c.int_in(1, "the axis"),), c.x().tensor.rank)
     return c(op, c.x(), axis=axis, exclusive=c.flag("exclusive"), reverse=c.flag("reverse"))
 
 

@@ -86,6 +86,10 @@ def scaled(c: Call, scales: Scales, **attrs: Any) -> Value:
     shape = c.x().tensor.shape
     if len(scales) != len(shape):
         raise LeptonError(f"{len(scales)} scales for {c.x().tensor}", where=c.where)
+    for scale in scales:
+        top, bottom = numbers.parts(scale)
+        if isinstance(top, int) and isinstance(bottom, int) and not 0 < top / bottom < 2**31:
+            raise LeptonError(f"a scale of {top / bottom}", where=c.where)
     sizes = tuple(_size(d, s) for d, s in zip(shape, scales, strict=True))
     return _resize(c, sizes, _floats(scales), attrs)
 
@@ -94,7 +98,7 @@ def _size(size: Dim, scale: Number) -> Dim:
     """floor(size * scale), for numbers computed in f32 as runtimes do, else exactly."""
     top, bottom = numbers.parts(scale)
     if isinstance(size, int) and isinstance(top, int) and isinstance(bottom, int):
-        return int(np.floor(np.float32(size) * np.float32(top / bottom)))
+        return int(np.floor(np.float32(min(size, 2**62)) * np.float32(top / bottom)))
     return numbers.floor(numbers.mul(size, scale))
 
 
