@@ -17,6 +17,7 @@ from onnx.backend.base import Backend, BackendRep
 
 from lepton.artifact import Model
 from lepton.driver import Options, compile, load_graph
+from lepton.frontends.onnx.problems import DataDependent
 from lepton.ir.diagnostics import LeptonError, UsageError
 
 
@@ -33,6 +34,34 @@ class LeptonRep(BackendRep):
             inputs = [inputs]
         result = self.model(*(np.asarray(value) if isinstance(value, np.generic) else value for value in inputs))
         return result if isinstance(result, tuple) else (result,)
+
+
+class SpecialisedRep(BackendRep):
+    """A model whose shapes depend on what some inputs hold (axes, sizes, pads): compiled anew for each content."""
+
+    def __init__(self, model: onnx.ModelProto, names: Sequence[str], options: dict[str, Any]) -> None:
+        self.model, self.options = model, options
+        initializers = {tensor.name for tensor in model.graph.initializer}
+        self.inputs = [v.name for v in model.graph.input if v.name not in initializers]
+        self.pinned = list(dict.fromkeys(names))
+        self._made: dict[tuple[bytes, ...], LeptonRep] = {}
+
+    def run(self, inputs: Any, **kwargs: Any) -> tuple[Any, ...]:
+        """All outputs, in the model's order. The first run with new contents compiles. Raises LeptonError."""
+        _refuse(kwargs)
+        arrays = [inputs] if isinstance(inputs, np.ndarray) else list(inputs)
+        feeds = dict(zip(self.inputs, map(np.asarray, arrays), strict=False))
+        key = tuple(feeds[name].tobytes() + str(feeds[name].shape).encode() for name in self.pinned)
+        while key not in self._made:
+            values = {name: feeds[name] for name in self.pinned}
+            try:
+                self._made[key] = LeptonRep(compile(self.model, values=values, **self.options))
+            except DataDependent as error:  # what was hidden behind the first ones
+                if not (more := [name for name in error.inputs if name not in self.pinned]):
+                    raise
+                self.pinned += more
+                key = (*key, *(feeds[name].tobytes() + str(feeds[name].shape).encode() for name in more))
+        return self._made[key].run([array for name, array in feeds.items() if name not in self.pinned])
 
 
 class LeptonBackend(Backend):
@@ -55,7 +84,12 @@ class LeptonBackend(Backend):
         """Compile for this machine, in process. Raises LeptonError."""
         if not cls.supports_device(device):
             raise UsageError(f"device {device!r}: this backend runs on the CPU")
-        return LeptonRep(compile(model, **kwargs))
+        try:
+            return LeptonRep(compile(model, **kwargs))
+        except DataDependent as error:
+            if not error.inputs:
+                raise
+            return SpecialisedRep(model, error.inputs, kwargs)
 
     @classmethod
     def run_model(cls, model: onnx.ModelProto, inputs: Any, device: str = "CPU", **kwargs: Any) -> tuple[Any, ...]:

@@ -46,6 +46,7 @@ class Options:
     level: int = 2                       # -O0 … -O3
     math: str = "default"                # strict | default | fast
     dims: Mapping[str, int] = field(default_factory=dict)
+    values: Mapping[str, Any] = field(default_factory=dict)  # contents of inputs that leave the signature
     threads: int = 0                     # the artifact's default; 0: one per core it may use
     passes: str = ""                     # a pipeline in words, in place of the level's
     load_pass: str = ""                  # a Python file that defines passes
@@ -104,7 +105,9 @@ def load_graph(source: Source, options: Options) -> Graph:
     """Read a model. Raises LeptonError for anything wrong with it."""
     from lepton import frontends
 
-    return clone(source) if isinstance(source, Graph) else frontends.load(source, dims=options.dims)
+    if isinstance(source, Graph):
+        return clone(source)
+    return frontends.load(source, dims=options.dims, values=options.values)
 
 
 def checked(source: Source, options: Options) -> Graph:
