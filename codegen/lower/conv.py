@@ -2,7 +2,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
 from typing import Any
 
@@ -15,7 +15,7 @@ from lepton.codegen.target import Target
 from lepton.codegen.templates.convolution import Convolution, Three, Window, pack_filters
 from lepton.codegen.templates.depthwise import Depthwise, pack_taps, tile_width
 from lepton.codegen.templates.fused import Bindings, Fused, Strides, collapse, constant_array, outer
-from lepton.codegen.templates.tiles import WIDTHS, choose, most_rows, tile_cost
+from lepton.codegen.templates.tiles import WIDTHS, aliases, choose, most_rows, tile_cost
 from lepton.codegen.templates.winograd import Winograd, profitable, transform_filters
 from lepton.ir import ops
 from lepton.ir.core import Value
@@ -64,6 +64,19 @@ class Shape:
         """Whether each channel has one filter, and vectors of channels can be read."""
         fixed = all(isinstance(p, int) for p in self.pads)
         return self.channels == self.filters == 1 and self.groups > 1 and self.x[4] == 1 and fixed
+
+    def thinned(self) -> Shape:
+        """The same, reading a thinned input, where a stride skips input that no window sees."""
+        sparse = [k == 1 and s > 1 and p == 0 == e for k, s, p, e in
+                  zip(self.kernel, self.strides, self.pads, self.pads_end, strict=True)]
+        if not any(sparse):
+            return self
+        n, *steps, c = self.x
+        d, h, w = (step * s if thin else step for step, s, thin in zip(steps, self.strides, sparse, strict=True))
+        strides = [1 if thin else s for s, thin in zip(self.strides, sparse, strict=True)]
+        into = [o if thin else i for i, o, thin in zip(self.into, self.out, sparse, strict=True)]
+        return replace(self, x=(n, d, h, w, c), strides=(strides[0], strides[1], strides[2]),
+                       into=(into[0], into[1], into[2]))
 
     @property
     def depth(self) -> int:
@@ -139,7 +152,10 @@ def direct(group: Group, options: LowerOptions, fused: Fused, shape: Shape, x: V
     """Any other: the microkernel over windows of pixels."""
     target = options.target
     planar = shape.x[4] != 1 and shape.channels > 1
-    copied = shape.padded or not (planar or shape.x[4] == 1 or shape.channels == 1)
+    shape = shape.thinned()
+    crowded = not planar and _crowded(target, shape)
+    copied = shape.padded or crowded or not (planar or shape.x[4] == 1 or shape.channels == 1)
+    gap = 16 if crowded else 0
     height, width, vectors = tile_of(target, shape)
     rows, columns = block_of(target, shape, height, width)
     panels = -(-shape.filters // (vectors * target.lanes(shape.dtype)))
@@ -154,11 +170,11 @@ def direct(group: Group, options: LowerOptions, fused: Fused, shape: Shape, x: V
     body = Convolution(
         shape.dtype, images, (out[0], out[1], out[2]), (into[0], into[1], into[2]), shape.groups, shape.channels,
         shape.filters, window, view, filters, epilogue, (height, width), vectors, (block[0], block[1]), block_panels,
-        copied, planar)
+        copied, planar, gap)
     scratch: Dim = 0
     if copied:
         scratch = product((shape.kernel[0], _span(shape, 1, rows), _span(shape, 2, columns),
-                           shape.channels * shape.dtype.bytes))
+                           (shape.channels + gap) * shape.dtype.bytes))
     tasks = product((shape.images, shape.groups, shape.out[0], ceildiv(shape.out[1], rows),
                      ceildiv(shape.out[2], columns), -(-panels // block_panels)))
     return Kernel(group.name, body, tuple(bindings.bound), tasks, bindings.table.dims, scratch,
@@ -299,6 +315,13 @@ def block_of(target: Target, shape: Shape, height: int, width: int) -> tuple[Dim
     if isinstance(shape.out[1], int) and rows >= shape.out[1]:
         return max(shape.out[1], 1), _at_least_one(columns)
     return rows, _at_least_one(columns)
+
+
+def _crowded(target: Target, shape: Shape) -> bool:
+    """Whether the pixels of a tile lie so that few fit in the L1 cache together."""
+    pixel = shape.x[3]
+    step = shape.channels if shape.padded or not isinstance(pixel, int) else pixel
+    return aliases(target, step * shape.strides[2] * shape.dtype.bytes)
 
 
 def _at_least_one(dim: Dim) -> Dim:

@@ -17,7 +17,7 @@ from lepton.codegen.kernel import Size
 from lepton.codegen.llvm.builder import Function, Int, Module, Val
 from lepton.codegen.target import Target
 from lepton.codegen.templates.epilogue import Epilogue, Operand
-from lepton.codegen.templates.gemm import cover, heights, pack_constant, unravel, when
+from lepton.codegen.templates.gemm import Ahead, cover, heights, pack_constant, unravel, when
 from lepton.codegen.templates.memory import size
 from lepton.codegen.templates.microkernel import Micro, on_tile, stride_arguments
 from lepton.codegen.templates.pack import Border, copy_line
@@ -64,6 +64,7 @@ class Convolution:
     block_panels: int
     copied: bool                       # the input goes through scratch
     planar: bool                       # columns, not channels, are the innermost axis of what the microkernel reads
+    gap: int = 0                       # elements between the copied pixels, so that few share a set of the cache
 
     def emit(self, module: Module, symbol: str, target: Target) -> None:
         _Convolution(self, module.kernel(symbol), target).run()
@@ -107,7 +108,7 @@ class _Convolution:
             columns = window.span(2, self.block_w, fn)
             rows = window.span(1, self.block_h, fn)
             whole = fn.mul(fn.mul(rows, columns), window.kernel[0])
-            self.pixel, self.channel = (1, whole) if body.planar else (channels, 1)
+            self.pixel, self.channel = (1, whole) if body.planar else (channels + body.gap, 1)
             self.line = fn.mul(columns, self.pixel)
             self.plane = fn.mul(rows, self.line)
         kd, kh, kw = window.kernel
@@ -224,19 +225,23 @@ class _Convolution:
         w = fn.gep(self.w, fn.mul(offset, self.target.vector_bytes))
         channel = fn.add(fn.mul(group, body.filters), fn.mul(panel, self.width))
         n, d, oy, ox = at
+        high, wide = (fn.div(fn.add(e, t - 1), t) for e, t in zip(extent, body.tile, strict=True))
+        ahead = Ahead(fn, fn.mul(high, wide), 1, depth, vectors * self.target.vector_bytes)
 
         def tile(y: Int, x: Int, height: int, width: int) -> None:
-            micro = self.micro(height, width, vectors, columns)
+            micro = self.micro(height, width, vectors, columns, ahead.lines)
+            index = fn.add(fn.mul(fn.div(y, body.tile[0]), wide), fn.div(x, body.tile[1]))
             coords = (n, d, fn.add(oy, y), fn.add(ox, x), channel)
             pointers = [o.at(fn, p, coords) for o, p in zip(body.epilogue.operands, self.pointers, strict=True)]
             step = fn.add(fn.mul(fn.mul(y, body.window.strides[1]), self.line),
                           fn.mul(fn.mul(x, body.window.strides[2]), self.pixel))
-            micro.call(fn, self.target, fn.gep(a, fn.mul(step, self.bytes)), w, pointers, self.arguments)
+            micro.call(fn, self.target, fn.gep(a, fn.mul(step, self.bytes)), w, pointers,
+                       self.arguments | {"share": ahead.share}, ahead.place(w, index))
 
         cover(fn, extent[0], heights(body.tile[0], body.out[1]), lambda y, height: cover(
             fn, extent[1], heights(body.tile[1], body.out[2]), lambda x, width: tile(y, x, height, width)))
 
-    def micro(self, height: int, width: int, vectors: int, columns: int) -> Micro:
+    def micro(self, height: int, width: int, vectors: int, columns: int, lines: int) -> Micro:
         body, strides = self.body, self.body.window.strides
         rows: tuple[int, ...] | None = None
         if isinstance(self.pixel, int) and (height == 1 or isinstance(self.line, int)):
@@ -246,4 +251,4 @@ class _Convolution:
         assert rows is not None or height == 1
         step = self.step * self.bytes if isinstance(self.step, int) else None
         return Micro(body.dtype, (height, width), vectors, rows, step, True, len(self.nest),
-                     self.on_tile, columns, vectors * self.target.vector_bytes)
+                     self.on_tile, columns, vectors * self.target.vector_bytes, True, lines)

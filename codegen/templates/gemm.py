@@ -110,6 +110,22 @@ def unravel(fn: Function, index: Int, extents: tuple[Int, ...]) -> tuple[Int, ..
     return (index, *reversed(coords)) if extents else ()
 
 
+class Ahead:
+    """What the tiles of one panel prefetch: each its share of the panel that follows in memory."""
+
+    def __init__(self, fn: Function, rows: Int, tile: int, k: Int, pitch: Int) -> None:
+        self.fn, self.panel = fn, fn.mul(k, pitch)
+        self.tiles = fn.div(fn.add(rows, tile - 1), tile)
+        self.share = fn.div(pitch, fn.max(self.tiles, 1))
+        self.part = fn.mul(self.share, k)
+        least = self.tiles if isinstance(self.tiles, int) else 2
+        self.lines = -(-pitch // max(1, least) // 64) if isinstance(pitch, int) else 1
+
+    def place(self, w: Val, index: Int) -> Val:
+        """Where the share of the `index`-th tile begins."""
+        return self.fn.gep(w, self.fn.add(self.panel, self.fn.mul(index, self.part)))
+
+
 class _Gemm:
     def __init__(self, body: Gemm, fn: Function, target: Target) -> None:
         self.body, self.fn, self.target = body, fn, target
@@ -174,18 +190,24 @@ class _Gemm:
         known_step = body.a.strides[-1] if isinstance(body.a.strides[-1], int) else None
         size_of = body.dtype.bytes
 
+        ahead = Ahead(fn, rows, body.tile.rows, self.k, pitch) if isinstance(body.b, int) else None
+
         def tile(start: Int, height: int) -> None:
             micro = Micro(
                 body.dtype, (1, height), vectors,
                 None if known_row is None else tuple(r * known_row * size_of for r in range(height)),
                 None if known_step is None else known_step * size_of,
                 isinstance(self.k, int) and self.k > 0, 0, self.on_tile, columns if isinstance(columns, int) else None,
-                pitch if isinstance(pitch, int) else None, padded)
+                pitch if isinstance(pitch, int) else None, padded, ahead.lines if ahead else 0)
             at = fn.add(row, start)
             pointers = [o.at(fn, p, (*batch, at, column))
                         for o, p in zip(body.epilogue.operands, self.pointers, strict=True)]
             given = self.arguments | {"pitch": pitch, "columns": columns}
-            micro.call(fn, self.target, fn.gep(base, fn.mul(at, self.row)), w, pointers, given)
+            following = None
+            if ahead is not None:
+                given |= {"share": ahead.share}
+                following = ahead.place(w, fn.div(start, body.tile.rows))
+            micro.call(fn, self.target, fn.gep(base, fn.mul(at, self.row)), w, pointers, given, following)
 
         cover(fn, rows, self.row_sizes(), tile)
 

@@ -42,6 +42,7 @@ class Micro:
     columns: int | None = None           # valid columns; None: an argument
     pitch: int | None = None             # from one row of W to the next; None: an argument
     padded: bool = True                  # W's rows may be read to the end of the last vector
+    ahead: int = 0                       # cache lines asked for at each k, from `next` on, `share` bytes further each time
 
     @property
     def name(self) -> str:
@@ -56,6 +57,7 @@ class Micro:
         names += ["k"]
         names += ["pitch"] if self.pitch is None else []
         names += ["columns"] if self.columns is None else []
+        names += ["share"] if self.ahead else []
         for i, operand in enumerate(self.epilogue.operands):
             names += [f"o{i}s{axis}" for axis, stride in enumerate(operand.strides) if not _known(axis, stride)]
         return tuple(names)
@@ -64,6 +66,7 @@ class Micro:
         """The symbol, after adding the function to the module if it is not there."""
         if self.name not in module.functions:
             pointers = [("ptr noalias readonly", "a"), ("ptr noalias readonly", "w")]
+            pointers += [("ptr", "next")] if self.ahead else []
             pointers += [("ptr", f"p{i}") for i in range(len(self.epilogue.operands))]
             sizes = [("i64", name) for name in self.parameters()]
             fn = module.function(self.name, pointers + sizes, internal=True, attributes="noinline")
@@ -71,10 +74,11 @@ class Micro:
         return self.name
 
     def call(self, fn: Function, target: Target, a: Val, w: Val, pointers: Sequence[Val],
-             arguments: Mapping[str, Int]) -> None:
-        """Run one tile. `pointers`: the epilogue operands at the tile's first element."""
+             arguments: Mapping[str, Int], following: Val | None = None) -> None:
+        """Run one tile. `pointers`: the epilogue operands at the tile's first element; `following`: what to prefetch."""
         symbol = self.function(fn.module, target)
-        values = [a, w, *pointers, *(fn.i64(arguments[name]) for name in self.parameters())]
+        extra = [following or w] if self.ahead else []
+        values = [a, w, *extra, *pointers, *(fn.i64(arguments[name]) for name in self.parameters())]
         fn.emit(f"call void @{symbol}({', '.join(map(str, values))})")
 
 
@@ -127,12 +131,15 @@ class _Emitter:
     # --- the sum ---
 
     def sum(self, accumulators: list[Val]) -> list[Val]:
-        state = [Val("ptr", "%a"), Val("ptr", "%w"), *accumulators]
+        state = [*accumulators, Val("ptr", "%a"), Val("ptr", "%w")]
+        state += [Val("ptr", "%next")] if self.micro.ahead else []
         if self.micro.depth:
-            return self.nest(state)
-        if self.micro.sure:
-            return repeat(self.fn, Val("i64", "%k"), self.step_k, state)[2:]
-        return self.fn.loop(Val("i64", "%k"), lambda _, v: self.step_k(v), state)[2:]
+            state = self.nest(state)
+        elif self.micro.sure:
+            state = repeat(self.fn, Val("i64", "%k"), self.step_k, state)
+        else:
+            state = self.fn.loop(Val("i64", "%k"), lambda _, v: self.step_k(v), state)
+        return state[:len(accumulators)]
 
     def nest(self, state: list[Val]) -> list[Val]:
         """Nested reductions as one loop: A's pointer jumps where an inner loop would end."""
@@ -147,7 +154,9 @@ class _Emitter:
         def turn(values: list[Val]) -> list[Val]:
             left = values[:depth]
             following: list[Val] = []
-            a, w, *sums = self.step_k(values[depth:])
+            state = self.step_k(values[depth:])
+            place = len(self.rows) * self.micro.vectors
+            a = state[place]
             step = Val("i64", "1")
             for d in reversed(range(depth)):
                 rest = fn.op("sub", left[d], step)
@@ -155,21 +164,31 @@ class _Emitter:
                 following.insert(0, fn.select(done, counts[d + 1], rest))
                 a = fn.gep(a, fn.select(done, fn.i64(jumps[d]), Val("i64", "0")))
                 step = fn.convert("zext", done, "i64") if d else step
-            return [*following, a, w, *sums]
+            state[place] = a
+            return [*following, *state]
 
-        return repeat(fn, fn.i64(total), turn, [*counts[1:], *state])[depth + 2:]
+        return repeat(fn, fn.i64(total), turn, [*counts[1:], *state])[depth:]
 
     def step_k(self, state: list[Val]) -> list[Val]:
-        """One k: state is (a, w, accumulators)."""
+        """One k: state is (*accumulators, a, w) and what is prefetched."""
         fn, micro = self.fn, self.micro
-        a, w, sums = state[0], state[1], list(state[2:])
+        count = len(self.rows) * micro.vectors
+        sums, (a, w, *following) = list(state[:count]), state[count:]
         row = [self.load_w(w, v) for v in range(micro.vectors)]
         for r, offset in enumerate(self.rows):
             one = fn.splat(fn.load(self.element, a, offset, micro.dtype.bytes), self.lanes)
             for v in range(micro.vectors):
                 i = r * micro.vectors + v
                 sums[i] = fma(fn, self.target.fma, one, row[v], sums[i])
-        return [fn.gep(a, self.step), fn.gep(w, self.pitch), *sums]
+        for line in range(micro.ahead):
+            self.prefetch(fn.gep(following[0], 64 * line))
+        after = [fn.gep(f, Val("i64", "%share")) for f in following]
+        return [*sums, fn.gep(a, self.step), fn.gep(w, self.pitch), *after]
+
+    def prefetch(self, place: Val) -> None:
+        """Ask for a cache line, into L2."""
+        self.fn.module.declarations["llvm.prefetch.p0"] = "declare void @llvm.prefetch.p0(ptr, i32, i32, i32)"
+        self.fn.emit(f"call void @llvm.prefetch.p0({place}, i32 0, i32 2, i32 1)")
 
     def load_w(self, w: Val, vector: int) -> Val:
         offset, size = vector * self.target.vector_bytes, self.micro.dtype.bytes

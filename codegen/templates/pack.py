@@ -150,18 +150,18 @@ def copy_line(fn: Function, machine: Target, dtype: DType, source: Val, target: 
     lanes, size = machine.lanes(dtype), dtype.bytes
     total = fn.add(border.left, border.inside)
     skip = fn.mul(border.left, size)
-    if to[1] == 1 and to[0] == channels:  # pixels one after the other
+    if to[1] == 1:  # pixels one after the other, with or without gaps
         for start, count in ((0, border.left), (total, border.right)):
-            fill_zero(fn, dtype, fn.gep(target, fn.mul(fn.mul(start, channels), size)), fn.mul(count, channels), lanes)
-        first = fn.gep(target, fn.mul(skip, channels))
+            fill_zero(fn, dtype, fn.gep(target, fn.mul(fn.mul(start, to[0]), size)), fn.mul(count, to[0]), lanes)
+        first = fn.gep(target, fn.mul(skip, to[0]))
         at = fn.gep(source, fn.mul(skip, strides[0]))
-        if strides == (channels, 1):
+        if strides == (channels, 1) and to[0] == channels:
             copy_run(fn, dtype, at, first, fn.mul(border.inside, channels), lanes)
             return
 
         def pixel(i: Int, _: list[Val]) -> None:
             p = fn.gep(at, fn.mul(fn.mul(i, strides[0]), size))
-            q = fn.gep(first, fn.mul(i, channels * size))
+            q = fn.gep(first, fn.mul(fn.mul(i, to[0]), size))
             copy_elements(fn, machine, dtype, p, q, channels, strides[1])
 
         fn.loop(border.inside, pixel)

@@ -19,7 +19,7 @@ from lepton.codegen.llvm.builder import Function, Int, Module, Val, literal, vec
 from lepton.codegen.llvm.convert import memory_type
 from lepton.codegen.target import Target
 from lepton.codegen.templates.epilogue import Epilogue, Operand, plain
-from lepton.codegen.templates.gemm import cover, pack_constant, unravel, when
+from lepton.codegen.templates.gemm import Ahead, cover, pack_constant, unravel, when
 from lepton.codegen.templates.memory import fma, load_raw, mask_of, size
 from lepton.codegen.templates.microkernel import Micro
 from lepton.codegen.templates.pack import Border, copy_line
@@ -231,7 +231,7 @@ class _Winograd:
         full, tail = divmod(body.filters, self.width)
         vectors = -(-body.filters // self.lanes)
         matrix = vectors * self.target.vector_bytes * body.channels
-        given = {"k": body.channels, "o0s1": self.m_row // self.bytes}
+        given: dict[str, Int] = {"k": body.channels, "o0s1": self.m_row // self.bytes}
         heights = self.heights()
 
         def point(p: Int, _: list[Val]) -> None:
@@ -241,13 +241,16 @@ class _Winograd:
             def panel(i: Int, panel_vectors: int) -> None:
                 w = fn.gep(u, fn.mul(fn.add(start, i), self.width * self.bytes * body.channels))
                 to = fn.gep(m, fn.mul(i, self.width * self.bytes))
+                ahead = Ahead(fn, tiles, body.tile.rows, body.channels, panel_vectors * self.target.vector_bytes)
 
                 def tile(first: Int, height: int) -> None:
                     rows = tuple(r * self.v_row for r in range(height))
                     micro = Micro(body.dtype, (1, height), panel_vectors, rows, self.bytes, True, 0, store,
-                                  panel_vectors * self.lanes, panel_vectors * self.target.vector_bytes)
+                                  panel_vectors * self.lanes, panel_vectors * self.target.vector_bytes, True,
+                                  ahead.lines)
                     micro.call(fn, self.target, fn.gep(v, fn.mul(first, self.v_row)), w,
-                               [fn.gep(to, fn.mul(first, self.m_row))], given)
+                               [fn.gep(to, fn.mul(first, self.m_row))], given | {"share": ahead.share},
+                               ahead.place(w, fn.div(first, body.tile.rows)))
 
                 cover(fn, tiles, heights, tile)
 
