@@ -1,0 +1,92 @@
+"""Well-formed models that make no sense: odd attributes, ranks, types and opsets end in a LeptonError, nothing else."""
+
+from __future__ import annotations
+
+import random
+import warnings
+
+import numpy as np
+import onnx
+import pytest
+from onnx import AttributeProto, numpy_helper
+
+from lepton.frontends import load
+from lepton.ir.diagnostics import LeptonError
+from tests.frontends.build import single
+from tests.frontends.test_operators import CASES
+
+INTEGERS = (-2**63, -2**31, -100, -2, -1, 0, 1, 2, 3, 5, 64, 65, 2**31, 2**62, 2**63 - 1)
+FLOATS = (float("nan"), float("inf"), -1.0, 0.0, 1e38)
+
+
+def bend_attribute(rng: random.Random, attribute: AttributeProto) -> None:
+    match attribute.type:
+        case AttributeProto.INT:
+            attribute.i = rng.choice(INTEGERS)
+        case AttributeProto.FLOAT:
+            attribute.f = rng.choice(FLOATS)
+        case AttributeProto.STRING:
+            attribute.s = rng.choice((b"", b"zz", b"\xff"))
+        case AttributeProto.INTS if attribute.ints and rng.random() < 0.7:
+            attribute.ints[rng.randrange(len(attribute.ints))] = rng.choice(INTEGERS)
+        case AttributeProto.INTS:
+            attribute.ints.append(rng.choice(INTEGERS))
+        case _:
+            attribute.type = rng.choice((AttributeProto.INT, AttributeProto.FLOATS, AttributeProto.GRAPH))
+
+
+def bend_type(rng: random.Random, info: onnx.ValueInfoProto) -> None:
+    shape = info.type.tensor_type.shape
+    match rng.randrange(4):
+        case 0 if shape.dim:
+            rng.choice(shape.dim).dim_value = rng.choice(INTEGERS)
+        case 1 if shape.dim:
+            del shape.dim[rng.randrange(len(shape.dim))]
+        case 2:
+            shape.dim.add().dim_value = 2
+        case _:
+            info.type.tensor_type.elem_type = rng.randrange(26)
+
+
+def bend_tensor(rng: random.Random, tensor: onnx.TensorProto) -> None:
+    array = numpy_helper.to_array(tensor).copy()
+    if array.size and array.dtype.kind in "iuf":
+        fits = FLOATS if array.dtype.kind == "f" else [
+            v for v in INTEGERS if np.iinfo(array.dtype).min <= v <= np.iinfo(array.dtype).max]
+        array.reshape(-1)[rng.randrange(array.size)] = rng.choice(fits)
+    kind = rng.choice((array.dtype.name, array.dtype.name, "float32", "int32", "int64", "bool"))
+    count = rng.choice((array.size, array.size, 0, 1))
+    tensor.CopyFrom(numpy_helper.from_array(array.reshape(-1)[:count].astype(kind) if count < array.size
+                                            else array.astype(kind), tensor.name))
+
+
+def bend(rng: random.Random, model: onnx.ModelProto) -> None:
+    node, graph = model.graph.node[0], model.graph
+    match rng.randrange(6):
+        case 0 | 1 if node.attribute:
+            bend_attribute(rng, rng.choice(node.attribute))
+        case 2 if graph.input:
+            bend_type(rng, rng.choice(graph.input))
+        case 3 if graph.initializer:
+            bend_tensor(rng, rng.choice(graph.initializer))
+        case 4 if node.input:
+            node.input[rng.randrange(len(node.input))] = ""
+        case _:
+            model.opset_import[0].version = rng.choice((1, 2, 5, 6, 7, 8, 9, 10, 11, 13, 16, 18, 20, 22, 24, 28))
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_nonsense_is_refused_or_imported(seed: int) -> None:
+    rng, refused = random.Random(seed), 0
+    for _ in range(400):
+        op, inputs, rest = rng.choice(CASES)
+        model = single(op, inputs, open_dims=rng.random() < 0.3, **rest)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", RuntimeWarning)  # numpy, making the nonsense
+            for _ in range(rng.randint(1, 3)):
+                bend(rng, model)
+        try:
+            load(model)
+        except LeptonError:
+            refused += 1
+    assert 50 < refused < 390
