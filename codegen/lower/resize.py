@@ -201,7 +201,8 @@ class _Resize(Anchored):
             case "asymmetric":
                 return _f("div", p, scale)
             case "align_corners":
-                ratio = _f("div", _f("mul", p, _f("sub", n, _c(1.0))), _f("sub", m, _c(1.0)))
+                resized = _f("mul", scale, n)
+                ratio = _f("div", _f("mul", p, _f("sub", n, _c(1.0))), _f("sub", resized, _c(1.0)))
                 return Select(one, _c(0.0), ratio)
             case "pytorch_half_pixel":
                 return Select(one, _c(0.0), half)

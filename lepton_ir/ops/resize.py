@@ -80,7 +80,8 @@ def source_coordinates(kind: str, old: int, new: int, scale: float, roi: tuple[f
         case "asymmetric":
             return p / s
         case "align_corners":
-            return p * (n - 1) / (m - 1) if new > 1 else np.zeros(new, F)
+            # The resized length is what the scale makes of the old one, before it is rounded down to a size.
+            return p * (n - 1) / (s * n - 1) if new > 1 else np.zeros(new, F)
         case "pytorch_half_pixel" if new <= 1:
             return np.zeros(new, F)
         case "half_pixel_symmetric":
