@@ -14,6 +14,7 @@ from lepton.codegen.lower.matmul import MOST_TASKS, TASK_FLOPS, Problem, grain_o
 from lepton.codegen.target import Target
 from lepton.codegen.templates.convolution import Convolution, Three, Window, pack_filters
 from lepton.codegen.templates.depthwise import Depthwise, pack_taps, tile_width
+from lepton.codegen.templates.epilogue import Epilogue, Operand
 from lepton.codegen.templates.fused import Bindings, Fused, Strides, collapse, constant_array, outer
 from lepton.codegen.templates.tiles import WIDTHS, aliases, choose, most_rows, tile_cost
 from lepton.codegen.templates.winograd import Winograd, profitable, transform_filters
@@ -150,9 +151,25 @@ def pointwise(group: Group, options: LowerOptions, fused: Fused, shape: Shape, f
 
 def direct(group: Group, options: LowerOptions, fused: Fused, shape: Shape, x: Value) -> Kernel:
     """Any other: the microkernel over windows of pixels."""
-    target = options.target
+    bindings, shape = Bindings(), shape.thinned()
+    view = bindings.operand(outer(group, x), x.tensor, shape.x)
+    made = direct_body(bindings, options.target, shape, view, fused.epilogue(bindings, shape.views))
+    return Kernel(group.name, made.body, tuple(bindings.bound), made.tasks, bindings.table.dims, made.scratch,
+                  grain_of(shape.flops, made.tasks), shape.flops, group.outputs)
+
+
+@dataclass(frozen=True, slots=True)
+class Direct:
+    """A body with what its kernel needs to know of it."""
+
+    body: Convolution
+    tasks: Dim
+    scratch: Dim
+
+
+def direct_body(bindings: Bindings, target: Target, shape: Shape, x: Operand, epilogue: Epilogue) -> Direct:
+    """The body of a direct convolution: tile, blocks, whether the input is copied."""
     planar = shape.x[4] != 1 and shape.channels > 1
-    shape = shape.thinned()
     crowded = not planar and _crowded(target, shape)
     copied = shape.padded or crowded or not (planar or shape.x[4] == 1 or shape.channels == 1)
     gap = 16 if crowded else 0
@@ -160,16 +177,13 @@ def direct(group: Group, options: LowerOptions, fused: Fused, shape: Shape, x: V
     rows, columns = block_of(target, shape, height, width)
     panels = -(-shape.filters // (vectors * target.lanes(shape.dtype)))
     block_panels = panels_of(shape, rows, columns, panels)
-    bindings = Bindings()
-    view = bindings.operand(outer(group, x), x.tensor, shape.x)
     filters = bindings.buffer(packed(pack_filters(shape.weights, shape.groups, target, vectors, planar, shape.dtype)))
-    epilogue = fused.epilogue(bindings, shape.views)
     images, *rest = bindings.sizes((shape.images, *shape.out, *shape.into, *shape.pads, rows, columns))
     out, into, pads, block = rest[:3], rest[3:6], rest[6:9], rest[9:]
     window = Window(shape.kernel, shape.strides, shape.dilations, (pads[0], pads[1], pads[2]))
     body = Convolution(
         shape.dtype, images, (out[0], out[1], out[2]), (into[0], into[1], into[2]), shape.groups, shape.channels,
-        shape.filters, window, view, filters, epilogue, (height, width), vectors, (block[0], block[1]), block_panels,
+        shape.filters, window, x, filters, epilogue, (height, width), vectors, (block[0], block[1]), block_panels,
         copied, planar, gap)
     scratch: Dim = 0
     if copied:
@@ -177,8 +191,7 @@ def direct(group: Group, options: LowerOptions, fused: Fused, shape: Shape, x: V
                            (shape.channels + gap) * shape.dtype.bytes))
     tasks = product((shape.images, shape.groups, shape.out[0], ceildiv(shape.out[1], rows),
                      ceildiv(shape.out[2], columns), -(-panels // block_panels)))
-    return Kernel(group.name, body, tuple(bindings.bound), tasks, bindings.table.dims, scratch,
-                  grain_of(shape.flops, tasks), shape.flops, group.outputs)
+    return Direct(body, tasks, scratch)
 
 
 def depthwise(group: Group, options: LowerOptions, fused: Fused, shape: Shape, x: Value) -> Kernel:

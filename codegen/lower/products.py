@@ -257,8 +257,3 @@ class _ConvTranspose(_Conv):
         meets: Expr = Apply("equal", (mod(known, stride), i64(0)), DType.BOOL)
         meets = Apply("logical_and", (meets, Apply("less_equal", (i64(0), reach), DType.BOOL)), DType.BOOL)
         return self.clamped(div(known, stride), i, meets)
-
-
-@lowers(ops.conv_transpose)
-def lower_conv_transpose(group: Group, options: LowerOptions) -> Kernel:
-    return generic_conv_transpose(group, options)

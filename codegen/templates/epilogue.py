@@ -22,10 +22,11 @@ class Operand:
     buffer: int                  # bufs[buffer]
     dtype: DType
     strides: tuple[Size, ...]
+    offset: Size = 0             # elements from the buffer's pointer to coordinate 0
 
     def at(self, fn: Function, base: Val, coords: tuple[Int, ...]) -> Val:
         """The address of the element at `coords`."""
-        offset: Int = 0
+        offset = fn.mul(size(fn, self.offset), self.dtype.bytes)
         for coord, stride in zip(coords, self.strides, strict=True):
             offset = fn.add(offset, fn.mul(fn.mul(coord, size(fn, stride)), self.dtype.bytes))
         return fn.gep(base, offset)

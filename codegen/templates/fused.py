@@ -35,8 +35,8 @@ class Bindings:
     def sizes(self, dims: Sequence[Dim]) -> tuple[Size, ...]:
         return tuple(self.table.ref(d) for d in dims)
 
-    def operand(self, operand: Bound, type: TensorType, strides: Strides) -> Operand:
-        return Operand(self.buffer(operand), type.dtype, self.sizes(strides))
+    def operand(self, operand: Bound, type: TensorType, strides: Strides, offset: Dim = 0) -> Operand:
+        return Operand(self.buffer(operand), type.dtype, self.sizes(strides), self.table.ref(offset))
 
 
 def broadcast_strides(access: Access, shape: Sequence[Dim]) -> Strides:
@@ -81,13 +81,15 @@ class Fused:
             axis = bias_axis % len(self.shape)
             self.views.append(tuple(stride if i == axis else 0 for i in range(len(self.shape))))
 
-    def epilogue(self, bindings: Bindings, views: Sequence[Strides]) -> Epilogue:
-        """`views`: what became of `self.views` over the template's coordinates."""
+    def epilogue(self, bindings: Bindings, views: Sequence[Strides], offsets: Sequence[Dim] = ()) -> Epilogue:
+        """`views`: what became of `self.views` over the template's coordinates, `offsets` where they begin."""
         group, count = self.group, len(self.inputs)
-        loads = [bindings.operand(outer(group, v), v.tensor, s)
-                 for v, s in zip(self.inputs, views[:count], strict=True)]
-        stores = [bindings.operand(v, v.tensor, s)
-                  for v, s in zip(group.outputs, views[count:count + len(group.outputs)], strict=True)]
+        starts = list(offsets) or [0] * len(views)
+        loads = [bindings.operand(outer(group, v), v.tensor, s, o)
+                 for v, s, o in zip(self.inputs, views[:count], starts[:count], strict=True)]
+        ends = count + len(group.outputs)
+        stores = [bindings.operand(v, v.tensor, s, o)
+                  for v, s, o in zip(group.outputs, views[count:ends], starts[count:ends], strict=True)]
         accumulator: Expr = Ref(ACCUMULATOR, widened(self.result.tensor.dtype))
         if self.bias is not None:
             loads.append(bindings.operand(outer(group, self.bias), self.bias.tensor, views[-1]))
