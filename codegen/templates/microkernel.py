@@ -42,7 +42,7 @@ class Micro:
     columns: int | None = None           # valid columns; None: an argument
     pitch: int | None = None             # from one row of W to the next; None: an argument
     padded: bool = True                  # W's rows may be read to the end of the last vector
-    ahead: int = 0                       # cache lines asked for at each k, from `next` on, `share` bytes further each time
+    ahead: int = 0                       # cache lines asked for at each k: from `next` on, `share` bytes further each
 
     @property
     def name(self) -> str:
@@ -75,7 +75,7 @@ class Micro:
 
     def call(self, fn: Function, target: Target, a: Val, w: Val, pointers: Sequence[Val],
              arguments: Mapping[str, Int], following: Val | None = None) -> None:
-        """Run one tile. `pointers`: the epilogue operands at the tile's first element; `following`: what to prefetch."""
+        """Run one tile. `pointers`: the epilogue operands at its first element; `following`: what to prefetch."""
         symbol = self.function(fn.module, target)
         extra = [following or w] if self.ahead else []
         values = [a, w, *extra, *pointers, *(fn.i64(arguments[name]) for name in self.parameters())]

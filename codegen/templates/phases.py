@@ -30,5 +30,6 @@ class Phases:
         first = fn.i64(fn.sub(fn.max(Val("i64", "%lo"), before), before))
         last = fn.i64(fn.sub(fn.min(Val("i64", "%hi"), after), before))
         shared = ", ".join(f"{type} %{name}" for type, name in KERNEL_ARGS[:3])
-        when(fn, fn.compare("icmp slt", first, last), lambda: fn.emit(f"call void @{symbol}({shared}, {first}, {last})"))
+        call = f"call void @{symbol}({shared}, {first}, {last})"
+        when(fn, fn.compare("icmp slt", first, last), lambda: fn.emit(call))
         return after

@@ -27,6 +27,9 @@ class Tile:
 def most_rows(target: Target, vectors: int) -> int:
     """Rows of accumulators that fit in registers beside a row of W and a broadcast (and a product, without FMA)."""
     free = target.vector_registers - vectors - (1 if target.fma else 2)
+    if not target.is_x86:
+        # Loads that broadcast are instructions of their own there, and LLVM moves some of them up.
+        return min(12, (free - 1) // vectors)
     return min(MOST_ROWS, free // vectors)
 
 
