@@ -48,6 +48,8 @@ def parser() -> argparse.ArgumentParser:
     code.add_argument("--math", choices=("strict", "default", "fast"), default="default",
                       help="strict: exact rewrites only; default: sums may be regrouped; fast: approximations too")
     code.add_argument("--dim", action="append", default=[], metavar="N=1", help="give an open dimension a size")
+    code.add_argument("--value", action="append", default=[], metavar="NAME=X", help="contents of an input, compiled "
+                      "in: a number, a list or @FILE.npy; for inputs that sizes depend on")
     code.add_argument("--threads-default", type=count, default=0, metavar="N", help="threads of a run (0: all cores)")
 
     out = made.add_argument_group("what comes out")
@@ -112,8 +114,10 @@ def compile_file(args: argparse.Namespace, repro: Path) -> int:
 
 def options_of(args: argparse.Namespace, repro: Path) -> Options:
     from lepton.driver import Options
+    from lepton.inputs import parse_values
 
     return Options.of({
+        "values": parse_values(args.value),
         "target": args.target, "level": args.level, "math": args.math, "dims": parse_dims(args.dim),
         "threads": args.threads_default, "passes": args.passes, "load_pass": args.load_pass,
         "dump_dir": args.dump_dir, "verify_each": args.verify_each, "time_passes": args.time_passes,

@@ -21,9 +21,10 @@ from lepton.codegen.group import LowerOptions
 from lepton.codegen.plan import check_supported, plan
 from lepton.codegen.program import Program, Storage
 from lepton.codegen.target import Target, parse_targets
-from lepton.ir import ops
+from lepton.ir import dims, ops
 from lepton.ir.core import Graph, clone
 from lepton.ir.diagnostics import Exit, LeptonError, ParseError, ResourceError, UsageError, VerifyError
+from lepton.ir.types import TensorType
 from lepton.ir.verify import verify
 from lepton.passes.default import pipeline_for
 from lepton.passes.instruments import Reproducer
@@ -34,6 +35,7 @@ from lepton.reproducer import kept
 if TYPE_CHECKING:
     from lepton.artifact import Model
 
+MAX_BYTES = 2**47  # of one value: what fits the address space of a process
 Source = Any  # a path, bytes, an onnx.ModelProto or a Graph
 Progress = Callable[[str], None]
 
@@ -141,7 +143,8 @@ def load_passes(file: Path) -> None:
     except LeptonError:
         raise
     except Exception as error:
-        lines = [f.lineno for f in traceback.extract_tb(error.__traceback__) if Path(f.filename) == file]
+        frames = traceback.extract_tb(error.__traceback__)
+        lines = [f.lineno for f in frames if Path(f.filename).resolve() == file.resolve()]
         line = lines[-1] if lines else getattr(error, "lineno", None)
         raise UsageError(f"cannot load passes from {file}{f':{line}' if line else ''}: "
                          f"{type(error).__name__}: {error}") from error
@@ -187,10 +190,23 @@ def lower(source: Source, options: Options, progress: Progress | None = None) ->
 def program_of(graph: Graph, target: Target, math: str) -> Program:
     """The plan of an optimised graph, its memory laid out. Raises UnsupportedError."""
     check_supported(graph)
+    check_sizes(graph)
     program = plan(graph, LowerOptions(target, math))
     plan_memory(program)
     debug.show_program(program, target)
     return program
+
+
+def check_sizes(graph: Graph) -> None:
+    """Raises ResourceError for a value that no machine could hold, whatever its open dimensions are."""
+    values = [*((v, ()) for v in graph.inputs), *((v, n.loc) for n in graph.walk() for v in n.results)]
+    for value, loc in values:
+        if isinstance(value.type, TensorType):
+            size = value.tensor.size * value.tensor.dtype.bytes
+            least = dims.evaluate(size, dict.fromkeys(dims.symbols(size), 1))
+            if least > MAX_BYTES or any(isinstance(d, int) and d > MAX_BYTES for d in value.tensor.shape):
+                raise ResourceError(f"'{value.name or 'a value'}' would be {value.type}: {least} bytes, more than any "
+                                    f"machine has", where=loc[0] if loc else None)
 
 
 def compile_objects(source: Source, options: Options, *, linked: bool, progress: Progress | None = None) -> Compiled:
@@ -247,7 +263,7 @@ def describe(done: Compiled, index: int, options: Options) -> dict[str, Any]:
     return {
         **versions(), "model": dict(sorted(done.original.metadata.items())), "target": target.name,
         "targets": [t.name for _, t in done.programs], "math": options.math, "level": options.level,
-        "dims": dict(sorted(options.dims.items())),
+        "dims": dict(sorted(options.dims.items())), "values": sorted(options.values),
         "statistics": done.report.targets[target.name],
     }
 

@@ -1,7 +1,6 @@
 """`--emit`: the forms a model takes on its way, as text or objects."""
 from __future__ import annotations
 
-import errno
 import os
 import sys
 import tempfile
@@ -13,6 +12,7 @@ from pathlib import Path
 from lepton.debug import program_text
 from lepton.driver import Compiled, Options, Progress, Report, Source, compile_objects, lower
 from lepton.ir.diagnostics import ResourceError, UsageError
+from lepton.terminal import FULL
 
 
 @dataclass(frozen=True)
@@ -105,5 +105,4 @@ def _disk_errors(out: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-        raise (ResourceError if full else UsageError)(f"cannot write {out}: {error.strerror}") from error
+        raise (ResourceError if error.errno in FULL else UsageError)(f"cannot write {out}: {error.strerror}") from error

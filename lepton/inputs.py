@@ -130,7 +130,18 @@ def _read_all(given: Sequence[str], ports: Sequence[Port]) -> dict[str, Any]:
     return found
 
 
-def _items(word: str) -> Mapping[str, Array | str]:
+def parse_values(words: Sequence[str]) -> dict[str, Array]:
+    """`--value` words: arrays by input, as numpy takes what was written. Raises UsageError."""
+    found: dict[str, Array] = {}
+    for word in words:
+        for name, value in _items(word, "--value").items():
+            if name in found:
+                raise UsageError(f"--value {word}: input '{name}' is given twice")
+            found[name] = _numbers(value, f"--value {word}") if isinstance(value, str) else value
+    return found
+
+
+def _items(word: str, option: str = "-i") -> Mapping[str, Array | str]:
     """What one `-i` gives: arrays that were read, or the text of a literal. Raises UsageError."""
     if word.startswith("@"):
         return read_arrays(Path(word[1:]))
@@ -138,7 +149,7 @@ def _items(word: str) -> Mapping[str, Array | str]:
     if not is_file:
         name, equals, text = word.rpartition("=")
     if not name or not (is_file or equals):
-        raise UsageError(f"-i {word}: expected NAME=@FILE.npy, NAME=NUMBER or @FILE.npz")
+        raise UsageError(f"{option} {word}: expected NAME=@FILE.npy, NAME=NUMBER or @FILE.npz")
     return {name: _only(read_arrays(Path(text)), text) if is_file else text}
 
 
@@ -170,10 +181,8 @@ def _viewed(array: Array, port: Port) -> Array:
 
 def _literal(text: str, port: Port) -> Any:
     """A number or (nested) list as a 0-d or larger array of the port's dtype. Raises UsageError."""
+    exact = _numbers(text, f"-i {port.name}={text[:80]}")
     try:
-        exact = np.asarray(json.loads(text))
-        if exact.dtype.kind not in "biuf":
-            raise ValueError("only numbers can be written here")
         with np.errstate(all="ignore"):
             array = exact.astype(port.dtype)
         if port.dtype.kind in "biu" and not np.array_equal(array, exact):
@@ -181,6 +190,17 @@ def _literal(text: str, port: Port) -> Any:
     except (ValueError, TypeError) as error:
         raise UsageError(f"-i {port.name}={text[:80]}: {error}", help=f"the input is {port}") from error
     return array if array.ndim else array[()]
+
+
+def _numbers(text: str, what: str) -> Array:
+    """A JSON number or nested list. Raises UsageError."""
+    try:
+        array = np.asarray(json.loads(text))
+        if array.dtype.kind not in "biuf":
+            raise ValueError("only numbers can be written here")
+    except (ValueError, TypeError) as error:
+        raise UsageError(f"{what}: {error}") from error
+    return array
 
 
 # --- random ---------------------------------------------------------------------------------------

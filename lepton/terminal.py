@@ -12,6 +12,7 @@ from typing import Any
 from lepton.ir.diagnostics import Exit, LeptonError, UsageError
 from lepton.knobs import NO_COLOR
 
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 MAX_SIZE = 2**63 - 1
 
 EXIT_CODES = """\
@@ -26,7 +27,9 @@ def run(tool: str, body: Callable[[], int], argv: Sequence[str], repro: Path | N
 
     A bug leaves a reproducer in `repro` (None: a new folder)."""
     try:
-        return body()
+        code = body()
+        sys.stdout.flush()
+        return code
     except LeptonError as error:
         _say(f"{tool}: error: {error}")
         if error.exit is Exit.INTERNAL:
@@ -36,15 +39,24 @@ def run(tool: str, body: Callable[[], int], argv: Sequence[str], repro: Path | N
         _say(f"{tool}: interrupted")
         return int(Exit.INTERRUPTED)
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or the interpreter complains at its end
+        _forget_stdout()
         return int(Exit.OK)
     except Exception as error:
         if _is_want_of_memory(error):
             _say(f"{tool}: error: out of memory")
             return int(Exit.RESOURCES)
+        if isinstance(error, OSError) and error.errno in FULL:
+            _forget_stdout()
+            _say(f"{tool}: error: cannot write: {error.strerror}")
+            return int(Exit.RESOURCES)
         _say(f"{tool}: internal error: {type(error).__name__}: {error}")
         _leave_reproducer(tool, argv, repro)
         return int(Exit.INTERNAL)
+
+
+def _forget_stdout() -> None:
+    """Let what is buffered go nowhere; the interpreter would try again at its end, and complain."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _is_want_of_memory(error: BaseException | None) -> bool:

@@ -11,9 +11,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from onnx import TensorProto, helper
 
 import lepton
 from lepton.cli import EMITS, parser
+from tests.cli import models
 from tests.cli.models import ROOT, Invoke, call, command, mlp_answer, process_environment
 
 X = np.random.default_rng(1).standard_normal((3, 16)).astype(np.float32)
@@ -168,3 +170,19 @@ def test_a_closed_pipe_is_no_error(folder: Path) -> None:
                           capture_output=True, text=True, timeout=60)
     assert (done.returncode, done.stderr) == (0, "")
     assert len(done.stdout) == 10
+
+
+def test_values_are_compiled_in(folder: Path, leptonc: Invoke) -> None:
+    """An input that a size depends on leaves the signature."""
+    kinds = {"shape": int(TensorProto.INT64)}
+    made = models.model([helper.make_node("Reshape", ["x", "shape"], ["y"])], {"x": ["N", 6], "shape": [2]},
+                        {"y": ["a", "b"]}, kinds=kinds)
+    models.save(made, folder / "r.onnx")
+    np.save("s.npy", np.array([-1, 3], np.int64))
+    for word in ("shape=[-1,3]", "shape=@s.npy"):
+        code, _, err = leptonc("r.onnx", "-q", "--value", word)
+        assert code == 0, err
+        model = lepton.load("r.so")
+        assert [p.name for p in model.inputs] == ["x"]
+        assert model.metadata["values"] == ["shape"]
+        assert model(np.ones((2, 6), np.float32)).shape == (4, 3)
