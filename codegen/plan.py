@@ -2,15 +2,20 @@
 
 Two walks over a graph. Backwards, `_want` decides where values *should* be written so that concats, transposes and
 the graph's outputs need no copies. Forwards, `_emit` makes views of what already lies in memory, lowers the rest to
-kernels and copies where neither helped. Regions of `if_` are walked in place, between jumps.
+kernels and copies where neither helped. Regions are walked in place, between jumps (control.py).
 """
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
+import numpy as np
+
+from lepton.codegen.control import bind_sizes, emit_if, emit_loop, emit_scan
 from lepton.codegen.group import LOWERINGS, Group, LowerOptions, copy_group, group_of
 from lepton.codegen.kernel import Access, Kernel, Packed
+from lepton.codegen.lower.sized import SIZERS
 from lepton.codegen.program import Buffer, GuardRow, Operand, Program, Step, StepKind, Storage, digest
 from lepton.codegen.views import Place, dense_place, inner_is_contiguous, place_operand, view
 from lepton.ir import ops
@@ -29,7 +34,7 @@ SMALL = 4096  # elements: below this a strided read is cheaper than another kern
 def plan(graph: Graph, options: LowerOptions) -> Program:
     """Lower every node of `graph`. Raises UnsupportedError naming all nodes that have no lowering."""
     check_supported(graph)
-    return _Planner(graph, options).run()
+    return Planner(graph, options).run()
 
 
 def check_supported(graph: Graph) -> None:
@@ -51,10 +56,15 @@ def check_supported(graph: Graph) -> None:
             + "\n  ".join(lost[:40]))
 
 
-_STRUCTURAL: frozenset[Op] = frozenset({ops.constant, ops.concat, ops.if_, ops.fusion})
+_STRUCTURAL: frozenset[Op] = frozenset({ops.constant, ops.concat, ops.if_, ops.loop_, ops.scan, ops.fusion})
 
 
-class _Planner:
+CONTROL: dict[Op, Callable[[Planner, Node], None]] = {ops.if_: emit_if, ops.loop_: emit_loop, ops.scan: emit_scan}
+
+
+class Planner:
+    """The walk, and what control.py needs of it: places, steps, fresh values."""
+
     def __init__(self, graph: Graph, options: LowerOptions) -> None:
         self.graph, self.options = graph, options
         self.program = Program(graph.name, graph.inputs, graph.outputs, graph.output_names)
@@ -70,7 +80,7 @@ class _Planner:
             self.places[value] = dense_place(self._buffer(Storage.INPUT, value.tensor, index=i), value.tensor)
         targets = [dense_place(self._buffer(Storage.OUTPUT, v.tensor, index=i), v.tensor)
                    for i, v in enumerate(self.graph.outputs)]
-        self._region(self.graph, targets)
+        self.region(self.graph, targets)
         self._reuse_in_place()
         self.program.guards = list(self.guards.values())
         self._drop_unused()
@@ -83,7 +93,7 @@ class _Planner:
         self.program.buffers.append(buffer)
         return buffer
 
-    def _workspace(self, type: TensorType) -> Place:
+    def workspace(self, type: TensorType) -> Place:
         return dense_place(self._buffer(Storage.WORKSPACE, type), type)
 
     def _constant(self, tensor: Tensor) -> Place:
@@ -102,17 +112,17 @@ class _Planner:
             self.program.buffers.append(buffer)
         return buffer
 
-    def _place(self, value: Value) -> Place:
+    def place(self, value: Value) -> Place:
         if value not in self.places and value.producer is not None and value.producer.op is ops.constant:
             self.places[value] = self._constant(value.producer.attrs["value"])
         return self.places[value]
 
-    def _access(self, value: Value) -> Access:
-        return self._place(value).access(value.tensor)
+    def access(self, value: Value) -> Access:
+        return self.place(value).access(value.tensor)
 
     # --- one graph or region ---
 
-    def _region(self, graph: Graph, targets: Sequence[Place]) -> None:
+    def region(self, graph: Graph, targets: Sequence[Place]) -> None:
         """Emit `graph` so that its outputs end up in `targets`."""
         for value, target in zip(graph.outputs, targets, strict=True):
             if _writable(value) and value not in self.wanted:
@@ -124,8 +134,8 @@ class _Planner:
             self._guard(node)
             self._emit(node)
         for value, target in zip(graph.outputs, targets, strict=True):
-            if self._place(value) != target:
-                self._copy(value.tensor, self._place(value), target)
+            if self.place(value) != target:
+                self._copy(value.tensor, self.place(value), target)
 
     def _want(self, node: Node) -> None:
         """Spread the wish for a result's place to the operands that could be written there directly."""
@@ -134,7 +144,7 @@ class _Planner:
         (result,) = node.results
         if node.op is ops.concat:
             if result not in self.wanted:
-                self.wanted[result] = self._workspace(result.tensor)
+                self.wanted[result] = self.workspace(result.tensor)
         elif result not in self.wanted:
             return
         for i, operand in enumerate(node.inputs):
@@ -149,8 +159,8 @@ class _Planner:
             return
         if node.op is ops.concat:
             self._emit_concat(node)
-        elif node.op is ops.if_:
-            self._emit_if(node)
+        elif node.op in CONTROL:
+            CONTROL[node.op](self, node)
         elif node.op.has(Trait.VIEW):
             self._emit_view(node)
         else:
@@ -159,15 +169,15 @@ class _Planner:
     def _emit_view(self, node: Node) -> None:
         operand, (result,) = node.inputs[0], node.results
         assert operand is not None
-        place = view(node, self._place(operand))
+        place = view(node, self.place(operand))
         if place is None:
-            dense = self._workspace(operand.tensor)
-            self._copy(operand.tensor, self._place(operand), dense, node.loc)
+            dense = self.workspace(operand.tensor)
+            self._copy(operand.tensor, self.place(operand), dense, node.loc)
             place = view(node, dense)
             assert place is not None, f"a dense operand of {node.op.name} is no view"
         target = self.wanted.get(result)
         if target is None and self._must_materialise(result, place):
-            target = self._workspace(result.tensor)
+            target = self.workspace(result.tensor)
         if target is not None and target != place:
             self._copy(result.tensor, place, target, node.loc)
             place = target
@@ -187,62 +197,50 @@ class _Planner:
             assert operand is not None
             part = place_operand(node, i, target)
             assert part is not None
-            if self._place(operand) != part:
-                self._copy(operand.tensor, self._place(operand), part, node.loc)
+            if self.place(operand) != part:
+                self._copy(operand.tensor, self.place(operand), part, node.loc)
         self.places[result] = target
 
-    def _emit_if(self, node: Node) -> None:
-        condition, *captures = node.inputs
-        assert condition is not None
-        for result in node.results:
-            self.places[result] = self.wanted.get(result) or self._workspace(result.tensor)
-        targets = [self.places[r] for r in node.results]
-        skip = self._step(Step(StepKind.JUMP_IF_FALSE, (self._operand(condition),), loc=node.loc))
-        leave: Step | None = None
-        for region in node.regions:
-            for inner, outer in zip(region.inputs, captures, strict=True):
-                assert outer is not None
-                self.places[inner] = self._place(outer)
-            self._region(region, targets)
-            if leave is None:
-                leave = self._step(Step(StepKind.JUMP, loc=node.loc))
-                skip.target = len(self.program.steps)
-        assert leave is not None
-        leave.target = len(self.program.steps)
-
     def _emit_kernel(self, node: Node) -> None:
+        if node.op in SIZERS:
+            bind_sizes(self, node)
         for result in node.results:
-            self.places[result] = self.wanted.get(result) or self._workspace(result.tensor)
-        group = group_of(node, self._access)
-        self._call(group, self._lower(group), node.loc)
+            self.places[result] = self.wanted.get(result) or self.workspace(result.tensor)
+        group = self.group(node)
+        self.call(group, self._lower(group), node.loc)
         if group.anchor is None:
             self.in_place.append((len(self.program.steps) - 1, node.results[0], group.inputs))
+
+    def group(self, node: Node) -> Group:
+        for result in node.results:  # a size that is about to be bound stands in their types already
+            self.places.setdefault(result, dense_place(Buffer(Storage.WORKSPACE), result.tensor))
+        return group_of(node, self.access)
 
     def _lower(self, group: Group) -> Kernel:
         return LOWERINGS[group.anchor.op if group.anchor is not None else None](group, self.options)
 
     # --- steps ---
 
-    def _step(self, step: Step) -> Step:
+    def step(self, step: Step) -> Step:
         for operand in step.operands:
             operand.buffer.touch(len(self.program.steps))
         self.program.steps.append(step)
         return step
 
-    def _operand(self, value: Value) -> Operand:
-        place = self._place(value)
+    def operand(self, value: Value) -> Operand:
+        place = self.place(value)
         return Operand(place.buffer, place.offset * value.tensor.dtype.bytes)
 
-    def _call(self, group: Group, kernel: Kernel, loc: tuple[Location, ...]) -> None:
-        operands = tuple(Operand(self._packed(o)) if isinstance(o, Packed) else self._operand(o)
+    def call(self, group: Group, kernel: Kernel, loc: tuple[Location, ...]) -> None:
+        operands = tuple(Operand(self._packed(o)) if isinstance(o, Packed) else self.operand(o)
                          for o in kernel.operands)
-        self._step(Step(StepKind.CALL, operands, kernel, loc=loc))
+        self.step(Step(StepKind.CALL, operands, kernel, loc=loc))
 
     def _copy(self, type: TensorType, source: Place, target: Place, loc: tuple[Location, ...] = ()) -> None:
         ends = Value(type), Value(type)
         self.places.update(zip(ends, (source, target), strict=True))
-        group = copy_group(*ends, self._access)
-        self._call(group, self._lower(group), loc)
+        group = copy_group(*ends, self.access)
+        self.call(group, self._lower(group), loc)
 
     def _guard(self, node: Node) -> None:
         """What the node's type rule takes for granted becomes a check at run time."""
@@ -254,6 +252,46 @@ class _Planner:
             message = f"{where}: {left} must equal {right}"
             self.guards.setdefault((left, right), GuardRow(left, right, message))
 
+    # --- values that the graph does not have: counters, flags, state ---
+
+    def value(self, type: TensorType) -> Value:
+        """A fresh value in workspace memory of its own."""
+        made = Value(type)
+        self.places[made] = self.workspace(type)
+        return made
+
+    def apply(self, op: Op, *operands: Value, into: Value | None = None, **attrs: Any) -> Value:
+        """The result of an op on planned values, computed here; `into` overwrites a value."""
+        stand_ins = [Value(v.type) for v in operands]
+        self.places.update((s, self.place(v)) for s, v in zip(stand_ins, operands, strict=True))
+        node = op.node(*stand_ins, **attrs)
+        self.places[node.result] = self.place(into) if into is not None else self.workspace(node.result.tensor)
+        group = self.group(node)
+        self.call(group, self._lower(group), ())
+        return node.result
+
+    def size_value(self, size: Dim) -> Value:
+        """An i64[] that holds a size."""
+        if isinstance(size, int):
+            return ops.constant(value=Tensor.of(np.array(size, np.int64)))
+        return self.apply(ops.shape_values, dims=(size,), scalar=True)
+
+    def copy_value(self, source: Value, target: Value) -> None:
+        self._copy(source.tensor, self.place(source), self.place(target))
+
+    def deliver(self, result: Value, value: Value) -> None:
+        """Make `result` of a control node what `value` holds, which may have more rows than `result`."""
+        place = self.place(value)
+        target = self.wanted.get(result)
+        if target is not None:
+            self._copy(result.tensor, place, target)
+        self.places[result] = target or place
+
+    def launch(self, kernel: Kernel) -> None:
+        """A kernel that no group stands behind."""
+        operands = tuple(self.operand(o) for o in kernel.operands if isinstance(o, Value))
+        self.step(Step(StepKind.CALL, operands, kernel))
+
     # --- after the walk ---
 
     def _reuse_in_place(self) -> None:
@@ -261,17 +299,17 @@ class _Planner:
         moved: dict[Buffer, Buffer] = {}
 
         def memory(value: Value) -> Buffer:
-            buffer = self._place(value).buffer
+            buffer = self.place(value).buffer
             return moved.get(buffer, buffer)
 
         for index, result, inputs in self.in_place:
-            new = self._place(result).buffer
+            new = self.place(result).buffer
             if new.storage is not Storage.WORKSPACE or new.first != index or not self._fills(result):
                 continue
             for value in inputs:
                 old = memory(value)
                 # Read in a second order as well, it would be overwritten too early.
-                orders = {self._place(v) for v in inputs if memory(v) is old}
+                orders = {self.place(v) for v in inputs if memory(v) is old}
                 dies = old.storage is Storage.WORKSPACE and old.last == index and old is not new
                 if dies and len(orders) == 1 and value.type == result.type and self._fills(value):
                     moved[new] = old
@@ -283,7 +321,7 @@ class _Planner:
 
     def _fills(self, value: Value) -> bool:
         """Whether the value is all there is in its buffer, in row-major order."""
-        place = self._place(value)
+        place = self.place(value)
         whole = place.offset == 0 and place.buffer.size == value.tensor.size * value.tensor.dtype.bytes
         return whole and place.is_dense(value.tensor)
 

@@ -70,6 +70,7 @@ class Step:
     operands: tuple[Operand, ...] = ()
     kernel: Kernel | None = None
     target: int = 0
+    bound: Dim = 0                       # BIND: the symbol that gets its size here
     loc: tuple[Location, ...] = ()
 
     @property
@@ -106,6 +107,7 @@ class Program:
         dims = [b.size for b in self.buffers]
         dims += [d for v in (*self.inputs, *self.outputs) for d in v.tensor.shape]
         dims += [d for k in self.kernels for d in (k.tasks, k.scratch, k.grain, *k.dims)]
+        dims += [s.bound for s in self.steps]
         dims += [o.offset for s in self.steps for o in s.operands]
         return all(isinstance(d, int) for d in dims)
 

@@ -12,7 +12,7 @@ from lepton.codegen.program import Buffer, Program, Step, StepKind, Storage
 from lepton.codegen.target import Target
 from lepton.ir.core import Value
 from lepton.ir.diagnostics import UnsupportedError
-from lepton.ir.dims import Apply, Dim, Expr, Symbol, symbols
+from lepton.ir.dims import Apply, Dim, Expr, Symbol, sym, symbols
 from lepton.ir.types import DType
 
 # lepton_dtype of runtime_c/include/lepton.h
@@ -21,6 +21,7 @@ DTYPE_CODES: dict[DType, int] = {d: i for i, d in enumerate((
     DType.U32, DType.U64, DType.BOOL, DType.STRING, DType.C64, DType.C128, DType.F8E4M3FN, DType.F8E4M3FNUZ,
     DType.F8E5M2, DType.F8E5M2FNUZ, DType.F8E8M0, DType.F4E2M1, DType.I4, DType.U4, DType.I2, DType.U2), 1)}
 MAX_RANK = 16
+LATE = 1 << 31  # LPT_SLOT_LATE
 
 TYPES = """\
 %lepton_port = type { ptr, i32, i32, [16 x i64], ptr }
@@ -77,6 +78,7 @@ class Tables:
     def __init__(self, module: Module, program: Program, target: Target, prefix: str) -> None:
         self.module, self.program, self.target, self.prefix = module, program, target, prefix
         self.env = Env()
+        self.late: set[str] = set()      # symbols that LPT_BIND steps give their sizes
         self.buffer_index = {b: i for i, b in enumerate(program.buffers)}
 
     def write(self, kernels: Sequence[str], offsets: dict[Buffer, int], weights_size: int, metadata: str,
@@ -90,10 +92,11 @@ class Tables:
         steps = self._array("steps", "%lpt_step", [
             self._step(s, k, operands) for s, k in zip(program.steps, kernels, strict=True)])
         table = self._array("operands", "%lpt_operand", operands)
+        self.late = {str(s.bound) for s in program.steps if s.kind is StepKind.BIND}
         slots = [self._slots("input_slots", program.inputs), self._slots("output_slots", program.outputs)]
         guards = self._array("guards", "%lpt_guard", [
-            f"%lpt_guard {{ i32 {self.env.slot(g.left)}, i32 {self.env.slot(g.right)}, ptr {self._text(g.message)} }}"
-            for g in program.guards])
+            f"%lpt_guard {{ i32 {self._maybe_late(g.left)}, i32 {self._maybe_late(g.right)}, "
+            f"ptr {self._text(g.message)} }}" for g in program.guards])
         bound = self._symbols()
         shape = self._shape_function(bound)
         env = self._array("env", "i64", [f"i64 {d if isinstance(d, int) else 0}" for d in self.env.contents])
@@ -123,7 +126,7 @@ class Tables:
         first, kernel = len(operands), step.kernel
         operands += [f"%lpt_operand {{ i32 {self.buffer_index[o.buffer]}, i32 {self.env.slot(o.offset)} }}"
                      for o in step.operands]
-        slots = [0, 1, 0, 1]
+        slots = [0 if step.kind is not StepKind.BIND else self.env.slot(step.bound), 1, 0, 1]
         if kernel is not None:
             slots = [self.env.run(kernel.dims), *map(self.env.slot, (kernel.tasks, kernel.scratch, kernel.grain))]
         name = f"{step.name}:{step.loc[0].name}" if step.loc else step.name
@@ -146,7 +149,7 @@ class Tables:
     def _slots(self, stem: str, values: Sequence[Value]) -> str:
         rows: list[str] = []
         for value in values:
-            slots = [self.env.slot(d) for d in value.tensor.shape] + [0] * (MAX_RANK - value.tensor.rank)
+            slots = [self._maybe_late(d) for d in value.tensor.shape] + [0] * (MAX_RANK - value.tensor.rank)
             rows.append(f"%lpt_port_slots {{ [16 x i32] [{', '.join(f'i32 {s}' for s in slots)}] }}")
         return self._array(stem, "%lpt_port_slots", rows)
 
@@ -158,10 +161,14 @@ class Tables:
                 if isinstance(d, Expr) and (name := str(d)).isidentifier() and name not in rows:
                     rows[name] = f"%lpt_symbol {{ i32 {self.env.slot(d)}, i32 {i}, i32 {axis}, i32 0 }}"
         needed: set[str] = set().union(*(symbols(d) for d in self.env.contents))
-        if lost := sorted(needed - rows.keys()):
-            raise UnsupportedError(f"sizes {', '.join(lost)} depend on the data, not on an input's shape",
-                                   help="data-dependent shapes are not compiled yet")
+        if lost := sorted(needed - rows.keys() - self.late):
+            raise UnsupportedError(f"sizes {', '.join(lost)} follow neither from an input's shape nor from a count")
         return rows
+
+    def _maybe_late(self, dim: Dim) -> int:
+        """The slot of a port's or guard's size, marked (as the sign of an i32) if a bind decides it."""
+        slot = self.env.slot(dim)
+        return slot - LATE if symbols(dim) & self.late else slot
 
     # --- the shape function ---
 
@@ -171,9 +178,10 @@ class Tables:
             return "null"
         name = f"{self.prefix}shape"
         fn = self.module.function(name, [("ptr", "env")])
-        spell = _Sizes(fn, {name: self.env.slot(_symbol(name)) for name in bound})
+        given = {*bound, *self.late}
+        spell = _Sizes(fn, {name: self.env.slot(sym(name)) for name in sorted(given)})
         for slot, d in derived:
-            if str(d) in bound and self.env.slot(d) == slot:
+            if str(d) in given and self.env.slot(d) == slot:
                 continue
             fn.store(fn.i64(spell(d)), Val("ptr", "%env"), 8 * slot, 8)
         return f"@{name}"
@@ -201,12 +209,6 @@ class Tables:
         key = f"text:{self.prefix}:{text}"
         line = known(key, f"@{name} = private unnamed_addr constant {body}")
         return line.split(" ", 1)[0]
-
-
-def _symbol(name: str) -> Dim:
-    from lepton.ir.dims import sym
-
-    return sym(name)
 
 
 class _Sizes:

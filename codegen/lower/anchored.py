@@ -16,12 +16,13 @@ from lepton.ir.types import TensorType
 class Anchored:
     """A group whose anchor gives one element for each place of its result."""
 
-    def __init__(self, group: Group) -> None:
+    def __init__(self, group: Group, *, written: bool = True) -> None:
+        """`written`: whether the group's outputs are operands of this kernel."""
         assert group.anchor is not None
         self.group, self.node, self.nest = group, group.anchor, Nest(group.name)
         self.buffers = {v: self.nest.reads(outer, v.tensor.dtype)
                         for v, outer in zip(group.body.inputs, group.inputs, strict=True)}
-        self.targets = [self.nest.writes(v, v.tensor.dtype) for v in group.outputs]
+        self.targets = [self.nest.writes(v, v.tensor.dtype) for v in group.outputs] if written else []
 
     @property
     def result(self) -> TensorType:
