@@ -10,7 +10,7 @@ from lepton.codegen.kernel import Body, align
 from lepton.codegen.llvm.builder import Module
 from lepton.codegen.llvm.machine import compile_module
 from lepton.codegen.memory import plan_static, verify_plan
-from lepton.codegen.program import Program, StepKind, Storage
+from lepton.codegen.program import Buffer, Program, StepKind, Storage
 from lepton.codegen.tables import TYPES, Tables, artifact_table
 from lepton.codegen.target import Target
 from lepton.ir.tensor import Array

@@ -87,7 +87,7 @@ class LeptonBackend(Backend):
         try:
             return LeptonRep(compile(model, **kwargs))
         except DataDependent as error:
-            if not error.inputs:
+            if not error.inputs or not set(error.inputs) <= {v.name for v in model.graph.input}:
                 raise
             return SpecialisedRep(model, error.inputs, kwargs)
 
