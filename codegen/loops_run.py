@@ -80,7 +80,7 @@ class _Run:
             buffer[index] = value
             return
         self.check(s.buffer, index)
-        buffer[index] = np.asarray(value).astype(dtype.numpy)
+        buffer[index] = convert(np.asarray(value), dtype)
 
     def check(self, name: str, index: int) -> None:
         if not 0 <= index < len(self.buffers[name]):
@@ -111,14 +111,15 @@ class _Run:
 EXTRA: dict[str, Callable[..., Any]] = {
     "floordiv": np.floor_divide, "floormod": np.mod, "fmod": lambda a, b: OPS["mod"].reference(a, b, fmod=True),
     "trunc": np.trunc,
-    "round_f16": lambda x: x.astype(np.float16).astype(np.float32),
-    "round_bf16": lambda x: x.astype(DType.BF16.numpy).astype(np.float32),
 }
 
 
 def apply(op: str, args: list[Any]) -> Any:
     """One op on numpy scalars."""
     arrays = [np.asarray(a) for a in args]
+    how, _, name = op.partition("_")
+    if how in ("round", "loose") and name:
+        return convert(arrays[0], DType(name), saturate=how == "round").astype(arrays[0].dtype)[()]
     if op.startswith("bitcast_"):
         return arrays[0].view(DType(op.removeprefix("bitcast_")).numpy)[()]
     with np.errstate(all="ignore"):

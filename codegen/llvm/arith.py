@@ -1,8 +1,8 @@
 """The scalar ops of the loop IR (`loops.Apply`) as LLVM instructions, for any number of lanes.
 
 Meanings are those of the ops of the same name in lepton.ir.ops; operands have one dtype. Beyond them: `floordiv` and
-`floormod` by positive divisors (index arithmetic), `fmod` (mod with the sign of the dividend), `round_f16` and
-`round_bf16` (an f32 rounded to what the half type can hold).
+`floormod` by positive divisors (index arithmetic), `fmod` (mod with the sign of the dividend), `round_f16` and the like
+(a register's value after a cast to a narrower type; `loose_` instead of `round_`: without saturation).
 """
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from collections.abc import Callable
 from lepton.codegen.llvm.builder import Function, Val, lanes_of, literal, vec
 from lepton.codegen.llvm.convert import REGISTER, from_memory, to_memory
 from lepton.codegen.llvm.math import LIBM, VECTOR, math_function
+from lepton.codegen.llvm.narrow import NARROW, rounded
 from lepton.codegen.target import Target
 from lepton.ir.types import DType
 
@@ -29,6 +30,8 @@ class Arith:
             return self.f.op(_BITS[op], args[0], args[1])
         if op in _METHODS:
             return _METHODS[op](self, args, dtype)
+        if op in ROUNDINGS:
+            return self.through_narrow(args[0], op)
         if op in VECTOR or op in LIBM:
             return math_function(self.f, op, args, self.target.fma)
         raise KeyError(op)
@@ -212,6 +215,10 @@ class Arith:
         is_unit = f.op("or", f.compare("icmp eq", a, one), f.compare("icmp eq", a, self._c(a, -1)))
         return f.select(f.compare("icmp slt", b, zero), f.select(is_unit, unit, zero), result)
 
+    def through_narrow(self, x: Val, op: str) -> Val:
+        """round_<type> saturates, loose_<type> does not."""
+        return rounded(self.f, x, DType(op.partition("_")[2]), op.startswith("round"))
+
     def through_half(self, args: list[Val], dtype: DType) -> Val:
         return from_memory(self.f, self.target, to_memory(self.f, self.target, args[0], dtype), dtype)
 
@@ -248,7 +255,8 @@ _METHODS: dict[str, Callable[[Arith, list[Val], DType], Val]] = {
     "round_bf16": lambda s, a, d: s.through_half(a, DType.BF16),
 }
 BITCASTS = frozenset(f"bitcast_{d.value}" for d in DType if d in REGISTER)
-OPS = frozenset({*_COMPARE, *_BITS, *_METHODS, *VECTOR, *LIBM, *BITCASTS})
+ROUNDINGS = frozenset(f"{how}_{d.value}" for d in NARROW for how in ("round", "loose"))
+OPS = frozenset({*_COMPARE, *_BITS, *_METHODS, *VECTOR, *LIBM, *BITCASTS, *ROUNDINGS})
 
 
 def reduce_lanes(arith: Arith, op: str, value: Val, dtype: DType) -> Val:

@@ -1,10 +1,12 @@
 """Element types in memory and in registers, and the conversions between them.
 
-In registers: bool is i1, f16 and bf16 are float, integers keep their width. In memory bool is a byte of 0 or 1.
+In registers: bool is i1, floats narrower than f32 are float, integers keep their width but for those of 2 and 4 bits,
+which are i8. In memory bool is a byte of 0 or 1, and what is narrower than a byte takes one.
 """
 from __future__ import annotations
 
 from lepton.codegen.llvm.builder import Function, Val, lanes_of, literal, vec
+from lepton.codegen.llvm.narrow import INTEGERS, NARROW, decode, encode
 from lepton.codegen.target import Target
 from lepton.ir.diagnostics import UnsupportedError
 from lepton.ir.types import DType
@@ -14,12 +16,16 @@ REGISTER: dict[DType, str] = {
     DType.I8: "i8", DType.U8: "i8", DType.I16: "i16", DType.U16: "i16", DType.I32: "i32", DType.U32: "i32",
     DType.I64: "i64", DType.U64: "i64",
 }
-MEMORY: dict[DType, str] = {**REGISTER, DType.F16: "half", DType.BF16: "i16", DType.BOOL: "i8"}
+REGISTER |= {d: "i8" if d in INTEGERS else "float" for d in NARROW}
+MEMORY: dict[DType, str] = {**REGISTER, DType.F16: "i16", DType.BF16: "i16", DType.BOOL: "i8"}
+MEMORY |= {d: "i8" for d in NARROW}
 
 
 def widened(dtype: DType) -> DType:
     """The type in which values of `dtype` are computed."""
-    return DType.F32 if dtype in (DType.F16, DType.BF16) else dtype
+    if dtype in INTEGERS:
+        return INTEGERS[dtype]
+    return DType.F32 if dtype in (DType.F16, DType.BF16) or dtype in NARROW else dtype
 
 
 def register_type(dtype: DType, lanes: int = 1) -> str:
@@ -31,7 +37,7 @@ def register_type(dtype: DType, lanes: int = 1) -> str:
 
 def memory_type(dtype: DType, lanes: int = 1) -> str:
     register_type(dtype)
-    return vec(lanes, "i16" if dtype is DType.F16 else MEMORY[dtype])
+    return vec(lanes, MEMORY[dtype])
 
 
 def _has_half(target: Target) -> bool:
@@ -53,7 +59,7 @@ def from_memory(f: Function, target: Target, raw: Val, dtype: DType) -> Val:
             return f.convert("fpext", half, vec(lanes, "float"))
         case DType.F16:
             return _half_to_float(f, raw)
-    return raw
+    return decode(f, raw, dtype) if dtype in NARROW else raw
 
 
 def to_memory(f: Function, target: Target, value: Val, dtype: DType) -> Val:
@@ -69,7 +75,7 @@ def to_memory(f: Function, target: Target, value: Val, dtype: DType) -> Val:
             return f.convert("bitcast", half, vec(lanes, "i16"))
         case DType.F16:
             return _float_to_half(f, value)
-    return value
+    return encode(f, value, dtype, exact=True) if dtype in NARROW else value
 
 
 def _float_to_bfloat(f: Function, value: Val) -> Val:

@@ -4,6 +4,7 @@ from __future__ import annotations
 from lepton.codegen.group import Group, LowerOptions, lowers
 from lepton.codegen.kernel import Kernel
 from lepton.codegen.llvm.math import LIBM, VECTOR
+from lepton.codegen.llvm.narrow import NARROW
 from lepton.codegen.loops import Apply, Expr, Let, Stmt, Store, walk
 from lepton.codegen.lower.nest import (
     Nest,
@@ -21,6 +22,10 @@ from lepton.codegen.lower.scalar import Elements
 from lepton.codegen.lower.transpose import transpose_kernel
 from lepton.ir.diagnostics import UnsupportedError
 from lepton.ir.dims import product
+from lepton.ir.types import DType
+
+RAW: dict[DType, DType] = {
+    d: DType.U16 if d.bits == 16 else DType.U8 for d in (DType.F16, DType.BF16, DType.BOOL, *NARROW)}
 
 
 @lowers(None)
@@ -41,12 +46,17 @@ def map_kernel(group: Group, space: Space) -> Kernel:
     nest = Nest(group.name)
     sizes = space.sizes or (1,)
     views = [v or (0,) for v in space.views]
-    buffers = {v: nest.reads(outer, v.tensor.dtype) for v, outer in zip(group.body.inputs, group.inputs, strict=True)}
-    targets = [nest.writes(v, v.tensor.dtype) for v in group.outputs]
+    # What is only copied is moved as bits.
+    def kind(dtype: DType) -> DType:
+        return dtype if group.body.nodes else RAW.get(dtype, dtype)
+
+    buffers = {v: nest.reads(outer, kind(v.tensor.dtype))
+               for v, outer in zip(group.body.inputs, group.inputs, strict=True)}
+    targets = [nest.writes(v, kind(v.tensor.dtype)) for v in group.outputs]
     strides = dict(zip(group.body.inputs, views, strict=False))
     coords: list[Expr] = []
     lets: list[Let] = []
-    elements = Elements(lambda v: load(buffers[v], v.tensor.dtype, offset(coords, strides[v], nest)), lets)
+    elements = Elements(lambda v: load(buffers[v], kind(v.tensor.dtype), offset(coords, strides[v], nest)), lets)
     tasks = cut(sizes, work=_work(group))
     found, shape = nest_loops(sizes, tasks, nest)
     coords += found

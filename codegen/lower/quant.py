@@ -13,7 +13,6 @@ from lepton.codegen.lower.reduce import anchor_of
 from lepton.codegen.lower.scalar import ap, c, to_dtype
 from lepton.ir import ops
 from lepton.ir.core import Value
-from lepton.ir.diagnostics import UnsupportedError
 from lepton.ir.dims import product
 from lepton.ir.ops.quant import bounds
 from lepton.ir.types import DType
@@ -57,13 +56,14 @@ class _Quant:
 def quantize(group: Group, options: LowerOptions) -> Kernel:
     q, lets = _Quant(group), list[Stmt]()
     to: DType = q.anchor.attrs["to"]
-    if not to.is_integer or to.bits < 8:
-        raise UnsupportedError(f"quantize to {to.value} is not supported in compiled code",
-                               where=q.anchor.loc[0] if q.anchor.loc else None)
     x = to_dtype(q.fused.before(0, q.coords[:len(q.shape)], lets), q.wide)
     scale, zero = q.parameter(1, lets), q.parameter(2, lets)
     assert scale is not None
-    level = ap("round", ap("div", x, to_dtype(scale, q.wide)))
+    ratio = ap("div", x, to_dtype(scale, q.wide))
+    if not to.is_integer:
+        shifted = ratio if zero is None else ap("add", ratio, to_dtype(zero, q.wide))
+        return q.kernel(lets, ap(f"round_{to.value}", to_dtype(shifted, DType.F32)))
+    level = ap("round", ratio)
     return q.kernel(lets, saturated(level, None if zero is None else to_dtype(zero, q.wide), to, lets, q.fused))
 
 
@@ -76,7 +76,7 @@ def saturated(level: Expr, zero: Expr | None, to: DType, lets: list[Stmt], fused
     v = Ref(name, level.dtype)
     # Beyond 2**24 f32 cannot hold the largest integer: then the bound itself is chosen as an integer.
     inside = Select(ap("greater", v, c(low, v)), v, c(low, v))
-    return Select(ap("greater_equal", v, c(high, v)), Const(high, to), Cast(inside, to))
+    return Select(ap("greater_equal", v, c(high, v)), Const(high, widened(to)), Cast(inside, widened(to)))
 
 
 @lowers(ops.dequantize)
@@ -86,8 +86,8 @@ def dequantize(group: Group, options: LowerOptions) -> Kernel:
     scale, zero = q.parameter(1, lets), q.parameter(2, lets)
     assert scale is not None
     wide = DType.F64 if scale.dtype is DType.F64 else DType.F32
-    if zero is None:
-        level = to_dtype(x, wide)
+    if zero is None or x.dtype.is_float:
+        level = to_dtype(x, wide) if zero is None else ap("sub", to_dtype(x, wide), to_dtype(zero, wide))
     else:
         exact = DType.I32 if x.dtype.bits < 32 else DType.I64
         level = to_dtype(ap("sub", to_dtype(x, exact), to_dtype(zero, exact)), wide)

@@ -206,14 +206,20 @@ def cast(a: Args, n: Node) -> Expr:
     if to is source:
         return x
     e = to_dtype(x, widened(to))
-    return ap(f"round_{to.value}", e) if to in (DType.F16, DType.BF16) else e
+    if widened(to) is to:
+        return e
+    loose = not n.attrs["saturate"] and to not in (DType.F16, DType.BF16) and to.is_float
+    return ap(f"{'loose' if loose else 'round'}_{to.value}", e)
 
 
 def bitcast(a: Args, n: Node) -> Expr:
     x, to = a[0], n.attrs["to"]
     assert n.inputs[0] is not None
-    if {to, n.inputs[0].tensor.dtype} & {DType.F16, DType.BF16, DType.BOOL}:
-        raise UnsupportedError(f"bitcast from {n.inputs[0].tensor.dtype.value} to {to.value} is not supported")
+    source = n.inputs[0].tensor.dtype
+    if source is DType.BOOL or to is DType.BOOL:
+        return ap("logical_not", ap("equal", x, c(0, x))) if to is DType.BOOL else Cast(x, to)
+    if widened(source) is not source or widened(to) is not to:
+        raise UnsupportedError(f"bitcast from {source.value} to {to.value} is not supported")
     register_type(to)
     return x if x.dtype is to else Apply(f"bitcast_{to.value}", (x,), to)
 

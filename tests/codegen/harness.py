@@ -85,9 +85,11 @@ class Placed:
         count = 0 if 0 in array.shape else high - low + 1
         self.memory = Guarded(count * size)
         self.address = self.memory.bytes.ctypes.data - low * size
-        raw = np.frombuffer(self.memory.bytes, array.dtype) if count else np.empty(0, array.dtype)
+        bits = np.dtype(f"u{size}")  # numpy cannot stride over every element type
+        raw = np.frombuffer(self.memory.bytes, bits) if count else np.empty(0, bits)
         base = raw[-low:] if count else raw
-        self.view: Array = np.lib.stride_tricks.as_strided(base, array.shape, [s * size for s in self.strides])
+        strided = np.lib.stride_tricks.as_strided(base, array.shape, [s * size for s in self.strides])
+        self.view: Array = strided.view(array.dtype)
         self.untouched = np.ones(count, bool)
         flags = np.lib.stride_tricks.as_strided(self.untouched[-low:] if count else self.untouched, array.shape,
                                                 self.strides)

@@ -26,6 +26,7 @@ from tests.codegen.harness import (
     lower,
     reversed_axes,
     run_kernel,
+    run_node,
     value,
 )
 
@@ -106,6 +107,33 @@ def test_cast(target: Target, dtype: DType) -> None:
                DType.U64, DType.BOOL):
         x = value((37,), dtype)
         check_node(ops.cast.node(x, to=to), {x: data((37,), dtype)}, target)
+
+
+NARROW = [DType.F8E4M3FN, DType.F8E4M3FNUZ, DType.F8E5M2, DType.F8E5M2FNUZ, DType.F8E8M0, DType.F4E2M1, DType.I4,
+          DType.U4, DType.I2, DType.U2]
+
+
+@targets
+@pytest.mark.parametrize("dtype", NARROW, ids=lambda d: d.value)
+def test_narrow_casts(target: Target, dtype: DType) -> None:
+    """From every code to f32 and back, and from floats of all magnitudes, to the bit."""
+    codes = np.arange(1 << dtype.bits, dtype=np.uint8).view(dtype.numpy)
+    x = value(codes.shape, dtype)
+    for to in (DType.F32, DType.F16, dtype):
+        (got,) = run_node(ops.cast.node(x, to=to), {x: codes}, target)
+        np.testing.assert_array_equal(got.astype(np.float32), codes.astype(to.numpy).astype(np.float32))
+    floats = np.concatenate([np.arange(0, 1 << 32, 80021, dtype=np.uint64).astype(np.uint32).view(np.float32), SPECIAL,
+                             (np.arange(-4096, 4096) / 256).astype(np.float32)])
+    y = value(floats.shape)
+    for saturate in (True, False):
+        node = ops.cast.node(y, to=dtype, saturate=saturate)
+        with np.errstate(all="ignore"):
+            expected = ops.cast.reference(floats, to=dtype, saturate=saturate)
+        (got,) = run_node(node, {y: floats}, target)
+        np.testing.assert_array_equal(got.astype(np.float32), expected.astype(np.float32))  # 0.0 equals -0.0
+        if dtype.is_float:
+            number = ~np.isnan(expected.astype(np.float32)) & ~np.isnan(floats)
+            np.testing.assert_array_equal(got[number].view(np.uint8), expected[number].view(np.uint8))
 
 
 def copied(shape: tuple[int, ...], perm: tuple[int, ...], dtype: DType, target: Target, dynamic: bool = False) -> None:

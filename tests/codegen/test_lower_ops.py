@@ -97,7 +97,8 @@ def test_known_powers(target: Target, exponent: float) -> None:
 
 @pytest.mark.parametrize("target", HERE, ids=lambda t: t.name)
 def test_bitcast(target: Target) -> None:
-    for a, b in ((DType.F32, DType.I32), (DType.U32, DType.F32), (DType.I64, DType.F64), (DType.I8, DType.U8)):
+    for a, b in ((DType.F32, DType.I32), (DType.U32, DType.F32), (DType.I64, DType.F64), (DType.I8, DType.U8),
+                 (DType.BOOL, DType.U8)):
         x = value((83,), a)
         array = operand(DType.I32 if a is DType.U32 else a, 0).astype(a.numpy)
         check_node(ops.bitcast.node(x, to=b), {x: array}, target)
