@@ -80,7 +80,7 @@ class LeptonBackend(Backend):
         return True
 
     @classmethod
-    def prepare(cls, model: onnx.ModelProto, device: str = "CPU", **kwargs: Any) -> LeptonRep:
+    def prepare(cls, model: onnx.ModelProto, device: str = "CPU", **kwargs: Any) -> LeptonRep | SpecialisedRep:
         """Compile for this machine, in process. Raises LeptonError."""
         if not cls.supports_device(device):
             raise UsageError(f"device {device!r}: this backend runs on the CPU")

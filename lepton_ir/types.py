@@ -104,7 +104,8 @@ def _numpy(dtype: DType) -> np.dtype[Any]:
         return np.dtype(np.bool_)
     if dtype is DType.STRING:
         return np.dtype(object)
-    return np.dtype(_KINDS[dtype.value[0]] + dtype.value[1:])
+    plain: np.dtype[Any] = np.dtype(_KINDS[dtype.value[0]] + dtype.value[1:])
+    return plain
 
 
 @cache
