@@ -64,6 +64,8 @@ def _is_want_of_memory(error: BaseException | None) -> bool:
     while error is not None:
         if isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno == errno.ENOMEM):
             return True
+        if isinstance(error, ImportError) and "failed to map segment" in str(error):
+            return True
         error = error.__cause__ or error.__context__
     return False
 
