@@ -313,7 +313,7 @@ def block_of(target: Target, shape: Shape, height: int, width: int) -> tuple[Dim
     per_row = 2 * _known(shape.out[2]) * shape.depth * shape.filters
     planes = _known(shape.images) * _known(shape.out[0]) * shape.groups if isinstance(shape.images, int) else 1
     high, wide = _known(shape.out[1]), _known(shape.out[2])
-    wanted = max(1, min(MOST_TASKS // 2 // planes, per_row * high // TASK_FLOPS))
+    wanted = max(1, min(MOST_TASKS // planes, per_row * high // TASK_FLOPS))
     room = target.l2_bytes // 3 // (shape.channels * shape.dtype.bytes * shape.kernel[0])
     columns: Dim = shape.out[2]
     if high == 1 or room < _known_span(shape, 2, wide) * _known_span(shape, 1, height):
@@ -346,5 +346,5 @@ def panels_of(shape: Shape, rows: Dim, columns: Dim, panels: int) -> int:
     planes = _known(shape.images) * _known(shape.out[0]) * shape.groups
     tiles = -(-_known(shape.out[1]) // _known(rows)) * -(-_known(shape.out[2]) // _known(columns)) * planes
     flops = shape.flops if isinstance(shape.flops, int) else TASK_FLOPS * MOST_TASKS
-    wanted = max(1, min(MOST_TASKS // 2, flops // TASK_FLOPS))
+    wanted = max(1, min(MOST_TASKS, flops // TASK_FLOPS))
     return -(-panels // min(panels, max(1, wanted // tiles)))

@@ -13,13 +13,14 @@ from lepton.codegen.templates.gemm import Gemm, pack_constant
 from lepton.codegen.templates.tiles import Tile, choose
 from lepton.ir import ops
 from lepton.ir.core import Value
-from lepton.ir.dims import Dim, ceildiv, product
+from lepton.ir.dims import Dim, ceildiv, dim_max, product
 from lepton.ir.tensor import Array
 from lepton.ir.types import DType
 
 UNKNOWN_ROWS, UNKNOWN_COLUMNS, UNKNOWN_K = 256, 512, 512   # what the cost model takes for run-time sizes
 TASK_FLOPS = 3_000_000                                     # about 15 us of one core
-MOST_TASKS = 64
+MOST_TASKS = 32
+ENOUGH_TASKS = 8                                           # fewer leave threads without work
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +114,7 @@ def matmul_kernel(group: Group, options: LowerOptions, fused: Fused, problem: Pr
     tasks = product((*problem.batch, ceildiv(problem.m, rows), ceildiv(ceildiv(problem.n, width), panels)))
     flops = product((*problem.batch, 2, problem.m, problem.n, problem.k))
     return Kernel(name or group.name, body, tuple(bindings.bound), tasks, bindings.table.dims, scratch,
-                  grain_of(flops, tasks), flops, group.outputs)
+                  grain_of(dim_max(flops, product((24, problem.n, problem.k))), tasks), flops, group.outputs)
 
 
 def grain_of(flops: Dim, tasks: Dim, least: int = 2_000_000) -> int:
@@ -138,26 +139,50 @@ def tile_of(target: Target, problem: Problem, dtype: DType) -> Tile:
 
 
 def blocks(target: Target, problem: Problem, tile: Tile, dtype: DType) -> tuple[int, int, bool]:
-    """(rows of a task, panels of a task, whether row blocks follow each other in the order of tasks)."""
+    """(rows of a task, panels of a task, whether row blocks follow each other in the order of tasks).
+
+    Of all ways to cut the product into enough tasks, the one that moves least between L2 and what lies behind it."""
     m = max(problem.m, 1) if isinstance(problem.m, int) else UNKNOWN_ROWS
     n = max(problem.n, 1) if isinstance(problem.n, int) else UNKNOWN_COLUMNS
     k = max(problem.k if isinstance(problem.k, int) else UNKNOWN_K, 1)
     batch = product(problem.batch)
     entries = max(1, batch) if isinstance(batch, int) else 4
     panels = max(1, -(-n // (tile.vectors * target.lanes(dtype))))
-    wanted = max(1, min(MOST_TASKS // entries, 2 * m * n * k // TASK_FLOPS))
-    most = max(1, target.l2_bytes // 2 // (k * dtype.bytes * tile.rows)) * tile.rows
-    if problem.weights is None:
-        # Each task packs the panels it uses: split columns first.
-        across = min(panels, wanted)
-        down = -(-wanted // across)
-        rows = -(-m // down)
-    elif m >= n:
-        rows = min(-(-m // wanted), most)
-        across = max(1, wanted // max(1, -(-m // rows)))
-    else:
-        rows = min(m, most)
-        across = max(1, wanted // max(1, -(-m // rows)))
-    rows = max(tile.rows, -(-rows // tile.rows) * tile.rows)
-    across = min(max(across, 1), panels)
-    return rows, -(-panels // across), m < n
+    wanted = max(1, min(MOST_TASKS // entries, work_of(m, n, k) // TASK_FLOPS))
+    size = Traffic(m * k * dtype.bytes, n * k * dtype.bytes, panels, target.l2_bytes // 2, problem.weights is None)
+    tiles = -(-m // tile.rows)
+    found: list[tuple[int, int, int, bool]] = []
+    for down in range(1, min(tiles, max(wanted, -(-size.a * 2 // target.l2_bytes))) + 1):
+        rows = -(-tiles // down) * tile.rows
+        many = -(-m // rows)
+        each = -(-panels // min(panels, -(-wanted // many)))
+        missing = max(0, min(wanted, ENOUGH_TASKS) - many * -(-panels // each)) * (size.a + size.b)
+        for rows_fastest in (True, False):
+            found.append((size.moved(many, each, rows_fastest) + missing, rows, each, rows_fastest))
+    _, rows, each, rows_fastest = min(found)
+    return rows, each, rows_fastest
+
+
+@dataclass(frozen=True, slots=True)
+class Traffic:
+    """Bytes of A and B, and what of them fits in the share of L2 that a task may fill."""
+
+    a: int
+    b: int
+    panels: int
+    room: int
+    packs: bool         # every task packs the panels of B that it uses
+
+    def moved(self, blocks: int, each: int, rows_fastest: bool) -> int:
+        """Bytes from behind L2, for so many blocks of rows and panels of a task."""
+        a_fits = self.a <= self.room * blocks
+        b_fits = self.b * each <= self.room * self.panels
+        groups = -(-self.panels // each)
+        b_passes = 1 if rows_fastest and b_fits and not self.packs else blocks
+        a_passes = self.panels if not a_fits else groups if rows_fastest else 1
+        return self.a * a_passes + self.b * b_passes * (4 if self.packs else 1)
+
+
+def work_of(m: int, n: int, k: int) -> int:
+    """Operations, or what reading B takes where that is slower: a core reads a float in the time of 24 operations."""
+    return max(2 * m * n * k, 24 * n * k)
