@@ -17,7 +17,7 @@ from lepton.ir.dims import product
 def lrn(group: Group, options: LowerOptions) -> Kernel:
     """Vectors go over the last spatial axis, a serial loop over those channels of the window that exist."""
     anchor, fused = anchor_of(group), Fused(group)
-    nest, shape = fused.nest, fused.result
+    nest, shape = fused.nest, fused.result.shape
     size, dtype = anchor.attrs["size"], widened(anchor.results[0].tensor.dtype)
     sizes = list(shape)
     lanes_last = len(sizes) > 2

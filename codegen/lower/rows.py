@@ -2,8 +2,8 @@
 
 `Rows` sees everything over x's dims: what computes x (and the anchor's other operands) before the anchor, what is read
 and written after it. Two shapes of loops come out. If the vectors' dim is reduced, tasks and serial loops go over the
-rows and each pass over a row is a VECTOR loop with vector accumulators. If it is kept, a VECTOR loop goes over it, every
-lane has accumulators of its own and the passes inside are serial.
+rows and each pass over a row is a VECTOR loop with vector accumulators. If it is kept, a VECTOR loop goes over it, and
+every lane has accumulators of its own while the passes inside are serial.
 """
 from __future__ import annotations
 

@@ -82,7 +82,8 @@ def floats(*shape: int, seed: int = 0) -> Any:
 
 def cases() -> list[tuple[str, Node]]:
     x, y = value((3, 37)), value((37,))
-    window: dict[str, Any] = {"kernel": (3, 3), "strides": (1, 1), "pads_begin": (1, 1), "pads_end": (1, 1), "dilations": (1, 1)}
+    pads = {"pads_begin": (1, 1), "pads_end": (1, 1)}
+    window: dict[str, Any] = {"kernel": (3, 3), "strides": (1, 1), "dilations": (1, 1), **pads}
     body = Graph.of("body", [x, y], [ops.gelu(ops.add(ops.tanh(x), y)), ops.sigmoid(x)])
     return [
         ("map", ops.fusion.node(Value(x.type), Value(y.type), regions=(body,), kind="map")),
