@@ -10,7 +10,7 @@ import numpy as np
 
 from lepton.codegen.group import Group, LowerOptions, lowers
 from lepton.codegen.kernel import Kernel, packed
-from lepton.codegen.lower.matmul import MOST_TASKS, TASK_FLOPS, Problem, grain_of, matmul_kernel
+from lepton.codegen.lower.matmul import MOST_TASKS, TASK_FLOPS, Made, Problem, grain_of, matmul_kernel
 from lepton.codegen.target import Target
 from lepton.codegen.templates.convolution import Convolution, Three, Window, pack_filters
 from lepton.codegen.templates.depthwise import Depthwise, pack_taps, tile_width
@@ -138,15 +138,19 @@ def shape_of(group: Group, fused: Fused, x: Value, weights: Array, attrs: Any) -
 
 def pointwise(group: Group, options: LowerOptions, fused: Fused, shape: Shape, factors: tuple[Value, Value]) -> Kernel:
     """1x1: a matrix product over the pixels."""
+    return matmul_kernel(group, options, fused, pixels(shape), factors)
+
+
+def pixels(shape: Shape) -> Problem:
+    """A pointwise convolution as a product: rows are pixels, as far as all operands walk them as one."""
     rows = [shape.x[:-1], *(v[:-1] for v in shape.views)]
     batch, merged = collapse((shape.images, *shape.out), rows)
     if not batch:
         batch, merged = (1,), [(0,)] * len(rows)
     matrix = np.ascontiguousarray(shape.weights.reshape(shape.filters, shape.channels).T)
-    problem = Problem(batch[:-1], batch[-1], shape.filters, shape.channels, (*merged[0], shape.x[-1]),
-                      (0,) * (len(batch) + 1),
-                      [(*m, v[-1]) for m, v in zip(merged[1:], shape.views, strict=True)], matrix)
-    return matmul_kernel(group, options, fused, problem, factors)
+    return Problem(batch[:-1], batch[-1], shape.filters, shape.channels, (*merged[0], shape.x[-1]),
+                   (0,) * (len(batch) + 1),
+                   [(*m, v[-1]) for m, v in zip(merged[1:], shape.views, strict=True)], matrix)
 
 
 def direct(group: Group, options: LowerOptions, fused: Fused, shape: Shape, x: Value) -> Kernel:
@@ -158,16 +162,7 @@ def direct(group: Group, options: LowerOptions, fused: Fused, shape: Shape, x: V
                   grain_of(shape.flops, made.tasks), shape.flops, group.outputs)
 
 
-@dataclass(frozen=True, slots=True)
-class Direct:
-    """A body with what its kernel needs to know of it."""
-
-    body: Convolution
-    tasks: Dim
-    scratch: Dim
-
-
-def direct_body(bindings: Bindings, target: Target, shape: Shape, x: Operand, epilogue: Epilogue) -> Direct:
+def direct_body(bindings: Bindings, target: Target, shape: Shape, x: Operand, epilogue: Epilogue) -> Made:
     """The body of a direct convolution: tile, blocks, whether the input is copied."""
     planar = shape.x[4] != 1 and shape.channels > 1
     crowded = not planar and _crowded(target, shape)
@@ -191,7 +186,7 @@ def direct_body(bindings: Bindings, target: Target, shape: Shape, x: Operand, ep
                            (shape.channels + gap) * shape.dtype.bytes))
     tasks = product((shape.images, shape.groups, shape.out[0], ceildiv(shape.out[1], rows),
                      ceildiv(shape.out[2], columns), -(-panels // block_panels)))
-    return Direct(body, tasks, scratch)
+    return Made(body, tasks, scratch)
 
 
 def depthwise(group: Group, options: LowerOptions, fused: Fused, shape: Shape, x: Value) -> Kernel:

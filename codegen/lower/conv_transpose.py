@@ -16,8 +16,8 @@ import numpy as np
 
 from lepton.codegen.group import Group, LowerOptions, lowers
 from lepton.codegen.kernel import Kernel
-from lepton.codegen.lower.conv import Direct, Shape, direct_body
-from lepton.codegen.lower.matmul import grain_of
+from lepton.codegen.lower.conv import Shape, direct_body, pixels
+from lepton.codegen.lower.matmul import Made, grain_of, product_body
 from lepton.codegen.lower.products import generic_conv_transpose
 from lepton.codegen.templates.fused import Bindings, Fused, Strides, constant_array, outer
 from lepton.codegen.templates.phases import Phases
@@ -88,15 +88,21 @@ def lower_conv_transpose(group: Group, options: LowerOptions) -> Kernel:
     view = bindings.operand(outer(group, x), x.tensor, x_strides)
     views = [layout.axes(v, 0) for v in fused.views]
     matrix = weights.reshape(*weights.shape[:2], *layout.three(weights.shape[2:], 1))
-    made: list[Direct] = []
+    made: list[Made] = []
     for phases in every(*(a.phases() for a in axes)):
         shape = phase_shape(x.tensor.dtype, out[0], axes, phases, matrix, attrs["group"], x_strides, views)
         offsets = [_offset(v, phases) for v in views]
+        if shape.pointwise:
+            problem = pixels(shape)
+            rows = bindings.operand(outer(group, x), x.tensor, problem.a)
+            made.append(product_body(bindings, options.target, problem, rows, None,
+                                     fused.epilogue(bindings, problem.views, offsets)))
+            continue
         made.append(direct_body(bindings, options.target, shape, view, fused.epilogue(bindings, shape.views, offsets)))
     return kernel_of(group, bindings, made, product((2, *sizes, *weights.shape[1:])))
 
 
-def kernel_of(group: Group, bindings: Bindings, made: Sequence[Direct], flops: Dim) -> Kernel:
+def kernel_of(group: Group, bindings: Bindings, made: Sequence[Made], flops: Dim) -> Kernel:
     scratch: Dim = 0
     tasks: Dim = 0
     for part in made:

@@ -1,13 +1,13 @@
 """Matrix products: constant weights are packed when the model is compiled, other operands are read where they lie."""
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import cast
 
 from lepton.codegen.group import Group, LowerOptions, lowers
-from lepton.codegen.kernel import Kernel, packed
+from lepton.codegen.kernel import Body, Kernel, packed
 from lepton.codegen.target import Target
-from lepton.codegen.templates.epilogue import Operand
+from lepton.codegen.templates.epilogue import Epilogue, Operand
 from lepton.codegen.templates.fused import Bindings, Fused, Strides, collapse, constant_array, outer
 from lepton.codegen.templates.gemm import Gemm, pack_constant
 from lepton.codegen.templates.tiles import Tile, choose
@@ -15,7 +15,7 @@ from lepton.ir import ops
 from lepton.ir.core import Value
 from lepton.ir.dims import Dim, ceildiv, dim_max, product
 from lepton.ir.tensor import Array
-from lepton.ir.types import DType
+from lepton.ir.types import DType, TensorType
 
 UNKNOWN_ROWS, UNKNOWN_COLUMNS, UNKNOWN_K = 256, 512, 512   # what the cost model takes for run-time sizes
 TASK_FLOPS = 3_000_000                                     # about 15 us of one core
@@ -32,7 +32,7 @@ class Problem:
     n: Dim
     k: Dim
     a: Strides
-    b: Strides
+    b: Strides                    # of no use where there are weights
     views: list[Strides]          # of the epilogue's operands
     weights: Array | None         # the elements of b if it is a constant matrix
 
@@ -93,28 +93,68 @@ def _spread(to: list[Dim], shape: list[Dim], strides: list[Dim]) -> Strides:
 
 
 def matmul_kernel(group: Group, options: LowerOptions, fused: Fused, problem: Problem,
-                  factors: tuple[Value, Value], name: str = "") -> Kernel:
+                  factors: tuple[Value, Value]) -> Kernel:
     """The kernel of a product in matrix form."""
-    target, (a, b) = options.target, factors
-    dtype = a.tensor.dtype
+    bindings, (a, b) = Bindings(), factors
+    left = bindings.operand(outer(group, a), a.tensor, problem.a)
+    right = None if problem.weights is not None else bindings.operand(outer(group, b), b.tensor, problem.b)
+    made = product_body(bindings, options.target, problem, left, right, fused.epilogue(bindings, problem.views))
+    flops = product((*problem.batch, 2, problem.m, problem.n, problem.k))
+    return Kernel(group.name, made.body, tuple(bindings.bound), made.tasks, bindings.table.dims, made.scratch,
+                  grain_of(dim_max(flops, product((24, problem.n, problem.k))), made.tasks), flops, group.outputs)
+
+
+@dataclass(frozen=True, slots=True)
+class Made:
+    """A body with what its kernel needs to know of it."""
+
+    body: Body
+    tasks: Dim
+    scratch: Dim
+
+
+def product_body(bindings: Bindings, target: Target, problem: Problem, left: Operand, right: Operand | None,
+                 epilogue: Epilogue) -> Made:
+    """The body of a product: tile, blocks, packing. Without `right` the problem's weights are packed."""
+    dtype = left.dtype
+    if right is None and problem.weights is not None and narrow(target, problem, dtype):
+        right, left = transposed(left), weights_operand(bindings, problem, dtype)
+        problem = replace(problem, m=problem.n, n=problem.m, a=(*(0,) * len(problem.batch), problem.k, 1),
+                          b=(*problem.a[:-2], problem.a[-1], problem.a[-2]), weights=None)
+        epilogue = replace(epilogue, loads=tuple(map(transposed, epilogue.loads)),
+                           stores=tuple(map(transposed, epilogue.stores)))
     tile = tile_of(target, problem, dtype)
     rows, panels, rows_fastest = blocks(target, problem, tile, dtype)
-    in_place = problem.weights is None and _reads_in_place(problem, tile)
-    bindings = Bindings()
-    left = bindings.operand(outer(group, a), a.tensor, problem.a)
-    if problem.weights is not None:
-        right: int | Operand = bindings.buffer(packed(pack_constant(problem.weights, target, tile, dtype)))
+    in_place = right is not None and _reads_in_place(problem, tile)
+    if right is None:
+        assert problem.weights is not None
+        source: int | Operand = bindings.buffer(packed(pack_constant(problem.weights, target, tile, dtype)))
     else:
-        right = bindings.operand(outer(group, b), b.tensor, problem.b)
-    epilogue = fused.epilogue(bindings, problem.views)
+        source = right
     *batch, m, n, k = bindings.sizes((*problem.batch, problem.m, problem.n, problem.k))
-    body = Gemm(dtype, tuple(batch), m, n, k, left, right, epilogue, tile, rows, panels, rows_fastest, in_place)
+    body = Gemm(dtype, tuple(batch), m, n, k, left, source, epilogue, tile, rows, panels, rows_fastest, in_place)
     width = tile.vectors * target.lanes(dtype)
-    scratch = 0 if problem.weights is not None or in_place else problem.k * (width * dtype.bytes)
+    scratch = 0 if right is None or in_place else problem.k * (width * dtype.bytes)
     tasks = product((*problem.batch, ceildiv(problem.m, rows), ceildiv(ceildiv(problem.n, width), panels)))
-    flops = product((*problem.batch, 2, problem.m, problem.n, problem.k))
-    return Kernel(name or group.name, body, tuple(bindings.bound), tasks, bindings.table.dims, scratch,
-                  grain_of(dim_max(flops, product((24, problem.n, problem.k))), tasks), flops, group.outputs)
+    return Made(body, tasks, scratch)
+
+
+def narrow(target: Target, problem: Problem, dtype: DType) -> bool:
+    """Whether weights have so few columns that vectors are better filled with rows of A."""
+    lanes, rows = target.lanes(dtype), problem.m if isinstance(problem.m, int) else UNKNOWN_ROWS
+    return isinstance(problem.n, int) and problem.n * 4 <= lanes and rows >= 2 * lanes
+
+
+def transposed(operand: Operand) -> Operand:
+    *batch, row, column = operand.strides
+    return replace(operand, strides=(*batch, column, row))
+
+
+def weights_operand(bindings: Bindings, problem: Problem, dtype: DType) -> Operand:
+    """Constant weights as the left factor: [N, K] as they are."""
+    assert problem.weights is not None
+    k, n = problem.weights.shape
+    return bindings.operand(packed(problem.weights.T), TensorType(dtype, (n, k)), (*(0,) * len(problem.batch), k, 1))
 
 
 def grain_of(flops: Dim, tasks: Dim, least: int = 2_000_000) -> int:

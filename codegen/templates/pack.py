@@ -70,7 +70,16 @@ def _pack_transposed(fn: Function, machine: Target, dtype: DType, source: Val, r
     whole = fn.div(rows, lanes)
     fn.loop(whole, square)
     done = fn.mul(whole, lanes)
-    _pack_strided(fn, machine, dtype, source, (done, rows), columns, (1, stride), target, vectors, lanes, v)
+    rest = fn.sub(rows, done)
+    if not isinstance(rest, int):
+        _pack_strided(fn, machine, dtype, source, (done, rows), columns, (1, stride), target, vectors, lanes, v)
+    elif rest:
+        mask = mask_of(fn, rest, 0, lanes)
+        from_k = fn.mul(done, dtype.bytes)
+        block = transpose(fn, [load_raw(fn, memory_type(dtype), line, lanes, from_k, mask) for line in lines])
+        to = fn.gep(target, fn.add(fn.mul(done, pitch), v * lanes * dtype.bytes))
+        for i, value in enumerate(block[:rest]):
+            fn.store(value, to, i * pitch)
 
 
 def _pack_strided(fn: Function, machine: Target, dtype: DType, source: Val, rows: tuple[Int, Int], columns: Int,

@@ -162,3 +162,16 @@ def test_fused_epilogues(target: str) -> None:
     close(got[1], want[1], 2 * k)
     assert got[2].dtype == bool
     assert np.mean(got[2] == want[2]) > 0.995
+
+
+@pytest.mark.parametrize("target", HERE)
+@pytest.mark.parametrize("n", [1, 2, 3])
+def test_few_columns(target: str, n: int) -> None:
+    """Vectors run along the rows there."""
+    x, w = random((2, 70, 21)), random((21, n))
+    a = value(2, 70, 21)
+    (got,) = run_node(node_of(ops.matmul(a, constant(w))), {a: x}, target, shares=3)
+    close(got, x @ w, 21)
+    a = value(sym("M"), 21)
+    (got,) = run_node(node_of(ops.matmul(a, constant(w))), {a: x[0]}, target, env={"M": 70})
+    close(got, x[0] @ w, 21)
