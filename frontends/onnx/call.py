@@ -71,7 +71,13 @@ class Call:
 
     def sizes(self, dims: Sequence[Dim], *, scalar: bool = False) -> Value:
         """Dimensions as data: i64[n], or i64[]."""
+        if all(isinstance(d, int) for d in dims):
+            return self.const(dims[0] if scalar else tuple(dims), DType.I64)
         return self(ops.shape_values, dims=tuple(dims), scalar=scalar)
+
+    def size(self, dim: Dim, dtype: DType = DType.I64) -> Value:
+        """One dimension as a scalar of that type."""
+        return self.const(dim, dtype) if isinstance(dim, int) else self.cast(self.sizes((dim,), scalar=True), dtype)
 
     def cast(self, x: Value, to: DType) -> Value:
         return x if x.tensor.dtype is to else self(ops.cast, x, to=to)
@@ -96,6 +102,13 @@ class Call:
             raise LeptonError(f"input {index} is missing", where=self.where)
         if not isinstance(value.type, TensorType):
             raise LeptonError(f"input {index} is {value.type}, expected a tensor", where=self.where)
+        return value
+
+    def ranked(self, index: int, rank: int) -> Value:
+        """Operand `index`, which must have this rank."""
+        value = self.x(index)
+        if value.tensor.rank != rank:
+            raise LeptonError(f"input {index} is {value.type}, expected rank {rank}", where=self.where)
         return value
 
     def all(self) -> list[Value]:
@@ -138,6 +151,13 @@ class Call:
         """The one number that operand `index` holds, a constant."""
         dim = self.dim(index, what)
         return dim if isinstance(dim, int) else self.ints_in(index, what)[0]
+
+    def number(self, index: int, what: str) -> float:
+        """The one float that operand `index`, a constant, holds."""
+        array = self.constant(index, what).array
+        if array.size != 1 or array.dtype.kind not in "fiu":
+            raise LeptonError(f"{what} (input {index}, {self.x(index).type}) is not one number", where=self.where)
+        return float(array.reshape(-1)[0])
 
     def ints_in(self, index: int, what: str) -> tuple[int, ...]:
         """What operand `index` holds. Raises UnsupportedError unless it is constant."""
@@ -215,6 +235,9 @@ class Call:
     def g(self, name: str) -> onnx.GraphProto:
         return self._get(name, A.GRAPH, REQUIRED)  # type: ignore[no-any-return]
 
+    def type(self, name: str) -> onnx.TypeProto:
+        return self._get(name, A.TYPE_PROTO, REQUIRED)  # type: ignore[no-any-return]
+
     def dtype(self, name: str, default: DType | _Required) -> DType:
         """An attribute that is the number of an element type."""
         code = self._get(name, A.INT, default)
@@ -241,7 +264,7 @@ class Call:
     def depends(self, index: int, what: str) -> NoReturn:
         """Operand `index` would have to be known. Names the inputs it comes of."""
         value = self.x(index)
-        inputs = sources(value)
+        inputs = [name for name in sources(value) if name in self.importer.input_names]
         names = ", ".join(f"'{name}'" for name in inputs)
         raise DataDependent(f"{what} (input {index}, {value.type}) must be known when compiling", inputs,
                             where=self.where, help=f"give a value to input {names}" if names else

@@ -9,6 +9,7 @@ import numpy as np
 import onnx
 
 from lepton.frontends.onnx import ops as _importers  # noqa: F401  (fills the table)
+from lepton.frontends.onnx.bundles import Bundle
 from lepton.frontends.onnx.call import Call
 from lepton.frontends.onnx.check import all_nodes, domain, function_key, location, subgraphs
 from lepton.frontends.onnx.contents import Contents, only_dims
@@ -42,6 +43,7 @@ class Importer:
         self.file, self.symbols, self.contents, self.problems = file, Symbols(dims), Contents(), Problems()
         self.functions = {function_key(f): f for f in file.proto.functions}
         self._inlined = 0
+        self.input_names = {info.name for info in file.proto.graph.input}
 
     def run(self, pins: Mapping[str, Any]) -> Graph:
         proto = self.file.proto.graph
@@ -62,6 +64,9 @@ class Importer:
         self.nodes(proto.node, [o.name for o in proto.output], scope)
         self.problems.check(self.file.name)
         outputs = [scope.lookup(o.name, self.contents) for o in proto.output]
+        for value, info in zip(outputs, proto.output, strict=True):
+            if isinstance(value, Bundle):
+                raise UnsupportedError(f"output '{info.name}' is {value.type}: only tensors can be outputs")
         for value, info in reversed(list(zip(outputs, proto.output, strict=True))):
             if value.producer is not None:  # an input that is an output too keeps its own name
                 value.name = info.name

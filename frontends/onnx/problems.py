@@ -29,6 +29,18 @@ class Problems:
     def add(self, node: onnx.NodeProto, where: object, error: UnsupportedError) -> None:
         self._groups.setdefault((location(node).op, error.message), []).append((str(where), error))
 
+    def snapshot(self) -> dict[tuple[str, str], list[tuple[str, UnsupportedError]]]:
+        """What is reported so far, for `restore` when an attempt is given up."""
+        return {key: list(found) for key, found in self._groups.items()}
+
+    def data_dependent_since(self, before: dict[tuple[str, str], list[tuple[str, UnsupportedError]]]) -> bool:
+        """Whether all that was reported since would be settled by knowing data."""
+        found = [e for key, group in self._groups.items() for _, e in group[len(before.get(key, ())):]]
+        return bool(found) and all(isinstance(e, DataDependent) for e in found)
+
+    def restore(self, before: dict[tuple[str, str], list[tuple[str, UnsupportedError]]]) -> None:
+        self._groups = before
+
     def check(self, file: str) -> None:
         """Raises UnsupportedError if anything was reported."""
         if not self._groups:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, TypeAlias, TypeVar
 
 from lepton.ir.core import Value
 
@@ -20,14 +20,15 @@ if TYPE_CHECKING:
 
 Result: TypeAlias = "Value | Sequence[Value | None]"
 Rule: TypeAlias = "Callable[[Call], Result]"
+R = TypeVar("R", bound="Rule")
 
 IMPORTERS: dict[tuple[str, str], list[tuple[int, Rule]]] = {}
 
 
-def imports(*names: str, since: int = 1, domain: str = "") -> Callable[[Rule], Rule]:
+def imports(*names: str, since: int = 1, domain: str = "") -> Callable[[R], R]:
     """Declare an importer for operators of a domain from opset `since` on."""
 
-    def declare(rule: Rule) -> Rule:
+    def declare(rule: R) -> R:
         for name in names:
             entries = IMPORTERS.setdefault((domain, name), [])
             if any(version == since for version, _ in entries):

@@ -2,10 +2,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import onnx
 
+from lepton.frontends.onnx.bundles import Bundle
 from lepton.frontends.onnx.contents import Contents
 from lepton.frontends.onnx.tensors import Store
 from lepton.ir import ops
@@ -62,6 +63,8 @@ class Scope:
         if outer in self.captures:
             return self.captures[outer]
         node = outer.producer
+        if isinstance(outer, Bundle):
+            return replace(outer, items=tuple(self._captured(v, contents) for v in outer.items), uses={})
         if node is not None and node.op in (ops.constant, ops.shape_values):
             inner = node.op(**node.attrs)
         else:

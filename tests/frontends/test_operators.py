@@ -206,7 +206,56 @@ QUANTISED = [
          **c(w=ints(*range(16), dtype=np.uint8).reshape(2, 2, 2, 2), z=np.uint8(3))),
 ]
 
-CASES = UNARY + BINARY + MATMUL + WINDOWS + NORMS + REDUCE + MOVEMENT + LAYERS + QUANTISED
+SAMPLES = [case("GridSample", X, np.tanh(floats(2, 4, 3, 2, seed=1)) * np.float32(1.5), mode=mode, padding_mode=padding,
+                align_corners=corners) for mode in ("linear", "nearest", "cubic")
+           for padding in ("zeros", "border", "reflection") for corners in (0, 1)]
+SAMPLES += [
+    case("GridSample", floats(1, 2, 3, 4, 5), np.tanh(floats(1, 2, 3, 2, 3)), mode="linear"),
+    case("DFT", floats(2, 7, 1), **c(n=np.array(7), a=np.array(1))), case("DFT", floats(2, 6, 2), axis=1, opset=17),
+    case("DFT", floats(2, 6, 2), axis=1, opset=17, inverse=1),
+    case("DFT", floats(2, 6, 1), axis=1, opset=17, onesided=1),
+    case("STFT", floats(1, 40, 1), **c(step=np.array(4), w=np.hanning(8).astype(np.float32))),
+    case("STFT", floats(2, 40, 1), **c(step=np.array(8), w=np.ones(16, np.float32)), onesided=0),
+    case("Col2Im", floats(1, 12, 6), **c(i=ints(4, 3), b=ints(2, 2))),
+    case("Col2Im", floats(1, 12, 16), **c(i=ints(4, 3), b=ints(2, 2)), pads=[1, 1, 0, 1]),
+    case("MaxUnpool", floats(1, 1, 2, 2), np.array([[[[5, 7], [13, 15]]]]), kernel_shape=[2, 2], strides=[2, 2]),
+    case("MelWeightMatrix", **c(b=np.array(8), n=np.array(16), r=np.array(8192), lo=np.float32(0),
+                                 hi=np.float32(4096))),
+]
+
+MS = {"domain": "com.microsoft"}
+BYTES = ints(1, 200, 3, 4, 90, 7, dtype=np.uint8).reshape(2, 3)
+SCALE = {"s": np.float32(0.1), "z": np.uint8(3)}
+MICROSOFT = [
+    case("FusedConv", X, floats(4, 3, 3, 3), floats(4), activation="Relu", **MS),
+    case("FusedConv", X, floats(4, 3, 3, 3), activation="LeakyRelu", activation_params=[0.2], **MS),
+    case("EmbedLayerNormalization", np.array([[1, 2], [3, 0]], np.int32), np.array([[0, 1], [1, 0]], np.int32),
+         outputs=2, **c(w=floats(5, 8), p=floats(6, 8), t=floats(2, 8), g=floats(8), b=floats(8)), **MS),
+    case("Attention", floats(2, 4, 8), **c(w=floats(8, 24), b=floats(24)), num_heads=2, **MS),
+    case("Attention", floats(2, 4, 8), **c(w=floats(8, 24), b=floats(24), m=ints(4, 2, dtype=np.int32)), num_heads=2,
+         **MS),
+    case("Attention", floats(2, 4, 8), **c(w=floats(8, 24), b=floats(24)), num_heads=2, unidirectional=1, **MS),
+    case("MultiHeadAttention", floats(2, 4, 8), floats(2, 5, 8, seed=1), floats(2, 5, 8, seed=2), num_heads=2, **MS),
+    case("MultiHeadAttention", floats(2, 4, 8), floats(2, 5, 8, seed=1), floats(2, 5, 8, seed=2), num_heads=4,
+         **c(b=floats(24), m=ints(1, 1, 1, 0, 0, 1, 1, 1, 1, 1, dtype=np.int32).reshape(2, 5)), **MS),
+    case("QLinearAdd", BYTES, **c(**SCALE, x=BYTES[::-1], t=np.float32(0.2), y=np.uint8(7), u=np.float32(0.4),
+                                  v=np.uint8(9)), **MS),
+    case("QLinearMul", BYTES, **c(**SCALE, x=BYTES[::-1], t=np.float32(0.2), y=np.uint8(7), u=np.float32(4),
+                                  v=np.uint8(9)), **MS),
+    case("QLinearSigmoid", BYTES, **c(**SCALE, u=np.float32(0.004), v=np.uint8(0)), **MS),
+    case("QLinearConcat", np.asarray(np.float32(0.2)), np.asarray(np.uint8(5)),
+         **c(a=BYTES, **SCALE, b=BYTES, t=np.float32(0.3), y=np.uint8(1)), axis=1, **MS),
+    case("MatMulIntegerToFloat", BYTES, **c(w=BYTES.T, s=np.float32(0.1), t=np.float32(0.2), z=np.uint8(3),
+                                            y=np.uint8(4), b=floats(2)), **MS),
+    case("DynamicQuantizeMatMul", floats(4, 3), **c(w=BYTES.T, s=np.float32(0.1), z=np.uint8(4)), **MS),
+    case("MatMulNBits", floats(2, 32), **c(w=np.arange(3 * 2 * 8, dtype=np.uint8).reshape(3, 2, 8), s=positive(6)),
+         K=32, N=3, bits=4, block_size=16, **MS),
+    case("MatMulNBits", floats(2, 32), **c(w=np.arange(48, dtype=np.uint8).reshape(3, 2, 8), s=positive(6),
+                                           z=ints(0x37, 0x48, 0x59, dtype=np.uint8)),
+         K=32, N=3, bits=4, block_size=16, **MS),
+]
+
+CASES = SAMPLES + MICROSOFT + UNARY + BINARY + MATMUL + WINDOWS + NORMS + REDUCE + MOVEMENT + LAYERS + QUANTISED
 
 
 def _id(k: int) -> str:

@@ -9,6 +9,8 @@ from lepton.frontends.onnx.ops import (  # noqa: F401
     index,
     matmul,
     microsoft,
+    microsoft_attention,
+    microsoft_quant,
     movement,
     norm,
     quant,
@@ -16,4 +18,8 @@ from lepton.frontends.onnx.ops import (  # noqa: F401
     recurrent,
     reduce,
     resize,
+    sample,
+    sequence,
+    spectral,
+    unpool,
 )

@@ -6,11 +6,15 @@ from typing import Any
 
 import onnx
 
+from lepton.frontends.onnx.bundles import Bundle
 from lepton.frontends.onnx.call import REQUIRED, Call
+from lepton.frontends.onnx.contents import only_dims
+from lepton.frontends.onnx.limits import LIMITS
 from lepton.frontends.onnx.registry import imports
+from lepton.frontends.onnx.scope import Poisoned
 from lepton.ir import dims, ops
 from lepton.ir.core import Graph, Value
-from lepton.ir.diagnostics import LeptonError
+from lepton.ir.diagnostics import LeptonError, TypeRuleError, UnsupportedError
 from lepton.ir.types import DType, TensorType
 
 
@@ -47,8 +51,56 @@ def graph_of(name: str, inputs: Sequence[Value], captures: dict[Value, Value], o
 
 @imports("Loop")
 def loop(c: Call) -> Sequence[Value]:
-    body = c.g("body")
+    """A region, or written out where sequences go round, or sizes need the number of the round."""
+    body, rounds = c.g("body"), c.known(0)
+    count = rounds[0] if rounds is not None and isinstance(rounds[0], int) else None
+    if not any(isinstance(v, Bundle) for v in c.inputs):
+        before = c.importer.problems.snapshot()
+        try:
+            return _region(c, body)
+        except (Poisoned, UnsupportedError, TypeRuleError):
+            if count is None and c.opt(0) is not None and c.importer.problems.data_dependent_since(before):
+                c.depends(0, "the number of rounds")
+            if count is None or count > LIMITS.unrolled:
+                raise
+            c.importer.problems.restore(before)
+    if count is None or count > LIMITS.unrolled:
+        c.fail("a loop that carries sequences, of unknown or many rounds")
+    return _unrolled(c, body, count)
+
+
+def _unrolled(c: Call, body: onnx.GraphProto, count: int) -> Sequence[Value]:
+    """The rounds one after the other. The condition must be known in each."""
+    state = [v for v in c.inputs[2:] if v is not None]
+    collected: list[list[Value]] = []
+    going = True if c.opt(1) is None else _decided(c, c.x(1))
+    for k in range(max(count, 0)):
+        if not going:
+            break
+        outputs = c.importer.branch(body, c.scope, [c.const(k, DType.I64), c.const(True), *state])
+        going, state = _decided(c, outputs[0]), outputs[1:1 + len(state)]
+        collected.append(outputs[1 + len(state):])
+    if not collected and len(body.output) > 1 + len(state):
+        c.fail("what a loop without rounds collects")
+    return [*state, *(_stacked(c, column) for column in zip(*collected, strict=True))]
+
+
+def _decided(c: Call, cond: Value) -> bool:
+    known = only_dims(c.importer.contents.of(cond))
+    if known is None or not isinstance(known[0], int):
+        c.fail("a loop that data ends, and that cannot be a region")
+    return bool(known[0])
+
+
+def _stacked(c: Call, values: Sequence[Value]) -> Value:
+    rows = [c.reshape(v, (1, *v.tensor.shape)) for v in values]
+    return c(ops.concat, *rows, axis=0) if len(rows) > 1 else rows[0]
+
+
+def _region(c: Call, body: onnx.GraphProto) -> Sequence[Value]:
     initial = [c.x(i) for i in range(2, len(c.inputs))]
+    if len(body.input) != 2 + len(initial) or len(body.output) < 1 + len(initial):
+        raise LeptonError(f"{len(initial)} values for a loop body of {len(body.input)} inputs", where=c.where)
     trip = None if c.opt(0) is None else c.reshape(c.cast(c.x(0), DType.I64), ())
     cond = None if c.opt(1) is None else c.reshape(c.x(1), ())
     inputs = [Value(TensorType(DType.I64, ()), name=body.input[0].name),

@@ -102,14 +102,19 @@ def split(c: Call) -> list[Value]:
         total = total + part
     if len(sizes) != count or dims.unify(total, size) is None:
         raise LeptonError(f"parts {list(sizes)} of {size} for {count} outputs", where=c.where)
-    parts: list[Value] = []
+    return parts(c, c.x(), axis, sizes)
+
+
+def parts(c: Call, x: Value, axis: int, sizes: Sequence[Dim]) -> list[Value]:
+    """x cut along the axis into pieces of these sizes."""
+    found: list[Value] = []
     at: Dim = 0
     for part in sizes:
-        starts = tuple(at if a == axis else 0 for a in range(c.x().tensor.rank))
-        shape = tuple(part if a == axis else d for a, d in enumerate(c.x().tensor.shape))
-        parts.append(c(ops.slice_, c.x(), starts=starts, sizes=shape, steps=(1,) * len(shape)))
+        starts = tuple(at if a == axis else 0 for a in range(x.tensor.rank))
+        shape = tuple(part if a == axis else d for a, d in enumerate(x.tensor.shape))
+        found.append(c(ops.slice_, x, starts=starts, sizes=shape, steps=(1,) * len(shape)))
         at = at + part
-    return parts
+    return found
 
 
 @imports("Tile")

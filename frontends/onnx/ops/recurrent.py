@@ -20,27 +20,31 @@ _DEFAULT_BETA = {"affine": 0.0, "scaled_tanh": 1.0, "hard_sigmoid": 0.5}
 
 @imports("LSTM")
 def lstm(c: Call) -> tuple[Value, ...]:
-    return _layer(c, ops.lstm, 8, input_forget=c.flag("input_forget"))
+    return layer(c, ops.lstm, 8, input_forget=c.flag("input_forget"))
 
 
 @imports("GRU")
 def gru(c: Call) -> tuple[Value, ...]:
-    return _layer(c, ops.gru, 6, linear_before_reset=c.flag("linear_before_reset"))
+    return layer(c, ops.gru, 6, linear_before_reset=c.flag("linear_before_reset"))
 
 
 @imports("RNN")
 def rnn(c: Call) -> tuple[Value, ...]:
-    return _layer(c, ops.rnn, 6)
+    return layer(c, ops.rnn, 6)
 
 
-def _layer(c: Call, op: Op, operands: int, **attrs: Any) -> tuple[Value, ...]:
+def layer(c: Call, op: Op, operands: int, weights: dict[int, Value] | None = None, **attrs: Any) -> tuple[Value, ...]:
+    """A recurrent layer with the node's attributes; `weights` stand in for operands."""
     c.ignore("output_sequence")  # opset 1: whether Y is given, which the outputs say anyway
-    recurrence = c.x(2).tensor.shape[-1]
+    recurrence = (weights or {}).get(2, c.x(2)).tensor.shape[-1]
     hidden = c.i("hidden_size", recurrence if isinstance(recurrence, int) else REQUIRED)
     names = tuple(_snake(name) for name in c.strings("activations", ()))
     alphas, betas = _parameters(names, c.floats("activation_alpha", ()), c.floats("activation_beta", ()))
+    given = [c.opt(i) for i in range(operands)]
+    for i, value in (weights or {}).items():
+        given[i] = value
     return c.multi(
-        op, *(c.opt(i) for i in range(operands)), hidden=hidden, direction=c.s("direction", "forward"),
+        op, *given, hidden=hidden, direction=c.s("direction", "forward"),
         activations=names, alphas=alphas, betas=betas, clip=c.f("clip", 0.0), layout=c.i("layout", 0), **attrs)
 
 
