@@ -132,7 +132,9 @@ static int parse(int argc, char **argv, arguments *a) {
 int main(int argc, char **argv) {
   arguments a = {.model = NULL};
   if (parse(argc, argv, &a)) return 2;
-  void *library = dlopen(a.model, RTLD_NOW | RTLD_LOCAL);
+  char path[4096]; /* a name without a slash would be looked for among the system's libraries */
+  snprintf(path, sizeof path, "%s%s", strchr(a.model, '/') ? "" : "./", a.model);
+  void *library = dlopen(path, RTLD_NOW | RTLD_LOCAL);
   if (!library) return fail(a.model, dlerror());
   const lepton_api *(*query)(uint32_t);
   void *symbol = dlsym(library, "lepton_query");
