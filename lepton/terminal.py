@@ -6,6 +6,7 @@ import errno
 import os
 import sys
 from collections.abc import Callable, Sequence
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -86,15 +87,20 @@ def _leave_reproducer(tool: str, argv: Sequence[str], folder: Path | None) -> No
 
 
 class Progress:
-    """Names the stage at work on stderr, if that is a terminal and nobody asked for quiet."""
+    """Names the stage at work on stderr, if that is a terminal and nobody asked for quiet: in place, with a spinner
+    where rich is installed; under -v or NO_COLOR a line for each."""
 
     def __init__(self, quiet: bool, verbose: bool) -> None:
         terminal = sys.stderr.isatty()
         self.show = not quiet and (verbose or terminal)
         self.in_place = terminal and not verbose and not NO_COLOR.on
+        self.spinner = _spinner() if self.show and self.in_place else None
 
     def __call__(self, stage: str) -> None:
-        if self.show:
+        if self.spinner is not None:
+            self.spinner.update(f"{stage} …")
+            self.spinner.start()
+        elif self.show:
             print(f"\r\x1b[K{stage} …" if self.in_place else f"{stage} …", end="" if self.in_place else "\n",
                   file=sys.stderr, flush=True)
 
@@ -103,8 +109,19 @@ class Progress:
 
     def __exit__(self, *_: object) -> None:
         """Leave an empty line for what comes next, be it an error."""
-        if self.show and self.in_place:
+        if self.spinner is not None:
+            self.spinner.stop()
+        elif self.show and self.in_place:
             print("\r\x1b[K", end="", file=sys.stderr, flush=True)
+
+
+def _spinner() -> Any:
+    """A `rich.status.Status`, or None where rich is not installed."""
+    try:
+        console: Any = import_module("rich.console")
+    except ImportError:
+        return None
+    return console.Console(stderr=True).status("")
 
 
 class Version(argparse.Action):
