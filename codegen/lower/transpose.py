@@ -37,6 +37,7 @@ class _Emitter:
     def __init__(self, body: TransposeBody, f: Function, target: Target) -> None:
         self.body, self.f = body, f
         self.tile = min(16, target.vector_bytes // body.width)
+        self.line = max(self.tile, 64 // body.width)
         self.type = f"i{8 * body.width}"
         self.source, self.target = f.buffer(0), f.buffer(1)
         self.rows, self.columns = self.size(body.rows), self.size(body.columns)
@@ -64,15 +65,21 @@ class _Emitter:
         last = f.min(f.add(first, self.body.block), self.columns)
         whole_rows = self.down(self.rows)
         whole = f.add(first, self.down(f.sub(last, first)))
-        f.loop(whole, lambda c, _: self.columns_of(source, target, c, whole_rows), start=first, step=self.tile)
+        f.loop(whole, lambda c, _: self.columns_of(source, target, c, whole, whole_rows), start=first, step=self.line)
         self.single(source, target, (0, self.rows), (whole, last))
         self.single(source, target, (whole_rows, self.rows), (first, whole))
 
-    def columns_of(self, source: Val, target: Val, c: Int, rows: Int) -> None:
-        source = self.at(source, self.f.mul(c, self.in_stride))
-        target = self.at(target, c)
-        self.f.loop(rows, lambda r, _: self.block(self.at(source, r), self.at(target, self.f.mul(r, self.out_stride))),
-                    step=self.tile)
+    def columns_of(self, source: Val, target: Val, c: Int, columns: Int, rows: Int) -> None:
+        """The tiles of a cache line's worth of columns, so that lines of the output are filled while they are near."""
+        f = self.f
+        end = f.min(f.add(c, self.line), columns)
+
+        def row(r: Int, _: list[Val]) -> None:
+            start, to = self.at(source, r), self.at(target, f.mul(r, self.out_stride))
+            f.loop(end, lambda x, _: self.block(self.at(start, f.mul(x, self.in_stride)), self.at(to, x)),
+                   start=c, step=self.tile)
+
+        f.loop(rows, row, step=self.tile)
 
     def block(self, source: Val, target: Val) -> None:
         """One tile: vectors along r in, vectors along c out."""
