@@ -29,6 +29,7 @@ _ELEMENT = re.compile(r'"(?:[^"\\]|\\.)*"|\([^()]*\)|[^\s,\[\]]+')
 _LOCATION = re.compile(
     r"(?:(?P<file>[^';]*?):(?:(?P<line>\d+):)? )?node '(?P<name>(?:[^'\\]|\\.)*)'(?: \((?P<op>[^()]*)\))?(?:; |$)"
 )
+_NOT_FINITE = ("nan", "inf", "-inf")
 _ESCAPES = {"\\": "\\\\", "'": "\\'", "\n": "\\n", "\r": "\\r"}
 _UNESCAPES = {v: k for k, v in _ESCAPES.items()}
 
@@ -177,8 +178,8 @@ def _read_elements(parts: list[str], dtype: DType) -> Array:
                 raise ValueError(f"not a bool: {unknown.pop()}")
             return np.array([p == "true" for p in parts], np.bool_)
         case DType.STRING:
-            if unknown := [p for p in parts if not p.startswith('"')]:
-                raise ValueError(f"not a quoted text: {unknown[0]}")
+            if bare := [p for p in parts if not p.startswith('"')]:
+                raise ValueError(f"not a quoted text: {bare[0]}")
             array = np.empty(len(parts), object)
             array[:] = [json.loads(p) for p in parts]
             return array
@@ -198,7 +199,11 @@ def _read_elements(parts: list[str], dtype: DType) -> Array:
 def _read_floats(parts: list[str], dtype: DType) -> Array:
     native = dtype in (DType.F16, DType.F32, DType.F64)
     plain = ["nan" if p.startswith("0x") else p for p in parts]
-    array = np.array(plain, dtype.numpy) if native else np.array([float(p) for p in plain]).astype(dtype.numpy)
+    with np.errstate(over="ignore"):
+        array = np.array(plain, dtype.numpy) if native else np.array([float(p) for p in plain]).astype(dtype.numpy)
+    finite = np.isfinite(array.astype(np.float64))
+    if wrong := next((p for p, ok in zip(plain, finite, strict=True) if not ok and p not in _NOT_FINITE), None):
+        raise ValueError(f"{wrong} does not fit {dtype.value}")
     raw = array.view(f"u{array.dtype.itemsize}")
     for i, part in enumerate(parts):
         if part.startswith("0x"):

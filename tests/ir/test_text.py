@@ -194,6 +194,8 @@ HEAD = "graph @g(%x: f32[2,3], %w: f32[5,4]) {\n"
     ("  neg(%x)\n  return %0 }", "2:3", "expected a value, like %x"),
     ("  %0 = constant(value=dense<[1.0,2.0] : f32[3]>)\n return %0 }", "2:23", "2 elements for f32[3]"),
     ("  %0 = constant(value=dense<300 : u8[]>)\n return %0 }", "2:23", "300 does not fit u8"),
+    ("  %0 = constant(value=dense<[1.0,1e39] : f32[2]>)\n return %0 }", "2:23", "1e39 does not fit f32"),
+    ("  %0 = constant(value=dense<500.0 : f8e4m3fn[]>)\n return %0 }", "2:23", "500.0 does not fit f8e4m3fn"),
     ("  %0 = constant(value=dense<1.0 : f32[N]>)\n return %0 }", "2:23", "a constant of type f32[N]"),
     ("  %0 = constant(value=dense<[1.0,x] : f32[2]>)\n return %0 }", "2:23", "x"),
     ("  %0 = if(%x) { graph @t() { %1 = neg(%x) return %1 } }\n return %0 }", "2:39", "unknown value %x"),

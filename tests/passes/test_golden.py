@@ -50,6 +50,14 @@ AFTER = """graph @g(%x: f32[N,3]) {
 @pytest.fixture(autouse=True, scope="module")
 def _passes() -> Iterator[None]:
     """Passes that are right, wrong and dishonest, known while this module's tests run."""
+    define_rewriting_passes()
+    define_plain_passes()
+    yield
+    for name in [name for name in PASSES if name.startswith("test-")]:
+        del PASSES[name]
+
+
+def define_rewriting_passes() -> None:
     @rule(pat(ops.neg)(pat(ops.neg)(x)))
     def twice(x: Value) -> Value:
         """neg(neg(x)) -> x"""
@@ -68,11 +76,13 @@ def _passes() -> Iterator[None]:
         name = "test-wrong"
         rules = (wrong,)
 
+
+def define_plain_passes() -> None:
     class Liar(Pass):
         name = "test-liar"
 
         def run(self, graph: Graph) -> bool:
-            Twice().run(graph)
+            PASSES["test-twice"]().run(graph)
             return False
 
     class Renames(Pass):
@@ -97,10 +107,6 @@ def _passes() -> Iterator[None]:
             assert isinstance(node, Node)
             node.result.type = node.result.tensor.with_shape((7, 7))
             return True
-
-    yield
-    for name in [name for name in PASSES if name.startswith("test-")]:
-        del PASSES[name]
 
 
 def write(folder: Path, text: str) -> Path:

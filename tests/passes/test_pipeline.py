@@ -34,6 +34,14 @@ TEXT = """graph @g(%x: f32[N,3]) {
 
 @pytest.fixture(autouse=True, scope="module")
 def _passes() -> Iterator[None]:
+    define_rewriting_passes()
+    define_plain_passes()
+    yield
+    for name in [name for name in PASSES if name.startswith("p-")]:
+        del PASSES[name]
+
+
+def define_rewriting_passes() -> None:
     @rule(pat(ops.neg)(pat(ops.neg)(x)))
     def twice(x: Value) -> Value:
         """neg(neg(x)) -> x"""
@@ -59,6 +67,8 @@ def _passes() -> Iterator[None]:
         name = "p-wrong"
         rules = (twice, wrong)
 
+
+def define_plain_passes() -> None:
     @dataclass(frozen=True)
     class Configured(Pass):
         name = "p-configured"
@@ -90,10 +100,6 @@ def _passes() -> Iterator[None]:
                 case "user":
                     raise UnsupportedError("the model wants too much", help="ask for less")
             return True
-
-    yield
-    for name in [name for name in PASSES if name.startswith("p-")]:
-        del PASSES[name]
 
 
 def run(spec: str, *instruments: tools.Instrument, max_passes: int | None = None, text: str = TEXT) -> Graph:
