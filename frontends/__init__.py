@@ -40,6 +40,26 @@ def load(
         raise LeptonError("the model holds text that is not UTF-8") from error
 
 
+def load_for(
+    source: str | Path | bytes | onnx.ModelProto, feeds: Mapping[str, Any], *, dims: Mapping[str, int] | None = None
+) -> Graph:
+    """`load`, with those inputs pinned to their `feeds` whose contents decide sizes, axes and the like; no others.
+
+    For callers that have the inputs before the graph: what came out holds for these values only, and its inputs are
+    those that are left. Raises what `load` raises."""
+    from lepton.frontends.onnx.problems import DataDependent
+
+    pinned: dict[str, Any] = {}
+    while True:
+        try:
+            return load(source, dims=dims, values=pinned)
+        except DataDependent as error:
+            new = {name: feeds[name] for name in error.inputs if name in feeds and name not in pinned}
+            if not new:
+                raise
+            pinned |= new
+
+
 def _text(path: Path, pinned: bool) -> Graph:
     from lepton.ir.parser import parse
 

@@ -263,12 +263,19 @@ class Call:
 
     def depends(self, index: int, what: str) -> NoReturn:
         """Operand `index` would have to be known. Names the inputs it comes of."""
-        value = self.x(index)
-        inputs = [name for name in sources(value) if name in self.importer.input_names]
+        self.must_know(self.x(index), f"{what} (input {index}, {self.x(index).type})")
+
+    def must_know(self, value: Value, what: str) -> NoReturn:
+        """`value` would have to be known. Names the inputs it comes of."""
+        inputs = self.inputs_of(value)
         names = ", ".join(f"'{name}'" for name in inputs)
-        raise DataDependent(f"{what} (input {index}, {value.type}) must be known when compiling", inputs,
-                            where=self.where, help=f"give a value to input {names}" if names else
+        raise DataDependent(f"{what} must be known when compiling", inputs, where=self.where,
+                            help=f"give a value to input {names}" if names else
                             "sizes must follow from the inputs' shapes")
+
+    def inputs_of(self, value: Value) -> list[str]:
+        """The model's inputs whose contents `value` depends on."""
+        return [name for name in sources(value) if name in self.importer.input_names]
 
     def unread(self) -> list[str]:
         """Attributes that nothing looked at."""

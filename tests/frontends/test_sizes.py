@@ -9,9 +9,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lepton.frontends import load
+from lepton.frontends import load, load_for
 from lepton.frontends.onnx import bounds, numbers
 from lepton.frontends.onnx.numbers import Ratio, Undecided
+from lepton.frontends.onnx.problems import DataDependent
 from lepton.frontends.onnx.symbols import Symbols, identifier
 from lepton.ir import dims
 from lepton.ir.diagnostics import LeptonError, UsageError
@@ -149,6 +150,21 @@ def test_values_of_inputs() -> None:
         load(model, values={"shape": [[1]]})
     with pytest.raises(UsageError, match="value of input"):
         load(model, values={"shape": ["a", "b"]})
+
+
+def test_loading_for_given_inputs_pins_what_decides_sizes() -> None:
+    model = text_model("""
+    <ir_version: 10, opset_import: ["" : 17]>
+    g (float[2, 3] x, int64[2] shape, int64[1] axis) => (float[k] y) {
+      r = Reshape (x, shape)
+      y = ReduceSum <keepdims = 0> (r, axis)
+    }""")
+    feeds = {"x": floats(2, 3), "shape": ints(3, 2), "axis": ints(1)}
+    graph = load_for(model, feeds)
+    assert [v.name for v in graph.inputs] == ["x"]
+    np.testing.assert_allclose(evaluate(graph, feeds["x"])[0], feeds["x"].reshape(3, 2).sum(1), rtol=1e-6)
+    with pytest.raises(DataDependent, match="input 'shape'"):
+        load_for(model, {"x": feeds["x"]})
 
 
 @pytest.mark.parametrize(("name", "expected"), [

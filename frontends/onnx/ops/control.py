@@ -27,6 +27,10 @@ def if_(c: Call) -> Sequence[Value]:
     made = [c.importer.region(graph, c.scope, []) for graph in (then, other)]
     for a, b in zip(made[0][1], made[1][1], strict=False):
         if isinstance(a.type, TensorType) and isinstance(b.type, TensorType) and a.type.rank != b.type.rank:
+            if (taken := _implied(c, then)) is not None:
+                return taken
+            if c.inputs_of(c.x()):
+                c.must_know(c.x(), f"which branch runs, since their results differ in rank ({a.type} and {b.type}),")
             c.fail(f"the branches' results differ in rank: {a.type} and {b.type}",
                    help="the condition may be known once open dimensions are pinned (--dim, dims=)")
     outside = list(dict.fromkeys(v for scope, _ in made for v in scope.captures or {}))
@@ -34,6 +38,34 @@ def if_(c: Call) -> Sequence[Value]:
                for name, (scope, outputs) in zip(("then", "else"), made, strict=True)]
     symbols = [c.fresh("if") for _ in range(_open_sizes(*(outputs for _, outputs in made)))]
     return c.multi(ops.if_, c.reshape(c.x(), ()), *outside, symbols=tuple(symbols), regions=regions)
+
+
+def _implied(c: Call, then: onnx.GraphProto) -> Sequence[Value] | None:
+    """The first branch in place of the node, if it can only run where the condition holds.
+
+    Scripted models ask `if x.shape[2] == 1: x = x.squeeze(2)`. Both branches cannot be typed at once, but the squeeze
+    is itself guarded by the very condition, so taking it turns the other case into an error when the model runs."""
+    apart = _difference(c, c.x())
+    if apart is None:
+        return None
+    with dims.collect_guards() as guards:
+        taken = c.importer.branch(then, c.scope, [])
+    implied = any(left != right and dims.mod(left - right, apart) == 0 for left, right in guards)
+    return taken if implied else None
+
+
+def _difference(c: Call, cond: Value) -> dims.Dim | None:
+    """a - b, where the condition is a == b of two sizes."""
+    node = cond.producer
+    while node is not None and node.op in (ops.reshape, ops.cast):
+        node = node.inputs[0].producer if node.inputs[0] is not None else None
+    if node is None or node.op is not ops.equal:
+        return None
+    sides = [only_dims(c.importer.contents.of(v)) for v in node.inputs if v is not None]
+    if len(sides) != 2 or any(s is None or len(s) != 1 for s in sides):
+        return None
+    (a,), (b,) = sides[0] or (0,), sides[1] or (0,)
+    return a - b
 
 
 def _open_sizes(then: Sequence[Value], other: Sequence[Value]) -> int:
@@ -88,7 +120,7 @@ def _unrolled(c: Call, body: onnx.GraphProto, count: int) -> Sequence[Value]:
 def _decided(c: Call, cond: Value) -> bool:
     known = only_dims(c.importer.contents.of(cond))
     if known is None or not isinstance(known[0], int):
-        c.fail("a loop that data ends, and that cannot be a region")
+        c.must_know(cond, "whether a loop that cannot be a region goes on")
     return bool(known[0])
 
 
