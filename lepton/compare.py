@@ -161,7 +161,7 @@ def _interpreter(path: str, graph: Graph, feeds: Mapping[str, Array]) -> dict[st
         results = evaluate(graph, *(feeds[name] for name in feeds))
     except LeptonError as error:
         raise NotThere(f"it fails: {error.message}") from error
-    return {v.name or f"output{i}": r for i, (v, r) in enumerate(zip(graph.outputs, results, strict=True))}
+    return dict(zip(graph.output_names, results, strict=True))
 
 
 _REFERENCES: dict[str, Callable[[str, Graph, Mapping[str, Array]], dict[str, Array]]] = {

@@ -79,14 +79,16 @@ def graph_record(path: str, graph: Any) -> dict[str, Any]:
     from lepton.driver import count_ops
     from lepton.ir.op import Trait
 
-    def ports(values: Any) -> list[dict[str, Any]]:
-        return [{"name": v.name or f"{i}", "dtype": v.tensor.dtype.value,
-                 "shape": [d if isinstance(d, int) else str(d) for d in v.tensor.shape]} for i, v in enumerate(values)]
+    def port(name: str, type: Any) -> dict[str, Any]:
+        shape = [d if isinstance(d, int) else str(d) for d in type.shape]
+        return {"name": name, "dtype": type.dtype.value, "shape": shape}
 
     constants = [n.attrs["value"] for n in graph.walk() if n.op.has(Trait.CONSTANT) and "value" in n.attrs]
     return {
         "version": JSON_VERSION, "model": path, "kind": "graph", "bytes": os.path.getsize(path),
-        "inputs": ports(graph.inputs), "outputs": ports(graph.outputs), "ops": count_ops(graph),
+        "inputs": [port(v.name or f"input{i}", v.tensor) for i, v in enumerate(graph.inputs)],
+        "outputs": [port(n, v.tensor) for n, v in zip(graph.output_names, graph.outputs, strict=True)],
+        "ops": count_ops(graph),
         "statistics": {"constants": len(constants), "weights": sum(t.nbytes for t in constants)},
         "metadata": dict(graph.metadata),
     }
@@ -104,7 +106,7 @@ def text(record: Mapping[str, Any]) -> str:
     lines += [f"  output  {shown(p)}" for p in record["outputs"]]
     lines += _artifact_lines(record) if record["kind"] == "artifact" else _graph_lines(record)
     lines.append(f"  ops     {sum(ops.values())}: " + ", ".join(f"{op} {n}" for op, n in ops.items()))
-    lines += [f"  model   {key}: {value}" for key, value in record["metadata"].items()]
+    lines += [f"  model   {key}: {value}" for key, value in record["metadata"].items() if key != "output_names"]
     return "\n".join(lines)
 
 

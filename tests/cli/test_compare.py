@@ -129,3 +129,14 @@ def test_numbers_of_a_difference() -> None:
     row = difference("y", np.array([1.0, -4.0]), np.array([1.5, -4.0]), T)
     assert (row.max_abs, row.mean_abs, row.max_rel, row.mean_rel) == (0.5, 0.25, 0.125, 0.1)
     assert row.allowed == pytest.approx(1e-6 + 4e-4)
+
+
+def test_an_input_that_goes_out_as_it_is(folder: Path, lepton_tool: Invoke) -> None:
+    """The output keeps its own name, wherever it is shown."""
+    nodes = [helper.make_node("Identity", ["x"], ["same"]), helper.make_node("Relu", ["x"], ["y"])]
+    models.save(models.model(nodes, {"x": ["N"]}, {"same": ["N"], "y": ["N"]}), folder / "id.onnx")
+    code, out, _ = lepton_tool("compare", "id.onnx", "--dim", "N=3")
+    assert code == 0
+    assert out.count("  same  ") == 2
+    assert "output  same: f32[N]" in lepton_tool("inspect", "id.onnx")[1]
+    assert lepton_tool("run", "id.onnx", "--random", "1")[1].startswith("same: f32[1]")
