@@ -295,11 +295,10 @@ def _sweep(target: Target, shape: Shape, tile: Three, whole: Three) -> float:
     pieces = [[(n // t, t), (1, n % t)] for n, t in zip(whole, tile, strict=True)]
     total = 0.0
     for many_v, v in pieces[2]:
-        streamed = shape.depth * v * target.vector_bytes > target.l1_bytes // 2
         for many_h, h in pieces[0]:
             for many_w, w in pieces[1]:
                 if v and h and w and many_v and many_h and many_w:
-                    total += many_v * many_h * many_w * tile_cost(target, h * w, v, shape.depth, streamed=streamed)
+                    total += many_v * many_h * many_w * tile_cost(target, h * w, v, shape.depth)
     return total
 
 

@@ -226,7 +226,7 @@ class _Convolution:
         channel = fn.add(fn.mul(group, body.filters), fn.mul(panel, self.width))
         n, d, oy, ox = at
         high, wide = (fn.div(fn.add(e, t - 1), t) for e, t in zip(extent, body.tile, strict=True))
-        ahead = Ahead(fn, fn.mul(high, wide), 1, depth, vectors * self.target.vector_bytes)
+        ahead = Ahead(fn, self.target, fn.mul(high, wide), 1, depth, vectors * self.target.vector_bytes)
 
         def tile(y: Int, x: Int, height: int, width: int) -> None:
             micro = self.micro(height, width, vectors, columns, ahead.lines)

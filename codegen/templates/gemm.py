@@ -22,6 +22,8 @@ from lepton.codegen.templates.tiles import Tile
 from lepton.ir.tensor import Array
 from lepton.ir.types import DType
 
+NEAR_BYTES = 8192     # how far ahead of its reads a panel is prefetched
+
 
 @dataclass(frozen=True, slots=True)
 class Gemm:
@@ -111,19 +113,23 @@ def unravel(fn: Function, index: Int, extents: tuple[Int, ...]) -> tuple[Int, ..
 
 
 class Ahead:
-    """What the tiles of one panel prefetch: each its share of the panel that follows in memory."""
+    """What the tiles of one panel prefetch: each its share of the panel that follows in memory.
 
-    def __init__(self, fn: Function, rows: Int, tile: int, k: Int, pitch: Int) -> None:
-        self.fn, self.panel = fn, fn.mul(k, pitch)
-        self.tiles = fn.div(fn.add(rows, tile - 1), tile)
-        self.share = fn.div(pitch, fn.max(self.tiles, 1))
-        self.part = fn.mul(self.share, k)
-        least = self.tiles if isinstance(self.tiles, int) else 2
+    A panel that is read only once, or is too large to wait in L2, is prefetched a little ahead of its own reads."""
+
+    def __init__(self, fn: Function, target: Target, rows: Int, tile: int, k: Int, pitch: Int) -> None:
+        self.fn, panel = fn, fn.mul(k, pitch)
+        tiles = fn.div(fn.add(rows, tile - 1), tile)
+        self.near = tiles == 1 or (isinstance(panel, int) and panel > target.l2_bytes * 3 // 4)
+        self.distance = NEAR_BYTES if self.near else panel
+        self.share = pitch if self.near else fn.div(pitch, fn.max(tiles, 1))
+        self.part = 0 if self.near else fn.mul(self.share, k)
+        least = 1 if self.near else tiles if isinstance(tiles, int) else 2
         self.lines = -(-pitch // max(1, least) // 64) if isinstance(pitch, int) else 1
 
     def place(self, w: Val, index: Int) -> Val:
         """Where the share of the `index`-th tile begins."""
-        return self.fn.gep(w, self.fn.add(self.panel, self.fn.mul(index, self.part)))
+        return self.fn.gep(w, self.fn.add(self.distance, self.fn.mul(index, self.part)))
 
 
 class _Gemm:
@@ -190,7 +196,7 @@ class _Gemm:
         known_step = body.a.strides[-1] if isinstance(body.a.strides[-1], int) else None
         size_of = body.dtype.bytes
 
-        ahead = Ahead(fn, rows, body.tile.rows, self.k, pitch) if isinstance(body.b, int) else None
+        ahead = Ahead(fn, self.target, rows, body.tile.rows, self.k, pitch) if isinstance(body.b, int) else None
 
         def tile(start: Int, height: int) -> None:
             micro = Micro(

@@ -13,6 +13,9 @@ from lepton.ir.types import DType
 
 LATENCY = 4                 # of a multiply-add: fewer accumulators than twice this leave the units idle
 L2_BYTES_PER_CYCLE = 24     # sustained, from L2 into registers
+L3_BYTES_PER_CYCLE = 12     # and from behind it, prefetched
+FEW_ROWS = 6                # that share sets of the L1 cache without harm
+CROWDED = 1.06              # what more of them cost
 CALL = 16                   # cycles to enter and leave a microkernel
 MOST_ROWS = 28
 WIDTHS = (1, 2, 3, 4, 6, 8)
@@ -45,11 +48,14 @@ def per_step(rows: int, vectors: int) -> float:
     return max(rows * vectors / 2, (rows + vectors) / 2, LATENCY)
 
 
-def tile_cost(target: Target, rows: int, vectors: int, k: int, *, streamed: bool) -> float:
-    """Cycles of one microkernel call; `streamed`: W comes from L2."""
-    step = per_step(rows, vectors)
-    if streamed:
-        step = max(step, vectors * target.vector_bytes / L2_BYTES_PER_CYCLE)
+def tile_cost(target: Target, rows: int, vectors: int, k: int, *, once: bool = False) -> float:
+    """Cycles of one microkernel call; W comes from the cache that a panel of it fits into. `once`: it is read for the
+    first and only time."""
+    row, step = vectors * target.vector_bytes, per_step(rows, vectors)
+    if once or k * row > target.l2_bytes * 3 // 4:
+        step = max(step, row / L3_BYTES_PER_CYCLE)
+    elif k * row > target.l1_bytes // 2:
+        step = max(step, row / L2_BYTES_PER_CYCLE)
     return step * k + CALL + rows * vectors
 
 
@@ -61,10 +67,9 @@ def sweep_cost(target: Target, tile: Tile, rows: int, columns: int, k: int, dtyp
     heights = [(rows // tile.rows, tile.rows), (1, rows % tile.rows)]
     total = 0.0
     for many, v in panels:
-        streamed = k * v * target.vector_bytes > target.l1_bytes // 2
         for times, r in heights:
             if v and r:
-                total += many * times * tile_cost(target, r, v, k, streamed=streamed)
+                total += many * times * tile_cost(target, r, v, k, once=rows <= tile.rows)
     return total
 
 
@@ -80,12 +85,17 @@ def candidates(target: Target, rows: int, limit: int = MOST_ROWS) -> Iterator[Ti
 
 
 def choose(target: Target, rows: int, columns: int, k: int, dtype: DType, *, row_stride: int | None = None) -> Tile:
-    """The cheapest tile. `row_stride`: bytes between rows of A where that is known; aliasing rows are kept few."""
-    limit = 14
-    if row_stride is None or aliases(target, row_stride):
-        limit = 6
+    """The cheapest tile. `row_stride`: bytes between rows of A where that is known; aliasing rows had better be few."""
+    limit = FEW_ROWS if row_stride is None else 14
+    crowded = row_stride is not None and aliases(target, row_stride)
     lanes = target.lanes(dtype)
     widest = -(-max(columns, 1) // lanes)
     found = [t for t in candidates(target, rows, limit) if t.vectors <= widest]
+    found += [t for t in candidates(target, rows, FEW_ROWS) if t.vectors <= widest and crowded]
     rows, columns, k = max(rows, 1), max(columns, 1), max(k, 1)
-    return min(found, key=lambda t: (sweep_cost(target, t, rows, columns, k, dtype), -t.vectors))
+
+    def cost(tile: Tile) -> tuple[float, int]:
+        harm = CROWDED if crowded and tile.rows > FEW_ROWS else 1.0
+        return sweep_cost(target, tile, rows, columns, k, dtype) * harm, -tile.vectors
+
+    return min(found, key=cost)

@@ -241,7 +241,7 @@ class _Winograd:
             def panel(i: Int, panel_vectors: int) -> None:
                 w = fn.gep(u, fn.mul(fn.add(start, i), self.width * self.bytes * body.channels))
                 to = fn.gep(m, fn.mul(i, self.width * self.bytes))
-                ahead = Ahead(fn, tiles, body.tile.rows, body.channels, panel_vectors * self.target.vector_bytes)
+                ahead = Ahead(fn, self.target, tiles, body.tile.rows, body.channels, panel_vectors * self.target.vector_bytes)
 
                 def tile(first: Int, height: int) -> None:
                     rows = tuple(r * self.v_row for r in range(height))
