@@ -6,6 +6,7 @@ import sys
 from collections.abc import Mapping, Sequence
 
 from lepton.codegen.build import Objects
+from lepton.codegen.kernel import Body
 from lepton.codegen.llvm.spell import LoopBody
 from lepton.codegen.loops_text import print_kernel
 from lepton.codegen.program import Program
@@ -55,11 +56,19 @@ def _tell(title: str, text: str) -> None:
 
 
 def program_text(program: Program) -> str:
-    """The steps, then each distinct kernel body: loop kernels as loop IR, templates by their parameters."""
-    bodies = dict.fromkeys(k.body for k in program.kernels)
-    users = {b: dict.fromkeys(k.name for k in program.kernels if k.body == b) for b in bodies}
-    parts = [f"{program}\n"]
-    for i, body in enumerate(bodies):
+    """The steps with the numbers of their kernels' bodies, then each body: loop kernels as loop IR, templates by their
+    parameters."""
+    number: dict[Body, int] = {}
+    names: list[dict[str, None]] = []
+    lines = []
+    for line, step in zip(str(program).splitlines(), program.steps, strict=True):
+        if step.kernel is not None:
+            i = number.setdefault(step.kernel.body, len(number))
+            names += [{}] if i == len(names) else []
+            names[i][step.kernel.name] = None
+            line += f"  // body {i}"
+        lines.append(line)
+    for body, i in number.items():
         text = print_kernel(body.kernel) if isinstance(body, LoopBody) else repr(body)
-        parts.append(f"// body {i}: {', '.join(users[body])}\n{text.rstrip()}\n")
-    return "\n".join(parts)
+        lines.append(f"\n// body {i}: {', '.join(names[i])}\n{text.rstrip()}")
+    return "\n".join(lines) + "\n"

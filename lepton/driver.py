@@ -20,12 +20,13 @@ from lepton.codegen.build import Objects, build, plan_memory
 from lepton.codegen.group import LowerOptions
 from lepton.codegen.plan import check_supported, plan
 from lepton.codegen.program import Program, Storage
-from lepton.codegen.target import Target, parse_targets
+from lepton.codegen.target import Target, parse_targets, runs_here
 from lepton.ir import dims, ops
 from lepton.ir.core import Graph, clone
 from lepton.ir.diagnostics import Exit, LeptonError, ParseError, ResourceError, UsageError, VerifyError
 from lepton.ir.types import TensorType
 from lepton.ir.verify import verify
+from lepton.passes.base import Math
 from lepton.passes.default import pipeline_for
 from lepton.passes.instruments import Reproducer
 from lepton.passes.pipeline import Pipeline, parse_pipeline
@@ -46,7 +47,7 @@ class Options:
 
     target: str = "native"               # rows of codegen/target.py, separated by commas
     level: int = 2                       # -O0 … -O3
-    math: str = "default"                # strict | default | fast
+    math: Math = "default"               # strict | default | fast
     dims: Mapping[str, int] = field(default_factory=dict)
     values: Mapping[str, Any] = field(default_factory=dict)  # contents of inputs that leave the signature
     threads: int = 0                     # the artifact's default; 0: one per core it may use
@@ -129,7 +130,7 @@ def pipelines(targets: tuple[Target, ...], options: Options) -> list[Pipeline]:
     if options.load_pass:
         load_passes(Path(options.load_pass))
     try:
-        asked = parse_pipeline(options.passes) if options.passes.strip() else None
+        asked = parse_pipeline(options.passes, options.math) if options.passes.strip() else None
     except ParseError as error:
         raise UsageError(f"cannot read the pipeline {options.passes!r}: {error.message}",
                          help='as in "fold,cse" or "fuse{max=4}"') from error
@@ -244,10 +245,13 @@ def compile(source: Source, progress: Progress | None = None, **options: Any) ->
 
 
 def run_here(done: Compiled, options: Options, progress: Progress | None = None) -> Model:
-    """programs -> a Model in this process."""
+    """programs -> a Model in this process: the best of them that this machine can run, else the best, which then says
+    what is missing."""
     from lepton.artifact import from_program
     from lepton.codegen.jit import Loaded
 
+    best = next((i for i, (_, target) in enumerate(done.programs) if runs_here(target)), 0)
+    done = Compiled(done.original, [done.graphs[best]], [done.programs[best]], done.report)
     spell(done, options, linked=False, progress=progress)
     assert done.objects is not None
     loaded = Loaded(done.objects)

@@ -60,7 +60,7 @@ def test_json_is_stable(folder: Path, leptonc: Invoke) -> None:
 
 @pytest.mark.parametrize(("form", "words"), [
     ("graph", ("graph @small(%x: f32[N,16])", "matmul(", "return %y")),
-    ("loops", ("matmul_add_relu(i0", "x ((N+", "// body 0: matmul_add_relu", "Gemm(")),
+    ("loops", ("matmul_add_relu(i0", "x ((N+", "  // body 0\n", "\n// body 0: matmul_add_relu", "Gemm(")),
     ("llvm", ("define hidden void @lpt_x86_avx2_k0_matmul_add_relu", "lpt_artifact")),
     ("asm", ("lpt_x86_avx2_k0_matmul_add_relu:", "vfmadd", "ret")),
 ])

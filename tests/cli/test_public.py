@@ -83,6 +83,17 @@ def test_python_and_command_line_agree(folder: Path) -> None:
     assert (folder / "one.so").read_bytes() == (folder / "two.so").read_bytes()
 
 
+def test_several_targets_in_process(folder: Path) -> None:
+    """The best one that this machine can run, as when an artifact is loaded."""
+    from lepton.codegen.target import TARGETS, native, runs_here
+
+    rows = [t for t in TARGETS.values() if t.triple == native().triple]
+    model = lepton.compile("mlp.onnx", target=",".join(t.name for t in rows))
+    assert model.target == [t for t in rows if runs_here(t)][-1].name
+    x = np.ones((2, 16), np.float32)
+    np.testing.assert_allclose(model(x), mlp_answer(x), rtol=1e-4, atol=1e-5)
+
+
 def test_options_in_python_are_checked(folder: Path) -> None:
     wrong: list[dict[str, Any]] = [{"targets": "native"}, {"level": 7}, {"math": "sloppy"}, {"threads": -1},
                                    {"target": "vax"}, {"passes": "x{"}]
