@@ -62,6 +62,7 @@ def load_for(
 
 def _text(path: Path, pinned: bool) -> Graph:
     from lepton.ir.parser import parse
+    from lepton.ir.sidecar import beside, load_constants
 
     if pinned:
         raise UsageError("dimensions and inputs of text IR cannot be pinned: write them in the file")
@@ -69,4 +70,4 @@ def _text(path: Path, pinned: bool) -> Graph:
         text = path.read_text()
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(f"cannot read '{path}': {error}") from error
-    return parse(text, str(path))
+    return parse(text, str(path), constants=load_constants(beside(path)))

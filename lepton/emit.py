@@ -11,7 +11,9 @@ from pathlib import Path
 
 from lepton.debug import program_text
 from lepton.driver import Compiled, Options, Progress, Report, Source, compile_objects, lower
+from lepton.ir.core import Graph
 from lepton.ir.diagnostics import ResourceError, UsageError
+from lepton.ir.sidecar import SUFFIX, save_constants
 from lepton.terminal import FULL
 
 
@@ -21,6 +23,7 @@ class Form:
 
     suffix: str
     content: str | bytes
+    graph: Graph | None = None     # of text IR: whose large constants go to a file of their own
 
     @property
     def data(self) -> bytes:
@@ -40,7 +43,7 @@ def graphs(source: Source, options: Options, progress: Progress) -> Emitted:
     from lepton.ir.printer import show
 
     done = lower(source, options, progress)
-    return Emitted([Form(t.name, show(g)) for g, (_, t) in zip(done.graphs, done.programs, strict=True)], done.report)
+    return Emitted([Form(t.name, show(g), g) for g, (_, t) in zip(done.graphs, done.programs, strict=True)], done.report)
 
 
 def loops(source: Source, options: Options, progress: Progress) -> Emitted:
@@ -94,6 +97,9 @@ def write(forms: Sequence[Form], out: str) -> list[Path]:
     path = Path(out)
     names = [path if len(forms) == 1 else path.with_name(f"{path.stem}.{f.suffix}{path.suffix}") for f in forms]
     for name, form in zip(names, forms, strict=True):
+        if form.graph is not None:
+            with _disk_errors(name):
+                save_constants(form.graph, name.with_name(name.stem + SUFFIX))
         with _disk_errors(name), tempfile.TemporaryDirectory(prefix=".lepton-", dir=name.parent) as folder:
             (Path(folder) / name.name).write_bytes(form.data)
             os.replace(Path(folder) / name.name, name)
