@@ -27,6 +27,7 @@ class Group:
     outputs: tuple[Value, ...]
     accesses: Mapping[Value, Access]     # of `inputs` and `outputs`
     constants: Mapping[Value, Value]     # body input -> its producer's constant value, for prepacking
+    rounded: bool = True                 # whether each op's result is rounded to its type, as its meaning says
 
     def access(self, body_value: Value) -> Access:
         """The access of the program value that a body input stands for."""
@@ -64,8 +65,10 @@ def copy_group(source: Value, target: Value, access: Callable[[Value], Access]) 
     return Group("copy", body, None, (source,), (target,), {v: access(v) for v in (source, target)}, {})
 
 
-def group_of(node: Node, access: Callable[[Value], Access]) -> Group:
-    """The group of a program node: a fusion's body, or a body of the one op. Absent inputs are left out of `inputs`."""
+def group_of(node: Node, access: Callable[[Value], Access], rounded: bool = True) -> Group:
+    """The group of a program node: a fusion's body, or a body of the one op. Absent inputs are left out of `inputs`.
+
+    Without `rounded`, what fused ops pass on to each other stays as wide as the registers it is computed in."""
     inputs = tuple(dict.fromkeys(v for v in node.inputs if v is not None))
     if node.op is ops.fusion:
         body = node.regions[0]
@@ -86,7 +89,7 @@ def group_of(node: Node, access: Callable[[Value], Access]) -> Group:
     name = "_".join(n.op.name for n in body.nodes if n.op is not ops.constant)[:48]
     values = (*inputs, *node.results)
     return Group(name, body, anchors[0] if anchors else None, inputs, node.results,
-                 {v: access(v) for v in values}, constants)
+                 {v: access(v) for v in values}, constants, rounded)
 
 
 def _lift_constants(body: Graph, inputs: tuple[Value, ...]) -> tuple[Graph, tuple[Value, ...]]:

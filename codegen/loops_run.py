@@ -108,9 +108,17 @@ class _Run:
         raise TypeError(e)
 
 
+def odd_f32(x: Array) -> Array:
+    """An f64 as an f32's value, cut off, the last bit set if anything was lost (see llvm.arith)."""
+    near = x.astype(np.float32)
+    bits = near.view(np.uint32) - (np.abs(near.astype(np.float64)) > np.abs(x)).astype(np.uint32)
+    lost = (near.astype(np.float64) != x) & ~np.isnan(x)
+    return np.asarray(bits | lost.astype(np.uint32)).view(np.float32).astype(np.float64)
+
+
 EXTRA: dict[str, Callable[..., Any]] = {
     "floordiv": np.floor_divide, "floormod": np.mod, "fmod": lambda a, b: OPS["mod"].reference(a, b, fmod=True),
-    "trunc": np.trunc,
+    "trunc": np.trunc, "odd_f32": odd_f32,
 }
 
 
@@ -120,8 +128,12 @@ def apply(op: str, args: list[Any]) -> Any:
     how, _, name = op.partition("_")
     if how in ("round", "loose") and name:
         return convert(arrays[0], DType(name), saturate=how == "round").astype(arrays[0].dtype)[()]
-    if op.startswith("bitcast_"):
-        return arrays[0].view(DType(op.removeprefix("bitcast_")).numpy)[()]
+    if how == "bitcast":
+        return arrays[0].view(DType(name).numpy)[()]
+    if how == "bits":
+        return arrays[0].astype(DType(name).numpy).view(f"u{DType(name).bytes}")[()]
+    if how == "value":
+        return arrays[0].view(DType(name).numpy).astype(np.float32)[()]
     with np.errstate(all="ignore"):
         if op in ("maximum", "minimum") and arrays[0].dtype == np.bool_:
             return (arrays[0] | arrays[1] if op == "maximum" else arrays[0] & arrays[1])[()]

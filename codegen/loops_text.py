@@ -13,6 +13,7 @@ from __future__ import annotations
 import ast
 from collections.abc import Iterator
 
+from lepton.codegen.llvm.arith import reread_as
 from lepton.codegen.loops import (
     Apply,
     Buffer,
@@ -200,9 +201,8 @@ class _Parser:
             return Select(*args)
         if name in _DTYPES:
             return Cast(args[0], _DTYPES[name])
-        if name.startswith("bitcast_"):
-            return Apply(name, args, DType(name.removeprefix("bitcast_")))
-        return Apply(name, args, DType.BOOL if name in COMPARISONS else args[0].dtype)
+        dtype = DType.BOOL if name in COMPARISONS else args[0].dtype
+        return Apply(name, args, reread_as(name) or dtype)
 
 
 _DTYPES = {d.value: d for d in DType}

@@ -2,7 +2,7 @@
 from __future__ import annotations
 
 from lepton.codegen import loops
-from lepton.codegen.llvm.arith import OPS
+from lepton.codegen.llvm.arith import OPS, reread_as
 from lepton.codegen.llvm.convert import widened
 from lepton.codegen.loops import (
     UPDATES,
@@ -105,8 +105,7 @@ class _Verifier:
                 good = b is not None and widened(b.dtype) is dtype and index.dtype is DType.I64
             case Apply(op, args, dtype):
                 wanted = DType.BOOL if op in PREDICATES else args[0].dtype
-                if op.startswith("bitcast_"):
-                    wanted = DType(op.removeprefix("bitcast_"))
+                wanted = reread_as(op) or wanted
                 good = op in OPS and dtype is wanted and len({a.dtype for a in args}) == 1
             case Select(c, t, o):
                 good = c.dtype is DType.BOOL and t.dtype is o.dtype

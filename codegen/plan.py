@@ -214,7 +214,7 @@ class Planner:
     def group(self, node: Node) -> Group:
         for result in node.results:  # a size that is about to be bound stands in their types already
             self.places.setdefault(result, dense_place(Buffer(Storage.WORKSPACE), result.tensor))
-        return group_of(node, self.access)
+        return group_of(node, self.access, rounded=self.options.math != "fast")
 
     def _lower(self, group: Group) -> Kernel:
         return LOWERINGS[group.anchor.op if group.anchor is not None else None](group, self.options)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from lepton.codegen.llvm.builder import Function, Val, lanes_of, literal, vec
-from lepton.codegen.llvm.convert import REGISTER, from_memory, to_memory
+from lepton.codegen.llvm.convert import REGISTER, from_memory, to_memory, unsigned, widened
 from lepton.codegen.llvm.math import LIBM, VECTOR, math_function
 from lepton.codegen.llvm.narrow import NARROW, rounded
 from lepton.codegen.target import Target
@@ -32,6 +32,10 @@ class Arith:
             return _METHODS[op](self, args, dtype)
         if op in ROUNDINGS:
             return self.through_narrow(args[0], op)
+        if op in CODES:
+            how, _, name = op.partition("_")
+            convert = to_memory if how == "bits" else from_memory
+            return convert(self.f, self.target, args[0], DType(name))
         if op in VECTOR or op in LIBM:
             return math_function(self.f, op, args, self.target.fma)
         raise KeyError(op)
@@ -219,6 +223,18 @@ class Arith:
         """round_<type> saturates, loose_<type> does not."""
         return rounded(self.f, x, DType(op.partition("_")[2]), op.startswith("round"))
 
+    def odd_f32(self, args: list[Val], _dtype: DType) -> Val:
+        """An f64 as an f32's value, cut off, the last bit set if anything was lost: rounding that further rounds once."""
+        f, x = self.f, args[0]
+        lanes = lanes_of(x.type)
+        t = vec(lanes, "i32")
+        near = f.convert("fptrunc", x, vec(lanes, "float"))
+        back = f.convert("fpext", near, x.type)
+        above = f.compare("fcmp ogt", f.intrinsic("llvm.fabs", back), f.intrinsic("llvm.fabs", x))
+        bits = f.op("sub", f.convert("bitcast", near, t), f.convert("zext", above, t))
+        bits = f.op("or", bits, f.convert("zext", f.compare("fcmp one", back, x), t))
+        return f.convert("fpext", f.convert("bitcast", bits, near.type), x.type)
+
     def through_half(self, args: list[Val], dtype: DType) -> Val:
         return from_memory(self.f, self.target, to_memory(self.f, self.target, args[0], dtype), dtype)
 
@@ -251,12 +267,26 @@ _METHODS: dict[str, Callable[[Arith, list[Val], DType], Val]] = {
     "udiv": lambda s, a, d: s.udiv(a, d, "udiv"), "urem": lambda s, a, d: s.udiv(a, d, "urem"),
     "bit_not": Arith.bit_not, "logical_not": Arith.logical_not, "pow": Arith.pow, "is_nan": Arith.is_nan,
     "shift_left": lambda s, a, d: s.shift(a, d, True), "shift_right": lambda s, a, d: s.shift(a, d, False),
+    "odd_f32": Arith.odd_f32,
     "round_f16": lambda s, a, d: s.through_half(a, DType.F16),
     "round_bf16": lambda s, a, d: s.through_half(a, DType.BF16),
 }
 BITCASTS = frozenset(f"bitcast_{d.value}" for d in DType if d in REGISTER)
 ROUNDINGS = frozenset(f"{how}_{d.value}" for d in NARROW for how in ("round", "loose"))
-OPS = frozenset({*_COMPARE, *_BITS, *_METHODS, *VECTOR, *LIBM, *BITCASTS, *ROUNDINGS})
+# bits_<type>: what a value is in memory, as an unsigned integer; value_<type>: the value of that.
+CODES = frozenset(f"{how}_{d.value}" for d in REGISTER if d.is_float and widened(d) is not d
+                  for how in ("bits", "value"))
+OPS = frozenset({*CODES, *_COMPARE, *_BITS, *_METHODS, *VECTOR, *LIBM, *BITCASTS, *ROUNDINGS})
+
+
+def reread_as(op: str) -> DType | None:
+    """The type that an op of BITCASTS or CODES gives; None for any other op."""
+    if op in BITCASTS:
+        return DType(op.removeprefix("bitcast_"))
+    if op in CODES:
+        how, _, name = op.partition("_")
+        return (unsigned if how == "bits" else widened)(DType(name))
+    return None
 
 
 def reduce_lanes(arith: Arith, op: str, value: Val, dtype: DType) -> Val:

@@ -28,6 +28,11 @@ def widened(dtype: DType) -> DType:
     return DType.F32 if dtype in (DType.F16, DType.BF16) or dtype in NARROW else dtype
 
 
+def unsigned(dtype: DType) -> DType:
+    """The unsigned integer of as many bytes."""
+    return DType(f"u{8 * dtype.bytes}")
+
+
 def register_type(dtype: DType, lanes: int = 1) -> str:
     """The LLVM type of values of `dtype`. Raises UnsupportedError for types that kernels do not compute with."""
     if dtype not in REGISTER:

@@ -53,8 +53,8 @@ def decode(f: Function, raw: Val, dtype: DType) -> Val:
     shifted = f.convert("bitcast", f.op("shl", magnitude, literal(t, 23 - form.mantissa)), ft)
     bits = f.convert("bitcast", f.op("fmul", shifted, literal(ft, 2.0 ** (127 - form.bias))), t)
     if form.infinity is not None and form.infinity > form.largest:
-        bits = f.select(f.compare("icmp eq", magnitude, literal(t, form.infinity)), literal(t, 0x7F800000), bits)
-        bits = f.select(f.compare("icmp ugt", magnitude, literal(t, form.infinity)), nan, bits)
+        special = f.op("or", f.op("shl", magnitude, literal(t, 23 - form.mantissa)), literal(t, 0x7F800000))
+        bits = f.select(f.compare("icmp uge", magnitude, literal(t, form.infinity)), special, bits)
     elif form.nan < sign_bit:
         bits = f.select(f.compare("icmp eq", magnitude, literal(t, form.nan)), nan, bits)
     sign = f.op("shl", f.op("and", code, literal(t, sign_bit)), literal(t, 32 - form.bits))
@@ -109,8 +109,21 @@ def _encode_float(f: Function, bits: Val, form: Format, saturate: bool) -> Val:
     if form.one_zero:
         sign = f.select(f.compare("icmp eq", code, literal(t, 0)), literal(t, 0), sign)
     is_nan = f.compare("icmp ugt", magnitude, literal(t, 0x7F800000))
-    # A code at or beyond `largest` may stand for NaN already: there the sign goes along or is part of it.
-    return f.select(is_nan, literal(t, form.nan), f.op("or", code, sign))
+    return f.select(is_nan, _encode_nan(f, bits, form), f.op("or", code, sign))
+
+
+def _encode_nan(f: Function, bits: Val, form: Format) -> Val:
+    """The sign stays, and of several NaNs the one with the f32's upper bits. f4e2m1 has none: numpy makes it a zero."""
+    t = bits.type
+    if form.one_zero:
+        return literal(t, form.nan)
+    sign = f.op("and", f.op("lshr", bits, literal(t, 32 - form.bits)), literal(t, 1 << (form.bits - 1)))
+    code = literal(t, form.nan)
+    if form.infinity is not None and form.infinity > form.largest:
+        payload = f.op("and", f.op("lshr", bits, literal(t, 23 - form.mantissa)), literal(t, (1 << form.mantissa) - 1))
+        nothing = f.compare("icmp eq", payload, literal(t, 0))
+        code = f.select(nothing, code, f.op("or", payload, literal(t, form.infinity)))
+    return f.op("xor", code, sign)
 
 
 def wrap(f: Function, value: Val, dtype: DType) -> Val:

@@ -53,7 +53,7 @@ class Anchored:
             strides = broadcast_strides(self.group.access(v), self.result.shape)
             return load(self.buffers[v], v.tensor.dtype, offset(point, strides, self.nest))
 
-        elements = Elements(leaf, lets, self.nest.fresh("e"))
+        elements = Elements(leaf, lets, self.nest.fresh("e"), self.group.rounded)
         values = [elements.expr(v) for v in self.group.body.outputs]
         stores = [Store(b, offset(point, self.group.accesses[v].strides, self.nest), e)
                   for b, v, e in zip(self.targets, self.group.outputs, values, strict=True)]

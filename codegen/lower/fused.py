@@ -36,7 +36,7 @@ class Fused(Anchored):
             return load(self.buffers[v], v.tensor.dtype, offset(at, strides, self.nest))
 
         found: list[Let] = []
-        e = Elements(leaf, found, self.nest.fresh("e") + "_").expr(value)
+        e = Elements(leaf, found, self.nest.fresh("e") + "_", self.group.rounded).expr(value)
         lets += found
         return e
 

@@ -56,7 +56,8 @@ def map_kernel(group: Group, space: Space) -> Kernel:
     strides = dict(zip(group.body.inputs, views, strict=False))
     coords: list[Expr] = []
     lets: list[Let] = []
-    elements = Elements(lambda v: load(buffers[v], kind(v.tensor.dtype), offset(coords, strides[v], nest)), lets)
+    elements = Elements(lambda v: load(buffers[v], kind(v.tensor.dtype), offset(coords, strides[v], nest)), lets,
+                        rounded=group.rounded)
     tasks = cut(sizes, work=_work(group))
     found, shape = nest_loops(sizes, tasks, nest)
     coords += found

@@ -189,7 +189,7 @@ class Rows:
             return self._load(v, self.strides["after" if result is not None else 0, v], coords)
 
         lets: list[Let] = []
-        elements = Elements(leaf, lets, self.nest.fresh("s") + "_")
+        elements = Elements(leaf, lets, self.nest.fresh("s") + "_", self.group.rounded)
         for i, v in enumerate(self.group.body.outputs):
             if self.after.get(v, False) == (result is not None):
                 value = elements.expr(v)
@@ -218,7 +218,7 @@ class Rows:
 
     def _evaluate(self, value: Value, leaf: Callable[[Value], Expr], statements: list[Stmt]) -> Expr:
         lets: list[Let] = []
-        e = Elements(leaf, lets, self.nest.fresh("e") + "_").expr(value)
+        e = Elements(leaf, lets, self.nest.fresh("e") + "_", self.group.rounded).expr(value)
         statements += lets
         return e
 

@@ -5,7 +5,8 @@
 
 `leaf(v)` gives the Expr of a body input or of an anchor's result. With `lets`, values that are used more than once get
 a name and the statement that computes them is appended there; without, they are shared as objects (ScalarEmitter emits
-a shared node once). Half types are computed in f32 and rounded when stored; a `cast` to a half type rounds at once.
+a shared node once). Types narrower than f32 (and integers narrower than i8) are computed in wider ones; each op's result
+is rounded to its type, but for what is stored next, which the store rounds.
 """
 from __future__ import annotations
 
@@ -15,7 +16,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from lepton.codegen.kernel import Access
-from lepton.codegen.llvm.convert import register_type, widened
+from lepton.codegen.llvm.convert import register_type, unsigned, widened
 from lepton.codegen.loops import Apply, Cast, Const, Expr, Let, Load, Ref, Select, add, i64, mul
 from lepton.ir import ops
 from lepton.ir.core import Node, Value
@@ -36,14 +37,17 @@ def scalar(value: Value, leaf: Callable[[Value], Expr], lets: list[Let] | None =
 class Elements:
     """Expressions for several values of one body, sharing what they have in common."""
 
-    def __init__(self, leaf: Callable[[Value], Expr], lets: list[Let] | None = None, prefix: str = "v") -> None:
-        self.leaf, self.lets, self.prefix = leaf, lets, prefix
+    def __init__(self, leaf: Callable[[Value], Expr], lets: list[Let] | None = None, prefix: str = "v",
+                 rounded: bool = True) -> None:
+        """`rounded`: see Group."""
+        self.leaf, self.lets, self.prefix, self.rounded = leaf, lets, prefix, rounded
         self._names: Iterator[int] = itertools.count()
         self._done: dict[Value, Expr] = {}
 
     def expr(self, value: Value) -> Expr:
         if value not in self._done:
             e = self._make(value)
+            e = self._fitted(e, value)
             self._done[value] = self.name(e) if len(value.uses) > 1 else e
         return self._done[value]
 
@@ -54,6 +58,20 @@ class Elements:
         name = f"{self.prefix}{next(self._names)}"
         self.lets.append(Let(name, e))
         return Ref(name, e.dtype)
+
+    def _fitted(self, e: Expr, value: Value) -> Expr:
+        """`e` as a value of its type, where an op reads it; a store rounds by itself."""
+        node, dtype = value.producer, value.tensor.dtype
+        if node is None or widened(dtype) is dtype or isinstance(e, Const):
+            return e
+        if node.op in EXACT or (node.op in (ops.neg, ops.abs_) and dtype.is_float):
+            return e
+        if dtype is DType.F8E8M0 and node.op.has(Trait.ELEMENTWISE):
+            raise UnsupportedError(f"{node.op.name} of {dtype.value} is not supported in compiled code",
+                                   where=node.loc[0] if node.loc else None)
+        if not any(isinstance(user, Node) for user in value.users) or not (self.rounded or dtype.bits < 16):
+            return e
+        return ap(f"{'loose' if dtype.is_float and dtype.bits < 16 else 'round'}_{dtype.value}", e)
 
     def _make(self, value: Value) -> Expr:
         node = value.producer
@@ -205,6 +223,8 @@ def cast(a: Args, n: Node) -> Expr:
     source = n.inputs[0].tensor.dtype if n.inputs[0] is not None else to
     if to is source:
         return x
+    if x.dtype is DType.F64 and to is DType.F16:
+        x = ap("odd_f32", x)  # numpy rounds once, so the step through f32 must not
     e = to_dtype(x, widened(to))
     if widened(to) is to:
         return e
@@ -213,15 +233,31 @@ def cast(a: Args, n: Node) -> Expr:
 
 
 def bitcast(a: Args, n: Node) -> Expr:
-    x, to = a[0], n.attrs["to"]
+    """By way of the unsigned integer whose value is what lies in memory. A signalling NaN may become a quiet one."""
     assert n.inputs[0] is not None
-    source = n.inputs[0].tensor.dtype
-    if source is DType.BOOL or to is DType.BOOL:
-        return ap("logical_not", ap("equal", x, c(0, x))) if to is DType.BOOL else Cast(x, to)
-    if widened(source) is not source or widened(to) is not to:
-        raise UnsupportedError(f"bitcast from {source.value} to {to.value} is not supported")
-    register_type(to)
-    return x if x.dtype is to else Apply(f"bitcast_{to.value}", (x,), to)
+    source, to = n.inputs[0].tensor.dtype, n.attrs["to"]
+    register_type(source), register_type(to)
+    return a[0] if source is to else _from_code(_code(a[0], source), to)
+
+
+def _code(x: Expr, source: DType) -> Expr:
+    whole = unsigned(source)
+    if source is DType.BOOL:
+        return Cast(x, whole)
+    if source.is_float and widened(source) is not source:
+        return Apply(f"bits_{source.value}", (x,), whole)
+    raw = x if x.dtype is whole else Apply(f"bitcast_{whole.value}", (x,), whole)
+    return raw if source.bits >= 8 else ap("bit_and", raw, c((1 << source.bits) - 1, raw))
+
+
+def _from_code(code: Expr, to: DType) -> Expr:
+    if to is DType.BOOL:
+        return ap("logical_not", ap("equal", code, c(0, code)))
+    if to.is_float and widened(to) is not to:
+        return Apply(f"value_{to.value}", (code,), DType.F32)
+    wide = widened(to)
+    raw = code if wide is code.dtype else Apply(f"bitcast_{wide.value}", (code,), wide)
+    return raw if wide is to else ap(f"round_{to.value}", raw)
 
 
 _SAME = ("neg abs sign floor ceil round sqrt rsqrt reciprocal exp log log1p expm1 sin cos tan asin acos atan sinh cosh "
@@ -248,6 +284,13 @@ FORMULAS: dict[Op, Callable[[Any, Node], Expr]] = {
     ops.mod: lambda a, n: ap("fmod" if n.attrs["fmod"] else "mod", a[0], a[1]),
     ops.where: lambda a, n: Select(a[0], a[1], a[2]),
 }
+
+# What gives only values that its operands have, or rounds by itself.
+EXACT = frozenset({
+    ops.constant, ops.cast, ops.bitcast, ops.where, ops.clip, ops.minimum, ops.maximum, ops.relu, ops.thresholded_relu,
+    ops.floor, ops.ceil, ops.round_, ops.sign, ops.gather, ops.gather_elements, ops.gather_nd, ops.pad, ops.trilu,
+    ops.one_hot, ops.max_pool, ops.reduce_max, ops.reduce_min, ops.reshape, ops.transpose, ops.slice_, ops.concat,
+    ops.broadcast_to})
 
 
 # --- indices --------------------------------------------------------------------------------------

@@ -99,7 +99,7 @@ class Fused:
             v: Load(f"e{i}", i64(0), widened(v.tensor.dtype)) for i, v in enumerate(self.inputs)}
         leaves[self.result] = accumulator
         lets: list[Let] = []
-        elements = Elements(leaves.__getitem__, lets)
+        elements = Elements(leaves.__getitem__, lets, rounded=group.rounded)
         if len(self.result.uses) > 1:
             leaves[self.result] = elements.name(accumulator)
         values = tuple(elements.expr(v) for v in group.body.outputs)

@@ -224,10 +224,10 @@ def convert(x: Array, to: DType, *, saturate: bool = True) -> Array:
     if DType.of(source).is_float:
         if to.is_integer:
             return _float_to_integer(x, to)
-        if to is DType.F8E8M0:
-            return _power_of_two(x, saturate)
-        if saturate and to in NARROW[2:]:
-            return _saturated(x, to)
+    if to is DType.F8E8M0:
+        return _power_of_two(x, saturate)
+    if saturate and to in NARROW[2:]:
+        return _saturated(x, to)
     if to.is_integer and to.bits < 8:
         return _low_bits(x.astype(np.int64), to)
     return x.astype(target)
