@@ -8,6 +8,7 @@ import numpy as np
 
 from lepton.codegen.group import Group, LowerOptions, lowers
 from lepton.codegen.kernel import Kernel, packed
+from lepton.codegen.lower.matmul import grain_of
 from lepton.codegen.templates.cells import Activation
 from lepton.codegen.templates.epilogue import Operand
 from lepton.codegen.templates.fused import Bindings, constant_array, outer
@@ -51,9 +52,11 @@ class _Lowering:
         self.dtype = x.tensor.dtype
         first = self.attrs["layout"] == 0
         self.steps, self.batch = x.tensor.shape[:2] if first else x.tensor.shape[1::-1]
-        self.hidden, self.length = self.attrs["hidden"], w.tensor.shape[2]
-        if not isinstance(self.length, int):
-            raise UnsupportedError(f"{self.kind} with {self.length} inputs per step is not supported: not a number")
+        self.hidden, length = int(self.attrs["hidden"]), w.tensor.shape[2]
+        if not isinstance(length, int):
+            raise UnsupportedError(f"{self.kind} with {length} inputs per step is not supported: not a number",
+                                   where=node.loc[0] if node.loc else None)
+        self.length = length
         self.first = first
 
     def kernel(self) -> Kernel:
@@ -67,13 +70,14 @@ class _Lowering:
         tile_r = choose(self.target, block, count, self.hidden, self.dtype, row_stride=0)
         bodyless = self.operands(tile_w, tile_r)
         steps, batch = self.bindings.sizes((self.steps, self.batch))
-        more = {name: bool(self.attrs[name]) for name in ("input_forget", "linear_before_reset") if name in self.attrs}
+        variants = ("input_forget", "linear_before_reset")
+        more: dict[str, Any] = {name: bool(self.attrs[name]) for name in variants if name in self.attrs}
         body = Recurrent(self.kind, self.dtype, steps, batch, self.length, self.hidden, backwards, self.functions(),
                          tile_w=tile_w, tile_r=tile_r, block=block, chunk=chunk, **bodyless, **more)
         tasks = product((len(backwards), ceildiv(self.batch, block)))
         flops = product((2, self.steps, self.batch, len(backwards), count, self.length + self.hidden))
         return Kernel(self.group.name, body, tuple(self.bindings.bound), tasks, self.bindings.table.dims,
-                      sum(body.regions(lanes).values()) * size, 1, flops, self.group.outputs)
+                      sum(body.regions(lanes).values()) * size, grain_of(flops, tasks), flops, self.group.outputs)
 
     def block(self, directions: int) -> int:
         """Sequences of a task: many share the weights of a step, but two tasks should be possible."""

@@ -1,8 +1,8 @@
 """Recurrent layers: lstm, gru, rnn. A task is one direction of a block of sequences, all steps.
 
-For a chunk of steps at a time, the inputs' part of the gates is one matrix product per sequence; then, step by step, the
-states' part is a product over the sequences of the block, and the cell's formulas finish it. Everything in between
-lies in scratch. Steps are counted in the order of processing; `position` says where in the sequence that is.
+For a chunk of steps at a time, the inputs' part of the gates is one matrix product per sequence; then, step by step,
+the states' part is a product over the sequences of the block, and the cell's formulas finish it. Everything in
+between lies in scratch. Steps are counted in the order of processing; `position` says where in the sequence that is.
 """
 from __future__ import annotations
 
@@ -115,7 +115,11 @@ class _Recurrent:
             rows = fn.min(fn.sub(self.batch, first), body.block)
             for i in range(len(body.backwards)):
                 mine = True if len(body.backwards) == 1 else fn.compare("icmp eq", fn.i64(d), Val("i64", str(i)))
-                when(fn, mine, lambda i=i: self.direction(i, first, rows))
+
+                def run(i: int = i) -> None:
+                    self.direction(i, first, rows)
+
+                when(fn, mine, run)
 
         fn.loop(Val("i64", "%hi"), task, start=Val("i64", "%lo"))
 
@@ -132,7 +136,10 @@ class _Recurrent:
 
         fn.loop(fn.div(fn.add(self.steps, body.chunk - 1), body.chunk), chunk)
         for operand, name in zip(body.ends, ("h", "c"), strict=False):
-            fn.loop(rows, lambda n, _, operand=operand, name=name: self.end(operand, name, d, first, n))
+            def end(n: Int, _: list[Val], operand: Operand = operand, name: str = name) -> None:
+                self.end(operand, name, d, first, n)
+
+            fn.loop(rows, end)
 
     # --- preparation ---
 
@@ -152,15 +159,20 @@ class _Recurrent:
         self.copy(body.p, (d, 0), self.place["peep"], 3 * body.hidden)
 
         def sequence(n: Int, _: list[Val]) -> None:
-            length = fn.i64(self.steps)
-            if body.lens is not None:
-                raw = fn.load(memory_type(body.lens.dtype), body.lens.at(fn, self.bases[body.lens], (fn.add(first, n),)))
-                length = raw if raw.type == "i64" else fn.convert("sext", raw, "i64")
-            fn.store(length, self.place["lens"], fn.mul(n, 8))
+            fn.store(fn.i64(self.given_length(fn.add(first, n))), self.place["lens"], fn.mul(n, 8))
             for name, source in (("h", body.h0), ("c", body.c0)):
                 self.copy(source, (d, fn.add(first, n), 0), self.state_row(name, n), body.hidden)
 
         fn.loop(rows, sequence)
+
+    def given_length(self, n: Int) -> Int:
+        """How many steps of a sequence count. Lengths are data: out of range, they must not lead out of x and y."""
+        fn, lens = self.fn, self.body.lens
+        if lens is None:
+            return self.steps
+        raw = fn.load(memory_type(lens.dtype), lens.at(fn, self.bases[lens], (n,)))
+        length = raw if raw.type == "i64" else fn.convert("sext", raw, "i64")
+        return fn.max(fn.min(length, self.steps), 0)
 
     def pack(self, source: Operand, d: int, k: int, part: tuple[int, int], tile: Tile, to: Val) -> None:
         """Weights that are not constant: panels as pack_constant makes them."""

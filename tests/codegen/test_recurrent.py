@@ -56,10 +56,10 @@ def layer(op: Op, steps: int, batch: int, inputs: int, hidden: int, *, absent: s
 
 
 def check(node: Node, given: dict[Value, Array], target: str = HERE[-1], **more: Any) -> None:
-    operands = [None if v is None else given[v] if v in given else v.producer.attrs["value"].array if v.producer else None
-                for v in node.inputs]
-    want = node.op.reference(*(a.astype(np.float64) if a is not None and a.dtype == np.float32 else a for a in operands),
-                             **node.attrs)
+    constants = {v: v.producer.attrs["value"].array for v in node.inputs if v is not None and v.producer is not None}
+    arrays = [None if v is None else (given | constants)[v] for v in node.inputs]
+    wide = [a.astype(np.float64) if a is not None and a.dtype == np.float32 else a for a in arrays]
+    want = node.op.reference(*wide, **node.attrs)
     got = run_node(node, given, target, **more)
     for g, w in zip(got, want, strict=True):
         np.testing.assert_allclose(g, w, rtol=1e-4, atol=1e-5)
