@@ -224,7 +224,7 @@ class Arith:
         return rounded(self.f, x, DType(op.partition("_")[2]), op.startswith("round"))
 
     def odd_f32(self, args: list[Val], _dtype: DType) -> Val:
-        """An f64 as an f32's value, cut off, the last bit set if anything was lost: rounding that further rounds once."""
+        """An f64 as an f32's value, cut off, the last bit set if anything is lost: rounding it again rounds once."""
         f, x = self.f, args[0]
         lanes = lanes_of(x.type)
         t = vec(lanes, "i32")

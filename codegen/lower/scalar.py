@@ -5,8 +5,8 @@
 
 `leaf(v)` gives the Expr of a body input or of an anchor's result. With `lets`, values that are used more than once get
 a name and the statement that computes them is appended there; without, they are shared as objects (ScalarEmitter emits
-a shared node once). Types narrower than f32 (and integers narrower than i8) are computed in wider ones; each op's result
-is rounded to its type, but for what is stored next, which the store rounds.
+a shared node once). Types narrower than f32 (and integers narrower than i8) are computed in wider ones; each op's
+result is rounded to its type, but for what is stored next, which the store rounds.
 """
 from __future__ import annotations
 
