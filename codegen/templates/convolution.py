@@ -17,7 +17,7 @@ from lepton.codegen.kernel import Size
 from lepton.codegen.llvm.builder import Function, Int, Module, Val
 from lepton.codegen.target import Target
 from lepton.codegen.templates.epilogue import Epilogue, Operand
-from lepton.codegen.templates.gemm import Ahead, cover, heights, pack_constant, unravel, when
+from lepton.codegen.templates.gemm import Ahead, cover, frozen, heights, pack_constant, unravel, when
 from lepton.codegen.templates.memory import size
 from lepton.codegen.templates.microkernel import Micro, on_tile, stride_arguments
 from lepton.codegen.templates.pack import Border, copy_line
@@ -76,7 +76,7 @@ def pack_filters(w: Array, groups: int, target: Target, vectors: int, planar: bo
     order = (1, 2, 3, 4, 0) if planar else (2, 3, 4, 1, 0)
     parts = [pack_constant(np.transpose(w[g * filters:(g + 1) * filters], order).reshape(-1, filters), target,
                            Tile(1, vectors), dtype) for g in range(groups)]
-    return np.concatenate(parts)
+    return parts[0] if groups == 1 else frozen(np.concatenate(parts))
 
 
 class _Convolution:

@@ -58,7 +58,14 @@ def pack_constant(b: Array, target: Target, tile: Tile, dtype: DType) -> Array:
         padded = np.zeros((k, -(-rest // lanes) * lanes), b.dtype)
         padded[:, :rest] = b[:, full * width:]
         parts.append(padded.reshape(-1))
-    return np.ascontiguousarray(np.concatenate(parts))
+    return frozen(parts[0] if len(parts) == 1 else np.concatenate(parts))
+
+
+def frozen(array: Array) -> Array:
+    """Read-only from now on, so that nobody needs a copy of it."""
+    array = np.ascontiguousarray(array)
+    array.flags.writeable = False
+    return array
 
 
 def heights(tile_rows: int, rows: Size | None) -> tuple[int, ...]:

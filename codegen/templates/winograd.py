@@ -19,7 +19,7 @@ from lepton.codegen.llvm.builder import Function, Int, Module, Val, literal, vec
 from lepton.codegen.llvm.convert import memory_type
 from lepton.codegen.target import Target
 from lepton.codegen.templates.epilogue import Epilogue, Operand, plain
-from lepton.codegen.templates.gemm import Ahead, cover, pack_constant, unravel, when
+from lepton.codegen.templates.gemm import Ahead, cover, frozen, pack_constant, unravel, when
 from lepton.codegen.templates.memory import fma, load_raw, mask_of, size
 from lepton.codegen.templates.microkernel import Micro
 from lepton.codegen.templates.pack import Border, copy_line
@@ -36,8 +36,9 @@ _G = np.array([[1 / 4, 0, 0], [-1 / 6, -1 / 6, -1 / 6], [-1 / 6, 1 / 6, -1 / 6],
 
 def transform_filters(w: Array, target: Target, tile: Tile, dtype: DType) -> Array:
     """[O, C, 3, 3] -> 36 matrices [C, O] in panels; flat."""
-    u = np.einsum("ai,ocij,bj->abco", _G, w.astype(np.float64), _G).reshape(POINTS, w.shape[1], w.shape[0])
-    return np.concatenate([pack_constant(m, target, tile, dtype) for m in u.astype(w.dtype)])
+    taps = w.reshape(-1, 9).astype(np.float64)
+    u = (np.kron(_G, _G) @ taps.T).astype(w.dtype).reshape(POINTS, w.shape[0], w.shape[1])
+    return frozen(np.concatenate([pack_constant(m.T, target, tile, dtype) for m in u]))
 
 
 @dataclass(frozen=True, slots=True)
