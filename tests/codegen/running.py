@@ -21,6 +21,7 @@ from lepton.codegen.target import TARGETS, Target, runs_here
 from lepton.ir import dims
 from lepton.ir.core import Node, Value
 from lepton.ir.tensor import Array
+from tests.codegen import emulated
 
 HERE = [t for t in ("x86-sse4", "x86-avx2", "x86-avx512") if runs_here(TARGETS[t])]
 PAGE = mmap.PAGESIZE
@@ -102,13 +103,17 @@ def run_node(node: Node, inputs: Mapping[Value, Array], target: str | Target, *,
     layouts, env = layouts or {}, env or {}
     target = TARGETS[target] if isinstance(target, str) else target
     kernel = lower(node, LowerOptions(target, **options), layouts, env)
-    function = compile_kernel(kernel, target)
     storage: dict[Value, Array] = {}
     for operand in kernel.operands:
         if isinstance(operand, Value) and operand not in storage:
             storage[operand] = _place(operand, inputs, layouts, env, at_end)
     arrays = [_packed(o) if isinstance(o, Packed) else storage[o] for o in kernel.operands]
-    _call(function, kernel, arrays, [_start(o, layouts) for o in kernel.operands], env, shares)
+    starts = [_start(o, layouts) for o in kernel.operands]
+    if runs_here(target):
+        _call(compile_kernel(kernel, target), kernel, arrays, starts, env, shares)
+    else:
+        emulated.run(kernel, target, arrays, starts, [dims.evaluate(d, env) for d in kernel.dims],
+                     dims.evaluate(kernel.scratch, env), dims.evaluate(kernel.tasks, env), shares)
     return [_view(storage[r], r, layouts, env).copy() for r in node.results if r in storage]
 
 
