@@ -223,6 +223,18 @@ SAMPLES += [
                                  hi=np.float32(4096))),
 ]
 
+BOXES = np.sort(positive(2, 9, 4).reshape(2, 9, 2, 2), axis=2).reshape(2, 9, 4)
+SINGLE = np.ones(1, np.float32)
+REGIONS = np.array([[0, 0, 4, 3], [1, 2, 4.5, 5], [-1, -2, 9, 9]], np.float32)
+DETECTION = [
+    case("NonMaxSuppression", BOXES, floats(2, 3, 9), **c(k=ints(4), o=SINGLE * 0.3, t=SINGLE * -0.5)),
+    case("NonMaxSuppression", BOXES, floats(2, 1, 9), **c(k=ints(9), o=SINGLE * 0.1), center_point_box=1),
+    case("NonMaxSuppression", BOXES, floats(2, 1, 9)),
+    *(case("RoiAlign", X, REGIONS, **c(i=ints(0, 1, 1)), sampling_ratio=2, output_height=3, output_width=2,
+           spatial_scale=0.8, **rest)
+      for rest in ({}, {"mode": "max"}, {"coordinate_transformation_mode": "output_half_pixel"}, {"opset": 10})),
+]
+
 MS = {"domain": "com.microsoft"}
 BYTES = ints(1, 200, 3, 4, 90, 7, dtype=np.uint8).reshape(2, 3)
 SCALE = {"s": np.float32(0.1), "z": np.uint8(3)}
@@ -255,7 +267,8 @@ MICROSOFT = [
          K=32, N=3, bits=4, block_size=16, **MS),
 ]
 
-CASES = SAMPLES + MICROSOFT + UNARY + BINARY + MATMUL + WINDOWS + NORMS + REDUCE + MOVEMENT + LAYERS + QUANTISED
+CASES = [*SAMPLES, *DETECTION, *MICROSOFT, *UNARY, *BINARY, *MATMUL, *WINDOWS, *NORMS, *REDUCE, *MOVEMENT, *LAYERS,
+         *QUANTISED]
 
 
 def _id(k: int) -> str:

@@ -5,12 +5,14 @@ import lepton.frontends.onnx.ops.shape  # noqa: F401  (named `shape`, as a funct
 from lepton.frontends.onnx.ops import (  # noqa: F401
     control,
     conv,
+    detect,
     elementwise,
     index,
     matmul,
     microsoft,
     microsoft_attention,
     microsoft_quant,
+    ml,
     movement,
     norm,
     quant,
@@ -21,5 +23,7 @@ from lepton.frontends.onnx.ops import (  # noqa: F401
     sample,
     sequence,
     spectral,
+    training,
+    trees,
     unpool,
 )
