@@ -241,7 +241,7 @@ def first_divergence(graph: Graph, target: Target, inputs: Sequence[Array], requ
 
 def run_values(probe: Graph, target: Target, inputs: Sequence[Array], options: Options) -> Sequence[Array]:
     """The outputs of an optimised graph, compiled as it is."""
-    program = program_of(probe, target, options.math)
+    program = program_of(probe, target, options)
     done = Compiled(probe, [probe], [(program, target)], Report(targets={target.name: {}}))
     got = run_here(done, options)(*inputs)
     return got if isinstance(got, tuple) else (got,)

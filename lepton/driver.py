@@ -181,18 +181,19 @@ def lower(source: Source, options: Options, progress: Progress | None = None) ->
             graph = optimise(clone(original), pipeline, options)
         with report.stage("plan", progress), kept(graph, options.repro_dir):
             verify(graph)
-            program = program_of(graph, target, options.math)
+            program = program_of(graph, target, options)
         done.graphs.append(graph)
         done.programs.append((program, target))
         report.targets[target.name] = statistics(graph, program)
     return done
 
 
-def program_of(graph: Graph, target: Target, math: str) -> Program:
+def program_of(graph: Graph, target: Target, options: Options) -> Program:
     """The plan of an optimised graph, its memory laid out. Raises UnsupportedError."""
     check_supported(graph)
     check_sizes(graph)
-    program = plan(graph, LowerOptions(target, math))
+    # Winograd's weights are four times the convolution's: speed at the price of size is what -O3 stands for.
+    program = plan(graph, LowerOptions(target, options.math, winograd=options.level >= 3))
     plan_memory(program)
     debug.show_program(program, target)
     return program
