@@ -43,7 +43,8 @@ def graphs(source: Source, options: Options, progress: Progress) -> Emitted:
     from lepton.ir.printer import show
 
     done = lower(source, options, progress)
-    return Emitted([Form(t.name, show(g), g) for g, (_, t) in zip(done.graphs, done.programs, strict=True)], done.report)
+    named = zip(done.graphs, (t.name for _, t in done.programs), strict=True)
+    return Emitted([Form(name, show(graph), graph) for graph, name in named], done.report)
 
 
 def loops(source: Source, options: Options, progress: Progress) -> Emitted:

@@ -22,8 +22,9 @@ NEON = "aarch64-neon"
 @pytest.mark.parametrize("dtype", [DType.F32, DType.F64])
 def test_products(dtype: DType) -> None:
     rng = np.random.default_rng(0)
-    a, b = (Value(TensorType(dtype, s)) for s in ((2, 29, 37), (2, 37, 45)))
-    x, y = (rng.standard_normal(v.tensor.shape).astype(dtype.numpy) for v in (a, b))
+    shapes = ((2, 29, 37), (2, 37, 45))
+    a, b = (Value(TensorType(dtype, s)) for s in shapes)
+    x, y = (rng.standard_normal(s).astype(dtype.numpy) for s in shapes)
     (got,) = run_node(ops.matmul.node(a, b), {a: x, b: y}, NEON, shares=2)
     np.testing.assert_allclose(got, x @ y, rtol=1e-4, atol=1e-4)
     (got,) = run_node(ops.matmul.node(a, ops.constant(value=Tensor.of(y[0]))), {a: x}, NEON, shares=2)

@@ -43,7 +43,8 @@ def check(node: Node, inputs: dict[Value, Array], target: str = HERE[-1], env: d
 @pytest.mark.parametrize("target", HERE)
 @pytest.mark.parametrize("dtype", [DType.I32, DType.I64, DType.U8, DType.F16, DType.BF16])
 def test_matmul_of_other_types(target: str, dtype: DType) -> None:
-    for shapes in (((5, 7), (7, 19)), ((2, 3, 4), (4,)), ((4,), (3, 4, 2)), ((2, 1, 3, 4), (5, 4, 6)), ((3, 0), (0, 2))):
+    for shapes in (((5, 7), (7, 19)), ((2, 3, 4), (4,)), ((4,), (3, 4, 2)), ((2, 1, 3, 4), (5, 4, 6)),
+                   ((3, 0), (0, 2))):
         a, b = (value(dtype, *s) for s in shapes)
         check(ops.matmul.node(a, b), {a: random(dtype, *shapes[0]), b: random(dtype, *shapes[1])}, target)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 import lepton
@@ -32,7 +34,7 @@ def test_strict_answers_do_not_depend_on_the_number_of_threads() -> None:
 
 
 @pytest.mark.slow
-def test_only_level_3_spends_size_on_speed(tmp_path) -> None:  # type: ignore[no-untyped-def]
+def test_only_level_3_spends_size_on_speed(tmp_path: Path) -> None:
     network = BY_NAME["light_resnet50"]
     sizes = []
     for level in (2, 3):
