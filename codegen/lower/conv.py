@@ -17,7 +17,8 @@ from lepton.codegen.templates.depthwise import Depthwise, pack_taps, tile_width
 from lepton.codegen.templates.epilogue import Epilogue, Operand
 from lepton.codegen.templates.fused import Bindings, Fused, Strides, collapse, constant_array, outer
 from lepton.codegen.templates.tiles import WIDTHS, aliases, choose, most_rows, tile_cost
-from lepton.codegen.templates.winograd import Winograd, profitable, transform_filters
+from lepton.codegen.templates.winograd import Winograd, profitable
+from lepton.codegen.templates.winograd_filters import pack_taps as pack_winograd
 from lepton.ir import ops
 from lepton.ir.core import Value
 from lepton.ir.dims import Dim, ceildiv, product
@@ -232,7 +233,7 @@ def winograd(group: Group, options: LowerOptions, fused: Fused, shape: Shape, x:
     panels = -(-shape.filters // (tile.vectors * lanes))
     blocks = min(panels, _filter_blocks(shape, -(-tiles_high // rows)))
     view = bindings.operand(outer(group, x), x.tensor, shape.x)
-    filters = bindings.buffer(packed(transform_filters(shape.weights[:, :, 0], target, tile, shape.dtype)))
+    filters = bindings.buffer(packed(pack_winograd(shape.weights[:, :, 0], target, tile, shape.dtype)))
     epilogue = fused.epilogue(bindings, shape.views)
     (images,) = bindings.sizes((shape.images,))
     body = Winograd(shape.dtype, images, (high, wide), (into_high, into_wide), shape.channels, shape.filters,

@@ -2,43 +2,34 @@
 
 Tiles of 6x6 input pixels overlap by two and give 4x4 outputs. For a group of tile rows of one image:
     V[p][tile][c] = Bᵀ d B          M[p][tile][o] = V[p] U[p],  p < 36          y = Aᵀ M A, epilogue, store
-V and M lie in scratch and are meant to stay in L2. U = G w Gᵀ is computed in f64 when the model is compiled. A task is
-a group of tile rows times a block of filters; tasks that follow each other on the same group share V.
+V and M lie in scratch and are meant to stay in L2. U = G w Gᵀ is made by the kernel itself: for all filters before the
+first task, or, where every filter is used by one task only, panel by panel. A task is a group of tile rows times a
+block of filters; tasks that follow each other on the same group share V.
 
 Results differ from direct convolution by rounding: about five times its error, see tests/codegen/test_winograd.py.
 Source: Lavin & Gray, "Fast Algorithms for Convolutional Neural Networks" (2015), with the points 0, ±1, ±2.
 """
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-
-import numpy as np
 
 from lepton.codegen.kernel import Size
 from lepton.codegen.llvm.builder import Function, Int, Module, Val, literal, vec
 from lepton.codegen.llvm.convert import memory_type
 from lepton.codegen.target import Target
 from lepton.codegen.templates.epilogue import Epilogue, Operand, plain
-from lepton.codegen.templates.gemm import Ahead, cover, frozen, pack_constant, unravel, when
+from lepton.codegen.templates.gemm import Ahead, cover, unravel, when
 from lepton.codegen.templates.memory import fma, load_raw, mask_of, size
 from lepton.codegen.templates.microkernel import Micro
 from lepton.codegen.templates.pack import Border, copy_line
 from lepton.codegen.templates.tiles import Tile
+from lepton.codegen.templates.winograd_filters import Filters
 from lepton.codegen.templates.winograd_output import Output
-from lepton.ir.tensor import Array
 from lepton.ir.types import DType
 
 INPUT, OUTPUT, POINTS = 6, 4, 36
-PAD = 16       # elements between rows of V and M, so that their pitch is no power of two
-_G = np.array([[1 / 4, 0, 0], [-1 / 6, -1 / 6, -1 / 6], [-1 / 6, 1 / 6, -1 / 6], [1 / 24, 1 / 12, 1 / 6],
-               [1 / 24, -1 / 12, 1 / 6], [0, 0, 1]])
-
-
-def transform_filters(w: Array, target: Target, tile: Tile, dtype: DType) -> Array:
-    """[O, C, 3, 3] -> 36 matrices [C, O] in panels; flat."""
-    taps = w.reshape(-1, 9).astype(np.float64)
-    u = (np.kron(_G, _G) @ taps.T).astype(w.dtype).reshape(POINTS, w.shape[0], w.shape[1])
-    return frozen(np.concatenate([pack_constant(m.T, target, tile, dtype) for m in u]))
+PAD = 16       # elements between rows of V and M and between matrices of U, so that no pitch is a power of two
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +44,7 @@ class Winograd:
     filters: int
     pads: tuple[int, int]
     x: Operand               # over (n, d, h, w, channel), channels adjacent
-    u: int                   # buffer of transform_filters' result
+    w: int                   # buffer of pack_taps' result
     epilogue: Epilogue       # over (n, d, h, w, filter)
     tile: Tile
     rows: int                # tile rows of a task
@@ -72,11 +63,20 @@ class Winograd:
         width = self.tile.vectors * lanes
         return -(-self.channels // lanes) * lanes + PAD, self.block_panels * width + PAD
 
+    @property
+    def resident(self) -> bool:
+        """Whether all of U is made first, because several tasks use it."""
+        return self.rows < self.grid[0] or self.images != 1
+
+    def matrix(self, lanes: int) -> int:
+        """Elements of one of U's 36 matrices in scratch."""
+        return self.channels * (-(-self.filters // lanes) if self.resident else self.tile.vectors) * lanes + PAD
+
     def scratch_bytes(self, lanes: int) -> int:
-        """V and M for a group of tile rows, and a patch of input with its border."""
+        """V and M for a group of tile rows, a patch of input with its border, U."""
         tiles = self.rows * self.grid[1]
         patch = INPUT * INPUT * -(-self.channels // 16) * 16
-        return (POINTS * tiles * sum(self.pitches(lanes)) + patch) * self.dtype.bytes
+        return (POINTS * (tiles * sum(self.pitches(lanes)) + self.matrix(lanes)) + patch) * self.dtype.bytes
 
 
 class _Winograd:
@@ -89,7 +89,7 @@ class _Winograd:
         self.panels = -(-body.filters // self.width)
         self.blocks = -(-self.panels // body.block_panels)
         self.images = size(fn, body.images)
-        self.x, self.u = fn.buffer(body.x.buffer), fn.buffer(body.u)
+        self.x, self.w = fn.buffer(body.x.buffer), fn.buffer(body.w)
         self.strides = tuple(fn.mul(size(fn, s), self.bytes) for s in body.x.strides)
         tiles = body.rows * body.grid[1]
         self.v_row, self.m_row = (p * self.bytes for p in body.pitches(self.lanes))
@@ -97,6 +97,10 @@ class _Winograd:
         self.v = Val("ptr", "%scratch")
         self.m = fn.gep(self.v, POINTS * self.v_plane)
         self.patch = fn.gep(self.m, POINTS * self.m_plane)
+        self.u = fn.gep(self.patch, INPUT * INPUT * -(-body.channels // 16) * 16 * self.bytes)
+        self.matrix = body.matrix(self.lanes) * self.bytes
+        self.full, self.tail = divmod(body.filters, self.width)
+        self.transform = Filters(target, body.dtype, body.channels, self.matrix)
         self.output = Output(fn, target, body.epilogue, body.dtype, self.m_plane)
 
     def run(self) -> None:
@@ -118,7 +122,28 @@ class _Winograd:
             self.each_tile(first, rows, lambda y, x, i: self.write_tile((n, y, x, channel), i, filters))
             return [fn.i64(place)]
 
+        if body.resident:
+            self.each_panel(0, self.panels, lambda p, vectors: self.transform.call(
+                fn, self.taps(p), fn.gep(self.u, fn.mul(p, self.panel_bytes)), vectors))
         fn.loop(Val("i64", "%hi"), task, [Val("i64", "-1")], start=Val("i64", "%lo"))
+
+    @property
+    def panel_bytes(self) -> int:
+        """Bytes of a panel in one matrix of U."""
+        return self.width * self.bytes * self.body.channels
+
+    def taps(self, panel: Int) -> Val:
+        return self.fn.gep(self.w, self.fn.mul(panel, 9 * self.panel_bytes))
+
+    def each_panel(self, start: Int, count: Int, body: Callable[[Int, int], None]) -> None:
+        """body(panel, vectors) for panels [start, start + count)."""
+        fn = self.fn
+        end = fn.add(start, count)
+        fn.loop(fn.min(end, self.full), lambda p, _: body(p, self.body.tile.vectors), start=start)
+        if self.tail:
+            full = self.full
+            last = end > full if isinstance(end, int) else fn.compare("icmp sgt", end, fn.i64(full))
+            when(fn, last, lambda: body(full, -(-self.tail // self.lanes)))
 
     def each_tile(self, first: Int, rows: Int, body: object) -> None:
         """body(tile row, tile column, number in the group) for all tiles of a group."""
@@ -227,41 +252,37 @@ class _Winograd:
 
     def multiply(self, tiles: Int, start: Int, panels: Int) -> None:
         """M[p] = V[p] U[p] for the panels of a block."""
+        fn = self.fn
+        if self.body.resident:
+            fn.loop(POINTS, lambda p, _: self.each_panel(start, panels, lambda i, vectors: self.product(
+                p, tiles, fn.sub(i, start), fn.gep(self.u, fn.mul(i, self.panel_bytes)), vectors)))
+            return
+
+        def panel(i: Int, vectors: int) -> None:
+            self.transform.call(fn, self.taps(i), self.u, vectors)
+            fn.loop(POINTS, lambda p, _: self.product(p, tiles, fn.sub(i, start), self.u, vectors))
+
+        self.each_panel(start, panels, panel)
+
+    def product(self, p: Int, tiles: Int, place: Int, u: Val, vectors: int) -> None:
+        """One panel of one of the 36 products: the `place`-th of the block."""
         fn, body = self.fn, self.body
         store = plain(Operand(0, body.dtype, (0, -1, 1)))
-        full, tail = divmod(body.filters, self.width)
-        vectors = -(-body.filters // self.lanes)
-        matrix = vectors * self.target.vector_bytes * body.channels
-        given: dict[str, Int] = {"k": body.channels, "o0s1": self.m_row // self.bytes}
-        heights = self.heights()
+        v, m = fn.gep(self.v, fn.mul(p, self.v_plane)), fn.gep(self.m, fn.mul(p, self.m_plane))
+        w = fn.gep(u, fn.mul(p, self.matrix))
+        to = fn.gep(m, fn.mul(place, self.width * self.bytes))
+        pitch = vectors * self.target.vector_bytes
+        ahead = Ahead(fn, self.target, tiles, body.tile.rows, body.channels, pitch)
+        given: dict[str, Int] = {"k": body.channels, "o0s1": self.m_row // self.bytes, "share": ahead.share}
 
-        def point(p: Int, _: list[Val]) -> None:
-            v, m = fn.gep(self.v, fn.mul(p, self.v_plane)), fn.gep(self.m, fn.mul(p, self.m_plane))
-            u = fn.gep(self.u, fn.mul(p, matrix))
+        def tile(first: Int, height: int) -> None:
+            rows = tuple(r * self.v_row for r in range(height))
+            micro = Micro(body.dtype, (1, height), vectors, rows, self.bytes, True, 0, store, vectors * self.lanes, pitch,
+                          True, ahead.lines)
+            micro.call(fn, self.target, fn.gep(v, fn.mul(first, self.v_row)), w,
+                       [fn.gep(to, fn.mul(first, self.m_row))], given, ahead.place(w, fn.div(first, body.tile.rows)))
 
-            def panel(i: Int, panel_vectors: int) -> None:
-                w = fn.gep(u, fn.mul(fn.add(start, i), self.width * self.bytes * body.channels))
-                to = fn.gep(m, fn.mul(i, self.width * self.bytes))
-                ahead = Ahead(fn, self.target, tiles, body.tile.rows, body.channels, panel_vectors * self.target.vector_bytes)
-
-                def tile(first: Int, height: int) -> None:
-                    rows = tuple(r * self.v_row for r in range(height))
-                    micro = Micro(body.dtype, (1, height), panel_vectors, rows, self.bytes, True, 0, store,
-                                  panel_vectors * self.lanes, panel_vectors * self.target.vector_bytes, True,
-                                  ahead.lines)
-                    micro.call(fn, self.target, fn.gep(v, fn.mul(first, self.v_row)), w,
-                               [fn.gep(to, fn.mul(first, self.m_row))], given | {"share": ahead.share},
-                               ahead.place(w, fn.div(first, body.tile.rows)))
-
-                cover(fn, tiles, heights, tile)
-
-            whole = fn.min(panels, fn.sub(full, start))
-            fn.loop(whole, lambda i, _: panel(i, body.tile.vectors))
-            if tail:
-                last = True if self.blocks == 1 else fn.compare("icmp sgt", fn.i64(panels), fn.i64(whole))
-                when(fn, last, lambda: panel(whole, -(-tail // self.lanes)))
-
-        fn.loop(POINTS, point)
+        cover(fn, tiles, self.heights(), tile)
 
     def heights(self) -> tuple[int, ...]:
         """Tile heights for whole groups of tile rows and for the last one."""
@@ -284,7 +305,7 @@ class _Winograd:
 
 
 def profitable(out: tuple[int, int], channels: int, filters: int) -> bool:
-    """Whether the saved multiplications outweigh the transforms and the fourfold weights."""
+    """Whether the saved multiplications outweigh the transforms."""
     tiles = -(-out[0] // OUTPUT) * -(-out[1] // OUTPUT)
     waste = tiles * OUTPUT * OUTPUT / max(1, out[0] * out[1])
     return channels >= 16 and filters >= 16 and tiles >= 12 and waste <= 1.4

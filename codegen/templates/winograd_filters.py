@@ -1,0 +1,69 @@
+"""The filters' side of Winograd's convolution: U = G w Gᵀ, made when the kernel runs.
+
+Artifacts so carry the nine taps of a filter and not 36 numbers, and cold weights cost a quarter of the memory traffic;
+the transform itself is a few percent of the products that use it.
+"""
+from __future__ import annotations
+
+import numpy as np
+
+from lepton.codegen.llvm.builder import Function, Val, literal, vec
+from lepton.codegen.llvm.convert import memory_type
+from lepton.codegen.target import Target
+from lepton.codegen.templates.gemm import pack_constant
+from lepton.codegen.templates.memory import fma
+from lepton.codegen.templates.tiles import Tile
+from lepton.ir.tensor import Array
+from lepton.ir.types import DType
+
+TAPS, INPUT = 3, 6
+
+
+def pack_taps(w: Array, target: Target, tile: Tile, dtype: DType) -> Array:
+    """[O, C, 3, 3] -> panels over O of rows (c, tap); flat."""
+    return pack_constant(np.transpose(w, (1, 2, 3, 0)).reshape(-1, w.shape[0]), target, tile, dtype)
+
+
+class Filters:
+    """Transforms one panel of filters: from [C][9][panel] to 36 matrices [C][panel], `matrix` bytes apart."""
+
+    def __init__(self, target: Target, dtype: DType, channels: int, matrix: int) -> None:
+        self.target, self.dtype, self.channels, self.matrix = target, dtype, channels, matrix
+        self.type = vec(target.lanes(dtype), memory_type(dtype))
+
+    def call(self, fn: Function, source: Val, to: Val, vectors: int) -> None:
+        name = f"winograd_filters_{memory_type(self.dtype)}_{self.channels}_{vectors}_{self.matrix}"
+        if name not in fn.module.functions:
+            self.define(fn, name, vectors)
+        fn.emit(f"call void @{name}({source}, {to})")
+
+    def define(self, outer: Function, name: str, vectors: int) -> None:
+        args = [("ptr noalias readonly", "w"), ("ptr noalias", "u")]
+        fn = outer.module.function(name, args, internal=True, attributes="noinline")
+        size = self.target.vector_bytes
+
+        def one(i: object, state: list[Val]) -> list[Val]:
+            w, u = state
+            for v in range(vectors):
+                taps = [[fn.load(self.type, w, ((a * TAPS + b) * vectors + v) * size, size) for b in range(TAPS)]
+                        for a in range(TAPS)]
+                columns = [self.spread(fn, [taps[a][b] for a in range(TAPS)]) for b in range(TAPS)]
+                for a in range(INPUT):
+                    for b, value in enumerate(self.spread(fn, [column[a] for column in columns])):
+                        fn.store(value, u, (a * INPUT + b) * self.matrix + v * size, size)
+            return [fn.gep(w, TAPS * TAPS * vectors * size), fn.gep(u, vectors * size)]
+
+        fn.loop(self.channels, one, [Val("ptr", "%w"), Val("ptr", "%u")])
+
+    def spread(self, fn: Function, g: list[Val]) -> list[Val]:
+        """G on three vectors."""
+
+        def scaled(k: float, x: Val) -> Val:
+            return fn.op("fmul", x, literal(self.type, k))
+
+        ends = fn.op("fadd", g[0], g[2])
+        far = fma(fn, self.target.fma, g[2], literal(self.type, 4.0), g[0])
+        twice = fn.op("fadd", g[1], g[1])
+        return [scaled(1 / 4, g[0]), scaled(-1 / 6, fn.op("fadd", ends, g[1])),
+                scaled(-1 / 6, fn.op("fsub", ends, g[1])), scaled(1 / 24, fn.op("fadd", far, twice)),
+                scaled(1 / 24, fn.op("fsub", far, twice)), g[2]]
