@@ -1,12 +1,20 @@
 /* alloc.c: the caller's allocator, or the C library's. */
+#define _GNU_SOURCE
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 
 #include "runtime.h"
 
+/* A huge page: one fault where small pages take 512, and one entry of the TLB. */
+#define HUGE_PAGE ((size_t)2 << 20)
+
 static void *allocate_with_libc(void *context, size_t size, size_t alignment) {
   (void)context;
-  return aligned_alloc(alignment, size); /* size is a multiple of alignment: see lpt_allocate */
+  if (size < HUGE_PAGE) return aligned_alloc(alignment, size); /* a multiple of alignment: see lpt_allocate */
+  void *block = aligned_alloc(HUGE_PAGE, (size + HUGE_PAGE - 1) / HUGE_PAGE * HUGE_PAGE);
+  if (block) madvise(block, size / HUGE_PAGE * HUGE_PAGE, MADV_HUGEPAGE); /* advice: it may be refused */
+  return block;
 }
 
 static void release_with_libc(void *context, void *block) {
