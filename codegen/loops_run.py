@@ -80,7 +80,7 @@ class _Run:
             buffer[index] = value
             return
         self.check(s.buffer, index)
-        buffer[index] = convert(np.asarray(value), dtype)
+        buffer[index] = np.asarray(value).astype(dtype.numpy)
 
     def check(self, name: str, index: int) -> None:
         if not 0 <= index < len(self.buffers[name]):

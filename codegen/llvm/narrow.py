@@ -60,7 +60,7 @@ def decode(f: Function, raw: Val, dtype: DType) -> Val:
     sign = f.op("shl", f.op("and", code, literal(t, sign_bit)), literal(t, 32 - form.bits))
     bits = f.op("or", bits, sign)
     if form.one_zero:
-        bits = f.select(f.compare("icmp eq", code, literal(t, form.nan)), nan, bits)
+        bits = f.select(f.compare("icmp eq", code, literal(t, form.nan)), literal(t, 0xFFC00000), bits)
     return f.convert("bitcast", bits, ft)
 
 

@@ -230,6 +230,8 @@ def convert(x: Array, to: DType, *, saturate: bool = True) -> Array:
         return _saturated(x, to)
     if to.is_integer and to.bits < 8:
         return _low_bits(x.astype(np.int64), to)
+    if DType.of(source) in NARROW:  # numpy does not know every pair of them
+        x = x.astype(np.float32)
     return x.astype(target)
 
 
