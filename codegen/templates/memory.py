@@ -128,6 +128,12 @@ def fma(fn: Function, fused: bool, a: Val, b: Val, c: Val) -> Val:
     return fn.op("fadd", fn.op("fmul", a, b), c)
 
 
+def prefetch(fn: Function, place: Val) -> None:
+    """Ask for a cache line, into L2."""
+    fn.module.declarations["llvm.prefetch.p0"] = "declare void @llvm.prefetch.p0(ptr, i32, i32, i32)"
+    fn.emit(f"call void @llvm.prefetch.p0({place}, i32 0, i32 2, i32 1)")
+
+
 def zeros(type: str) -> Val:
     return literal(type, 0)
 

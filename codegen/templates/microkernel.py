@@ -21,7 +21,7 @@ from lepton.codegen.llvm.builder import Function, Int, Module, Val, vec
 from lepton.codegen.llvm.convert import memory_type
 from lepton.codegen.target import Target
 from lepton.codegen.templates.epilogue import Epilogue, Operand, Place, finish
-from lepton.codegen.templates.memory import fma, load_raw, mask_of, size, zeros
+from lepton.codegen.templates.memory import fma, load_raw, mask_of, prefetch, size, zeros
 from lepton.ir.types import DType
 
 ROLL_FROM = 8        # epilogues heavier than this run as a loop over the tile instead of once per register
@@ -181,14 +181,9 @@ class _Emitter:
                 i = r * micro.vectors + v
                 sums[i] = fma(fn, self.target.fma, one, row[v], sums[i])
         for line in range(micro.ahead):
-            self.prefetch(fn.gep(following[0], 64 * line))
+            prefetch(fn, fn.gep(following[0], 64 * line))
         after = [fn.gep(f, Val("i64", "%share")) for f in following]
         return [*sums, fn.gep(a, self.step), fn.gep(w, self.pitch), *after]
-
-    def prefetch(self, place: Val) -> None:
-        """Ask for a cache line, into L2."""
-        self.fn.module.declarations["llvm.prefetch.p0"] = "declare void @llvm.prefetch.p0(ptr, i32, i32, i32)"
-        self.fn.emit(f"call void @llvm.prefetch.p0({place}, i32 0, i32 2, i32 1)")
 
     def load_w(self, w: Val, vector: int) -> Val:
         offset, size = vector * self.target.vector_bytes, self.micro.dtype.bytes

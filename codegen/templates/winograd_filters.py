@@ -11,12 +11,13 @@ from lepton.codegen.llvm.builder import Function, Val, literal, vec
 from lepton.codegen.llvm.convert import memory_type
 from lepton.codegen.target import Target
 from lepton.codegen.templates.gemm import pack_constant
-from lepton.codegen.templates.memory import fma
+from lepton.codegen.templates.memory import fma, prefetch
 from lepton.codegen.templates.tiles import Tile
 from lepton.ir.tensor import Array
 from lepton.ir.types import DType
 
 TAPS, INPUT = 3, 6
+AHEAD = 4096     # bytes between what is transformed and what is prefetched
 
 
 def pack_taps(w: Array, target: Target, tile: Tile, dtype: DType) -> Array:
@@ -44,6 +45,8 @@ class Filters:
 
         def one(i: object, state: list[Val]) -> list[Val]:
             w, u = state
+            for line in range(-(-TAPS * TAPS * vectors * size // 64)):
+                prefetch(fn, fn.gep(w, AHEAD + 64 * line))
             for v in range(vectors):
                 taps = [[fn.load(self.type, w, ((a * TAPS + b) * vectors + v) * size, size) for b in range(TAPS)]
                         for a in range(TAPS)]
