@@ -14,7 +14,7 @@ class Limits:
     tensor_bytes: int = 2**40          # one stored tensor
     sparse_bytes: int = 2**30          # a sparse initialiser made dense: its file may be tiny
     nodes: int = 1_000_000             # in all graphs and functions together
-    inlined_nodes: int = 1_000_000     # after functions are expanded
+    inlined_nodes: int = 250_000       # after functions are expanded and loops written out
     depth: int = 64                    # graphs in graphs, functions in functions
     rank: int = 64
     opset: int = 28

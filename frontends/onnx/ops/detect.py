@@ -11,6 +11,8 @@ from lepton.ir.diagnostics import LeptonError
 from lepton.ir.dims import Dim
 from lepton.ir.types import DType, TensorType
 
+_FINEST = 4096  # sampling points of RoiAlign along an axis
+
 # --- NonMaxSuppression ----------------------------------------------------------------------------
 
 
@@ -107,6 +109,8 @@ def roi_align(c: Call) -> Value:
     kind = c.s("coordinate_transformation_mode", "half_pixel") if c.opset >= 16 else "output_half_pixel"
     if grid < 1:
         c.fail("sampling_ratio=0 (as many points as data asks for)", help="export with a positive sampling_ratio")
+    if max(rows, columns) * grid > _FINEST:
+        c.fail(f"{rows} x {columns} cells of {grid} x {grid} points")
     if mode not in ("avg", "max") or kind not in ("half_pixel", "output_half_pixel"):
         raise LeptonError(f"mode {mode!r}, coordinates {kind!r}", where=c.where)
     scale, shift = c.const(c.f("spatial_scale", 1.0), dtype), c.const(0.5 if kind == "half_pixel" else 0.0, dtype)

@@ -113,17 +113,19 @@ def mel_weight_matrix(c: Call) -> Value:
     """Triangles that overlap, evenly spaced on the mel scale: a constant."""
     bands, size, rate = (c.int_in(i, what) for i, what in enumerate(("the bands", "the length", "the rate")))
     low, high = (c.number(i, "a frequency") for i in (3, 4))
-    if not (0 < bands <= _LONGEST and 0 < size <= 1 << 20 and rate > 0 and 0 <= low <= high < 1e9):
+    if not (0 < bands <= _LONGEST and 0 < size <= 1 << 20 and bands * size <= 1 << 25 and rate > 0 and 0 <= low <= high < 1e9):
         raise LeptonError(f"{bands} bands of {size} at {rate} from {low} to {high}", where=c.where)
     begin, end = (2595 * np.log10(1 + edge / 700) for edge in (low, high))
     mels = begin + np.arange(bands + 2) * (end - begin) / (bands + 2)
     bins = ((size + 1) * (700 * (10 ** (mels / 2595) - 1)) // rate).astype(int)
     out = np.zeros((size // 2 + 1, bands))
+    if bins[-1] > len(out) or bins[-2] >= len(out):
+        raise LeptonError(f"the upper edge {high} lies above half the rate {rate}", where=c.where)
     for k, (a, b, d) in enumerate(zip(bins, bins[1:], bins[2:], strict=False)):
         if b == a:
             out[b:b + 1, k] = 1
         else:
-            out[a:b + 1, k] = (np.arange(a, b + 1) - a)[:len(out) - a] / (b - a)
+            out[a:b + 1, k] = (np.arange(a, b + 1) - a) / (b - a)
         if d != b:
-            out[b:d, k] = ((d - np.arange(b, d)) / (d - b))[:max(0, len(out) - b)]
+            out[b:d, k] = (d - np.arange(b, d)) / (d - b)
     return c.const(out, c.dtype("output_datatype", DType.F32))

@@ -74,6 +74,8 @@ def _weights(c: Call, place: dict[tuple[int, int], int], targets: int, kind: str
     values = floats_of(c, f"{kind}_weights")
     if not len(trees) == len(nodes) == len(ids) == len(values) or any(not 0 <= i < targets for i in ids):
         raise LeptonError("the lists of leaves do not fit", where=c.where)
+    if targets * len(place) > 1 << 27:
+        c.fail(f"{targets} targets of {len(place)} nodes")
     weights = np.zeros((len(place), targets), np.float32)
     for tree, node, target, value in zip(trees, nodes, ids, values, strict=True):
         weights[place[tree, node], target] += value
