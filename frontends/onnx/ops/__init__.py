@@ -23,6 +23,7 @@ from lepton.frontends.onnx.ops import (  # noqa: F401
     sample,
     sequence,
     spectral,
+    text,
     training,
     trees,
     unpool,
