@@ -124,11 +124,13 @@ class Ahead:
 
     A panel that is read only once, or is too large to wait in L2, is prefetched a little ahead of its own reads."""
 
-    def __init__(self, fn: Function, target: Target, rows: Int, tile: int, k: Int, pitch: Int) -> None:
+    def __init__(self, fn: Function, target: Target, rows: Int, tile: int, k: Int, pitch: Int, *,
+                 distance: int | None = None) -> None:
         self.fn, panel = fn, fn.mul(k, pitch)
         tiles = fn.div(fn.add(rows, tile - 1), tile)
-        self.near = tiles == 1 or (isinstance(panel, int) and panel > target.l2_bytes * 3 // 4)
-        self.distance = NEAR_BYTES if self.near else panel
+        large = isinstance(panel, int) and panel > target.l2_bytes * 3 // 4
+        self.near = distance is None and (tiles == 1 or large)
+        self.distance: Int = distance if distance is not None else NEAR_BYTES if self.near else panel
         self.share = pitch if self.near else fn.div(pitch, fn.max(tiles, 1))
         self.part = 0 if self.near else fn.mul(self.share, k)
         least = 1 if self.near else tiles if isinstance(tiles, int) else 2

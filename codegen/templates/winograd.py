@@ -260,12 +260,13 @@ class _Winograd:
 
         def panel(i: Int, vectors: int) -> None:
             self.transform.call(fn, self.taps(i), self.u, vectors)
-            fn.loop(POINTS, lambda p, _: self.product(p, tiles, fn.sub(i, start), self.u, vectors))
+            taps = self.taps(fn.add(i, 1))
+            fn.loop(POINTS, lambda p, _: self.product(p, tiles, fn.sub(i, start), self.u, vectors, taps))
 
         self.each_panel(start, panels, panel)
 
-    def product(self, p: Int, tiles: Int, place: Int, u: Val, vectors: int) -> None:
-        """One panel of one of the 36 products: the `place`-th of the block."""
+    def product(self, p: Int, tiles: Int, place: Int, u: Val, vectors: int, taps: Val | None = None) -> None:
+        """One panel of one of the 36 products, the `place`-th of the block. `taps`: what the next panel is made of."""
         fn, body = self.fn, self.body
         store = plain(Operand(0, body.dtype, (0, -1, 1)))
         v, m = fn.gep(self.v, fn.mul(p, self.v_plane)), fn.gep(self.m, fn.mul(p, self.m_plane))
@@ -273,14 +274,20 @@ class _Winograd:
         to = fn.gep(m, fn.mul(place, self.width * self.bytes))
         pitch = vectors * self.target.vector_bytes
         ahead = Ahead(fn, self.target, tiles, body.tile.rows, body.channels, pitch)
+        if taps is not None:
+            # Nine taps are a quarter of 36 numbers: every product fetches its 36th of them.
+            ahead = Ahead(fn, self.target, tiles, body.tile.rows, body.channels, pitch // 4, distance=0)
+            w_next = fn.gep(taps, fn.mul(p, body.channels * pitch // 4))
+        else:
+            w_next = w
         given: dict[str, Int] = {"k": body.channels, "o0s1": self.m_row // self.bytes, "share": ahead.share}
 
         def tile(first: Int, height: int) -> None:
             rows = tuple(r * self.v_row for r in range(height))
-            micro = Micro(body.dtype, (1, height), vectors, rows, self.bytes, True, 0, store, vectors * self.lanes, pitch,
-                          True, ahead.lines)
+            micro = Micro(body.dtype, (1, height), vectors, rows, self.bytes, True, 0, store, vectors * self.lanes,
+                          pitch, True, ahead.lines)
             micro.call(fn, self.target, fn.gep(v, fn.mul(first, self.v_row)), w,
-                       [fn.gep(to, fn.mul(first, self.m_row))], given, ahead.place(w, fn.div(first, body.tile.rows)))
+                       [fn.gep(to, fn.mul(first, self.m_row))], given, ahead.place(w_next, fn.div(first, body.tile.rows)))
 
         cover(fn, tiles, self.heights(), tile)
 
