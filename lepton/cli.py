@@ -44,7 +44,7 @@ def parser() -> argparse.ArgumentParser:
     code.add_argument("--target", default="native", metavar="T[,T]", help="native, x86-sse4, x86-avx2, x86-avx512, "
                       "x86-avx512vnni, x86-amx, aarch64-neon; several share one file")
     code.add_argument("-O", dest="level", type=int, choices=range(4), default=2, metavar="0..3",
-                      help="how much to optimise (default 2; 3: the fastest at any size)")
+                      help="how much to optimise (default 2)")
     code.add_argument("--math", choices=("strict", "default", "fast"), default="default",
                       help="strict: exact rewrites only; default: sums may be regrouped; fast: approximations too")
     code.add_argument("--dim", action="append", default=[], metavar="N=1", help="give an open dimension a size")

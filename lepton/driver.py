@@ -192,8 +192,7 @@ def program_of(graph: Graph, target: Target, options: Options) -> Program:
     """The plan of an optimised graph, its memory laid out. Raises UnsupportedError."""
     check_supported(graph)
     check_sizes(graph)
-    # Winograd's weights are four times the convolution's: speed at the price of size is what -O3 stands for.
-    program = plan(graph, LowerOptions(target, options.math, winograd=options.level >= 3))
+    program = plan(graph, LowerOptions(target, options.math, winograd=options.level >= 2))
     plan_memory(program)
     debug.show_program(program, target)
     return program
