@@ -19,8 +19,10 @@ from lepton.frontends.onnx import wire
 from lepton.frontends.onnx.limits import LIMITS
 from lepton.frontends.onnx.model import read
 from lepton.frontends.onnx.tensors import DTYPES, Store
-from lepton.ir.diagnostics import Exit, LeptonError
+from lepton.ir.diagnostics import Exit, LeptonError, UsageError
 from lepton.ir.evaluate import evaluate
+from lepton.ir.printer import show
+from lepton.ir.sidecar import beside, save_constants
 from lepton.ir.types import DType
 from tests.frontends.build import floats, imported, single
 
@@ -316,3 +318,17 @@ def test_not_a_file(tmp_path: Path) -> None:
         with pytest.raises(LeptonError, match="cannot read") as caught:
             read(path)
         assert caught.value.exit is Exit.USAGE
+
+
+def test_text_ir_is_a_model_file_too(tmp_path: Path) -> None:
+    graph = imported(add_model(numpy_helper.from_array(floats(4), "w")))
+    path = tmp_path / "m.lir"
+    path.write_text(show(graph))
+    assert show(load(path)) == show(graph)
+    save_constants(graph, beside(path))
+    x = floats(4, seed=1)
+    np.testing.assert_array_equal(evaluate(load(path), x)[0], evaluate(graph, x)[0])
+    with pytest.raises(UsageError, match="cannot be pinned"):
+        load(path, dims={"N": 1})
+    with pytest.raises(UsageError, match="cannot read"):
+        load(tmp_path / "missing.lir")

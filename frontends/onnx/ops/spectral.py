@@ -113,7 +113,8 @@ def mel_weight_matrix(c: Call) -> Value:
     """Triangles that overlap, evenly spaced on the mel scale: a constant."""
     bands, size, rate = (c.int_in(i, what) for i, what in enumerate(("the bands", "the length", "the rate")))
     low, high = (c.number(i, "a frequency") for i in (3, 4))
-    if not (0 < bands <= _LONGEST and 0 < size <= 1 << 20 and bands * size <= 1 << 25 and rate > 0 and 0 <= low <= high < 1e9):
+    sane = 0 < bands <= _LONGEST and 0 < size <= 1 << 20 and bands * size <= 1 << 25
+    if not sane or rate < 1 or not 0 <= low <= high < 1e9:
         raise LeptonError(f"{bands} bands of {size} at {rate} from {low} to {high}", where=c.where)
     begin, end = (2595 * np.log10(1 + edge / 700) for edge in (low, high))
     mels = begin + np.arange(bands + 2) * (end - begin) / (bands + 2)
