@@ -286,8 +286,9 @@ class _Winograd:
             rows = tuple(r * self.v_row for r in range(height))
             micro = Micro(body.dtype, (1, height), vectors, rows, self.bytes, True, 0, store, vectors * self.lanes,
                           pitch, True, ahead.lines)
+            following = ahead.place(w_next, fn.div(first, body.tile.rows))
             micro.call(fn, self.target, fn.gep(v, fn.mul(first, self.v_row)), w,
-                       [fn.gep(to, fn.mul(first, self.m_row))], given, ahead.place(w_next, fn.div(first, body.tile.rows)))
+                       [fn.gep(to, fn.mul(first, self.m_row))], given, following)
 
         cover(fn, tiles, self.heights(), tile)
 
