@@ -1,0 +1,36 @@
+"""Test cases of sorting and linear algebra."""
+from __future__ import annotations
+
+import numpy as np
+
+from tests.ir.ops_cases import HARD, Case, case, normal, whole
+from tests.ir.ops_oracle import Onnx
+
+
+def sorting() -> list[Case]:
+    doubles = np.array([[2, 1], [1, 9], [2, 0], [1, 9], [-3, 4]])
+    nans = np.array([[1, np.nan], [np.nan, 0], [1, 2], [np.nan, -1], [1, np.nan]], np.float32)
+    return [
+        case("sort_rows", doubles, expected=np.array([4, 1, 3, 2, 0])),
+        case("sort_rows", nans, expected=np.array([2, 0, 4, 3, 1])),
+        case("sort_rows", HARD[:5, None], expected=np.array([2, 3, 4, 1, 0])),  # NaN, inf, -inf, 0, -0
+        case("sort_rows", np.array([[True], [False], [True]]), expected=np.array([1, 0, 2])),
+        case("sort_rows", np.array([[2**64 - 1], [1], [2**63]], np.uint64), expected=np.array([1, 2, 0])),
+        case("sort_rows", np.zeros((4, 0), np.float32), expected=np.arange(4)),
+        case("sort_rows", np.zeros((0, 3), np.int8), expected=np.zeros(0, np.int64)),
+    ]
+
+
+def determinants() -> list[Case]:
+    singular = np.array([[1, 2, 3], [2, 4, 6], [0, 1, 5]], np.float32)
+    return [
+        case("det", normal(2, 3, 4, 4), onnx=Onnx("Det")),
+        case("det", whole(-3, 4, 5, 5).astype(np.float64), onnx=Onnx("Det", by="reference")),
+        case("det", singular, expected=np.float32(0)),
+        case("det", np.array([[0, 1], [1, 0]], np.float32), expected=np.float32(-1)),
+        case("det", np.zeros((2, 0, 0), np.float32), expected=np.ones(2, np.float32)),
+        case("det", np.diag([2, 3, 0.5]).astype(np.float16), expected=np.float16(3)),
+    ]
+
+
+CASES = [*sorting(), *determinants()]
