@@ -176,11 +176,29 @@ def cast_like(c: Call) -> Value:
 
 
 def _convert(c: Call, to: DType) -> Value:
-    saturate = c.flag("saturate", True)
-    if to is DType.F8E8M0 and c.s("round_mode", "up") != "up":
-        c.fail(f"round_mode {c.s('round_mode')!r}")
-    c.ignore("round_mode")
-    return c.x() if c.x().tensor.dtype is to else c(ops.cast, c.x(), to=to, saturate=saturate)
+    saturate, mode, x = c.flag("saturate", True), c.s("round_mode", "up"), c.x()
+    if x.tensor.dtype is to:
+        return x
+    if to is DType.F8E8M0 and mode != "up":
+        x = _power_of_two(c, c.cast(x, DType.F32), mode, saturate)
+    return c(ops.cast, x, to=to, saturate=saturate)
+
+
+def _power_of_two(c: Call, x: Value, mode: str, saturate: bool) -> Value:
+    """An f32 rounded "down" or to the "nearest" power of two, the sign dropped: what is left is exact for the cast."""
+    def bits(value: int) -> Value:
+        return c.const(value, DType.U32)
+
+    if mode not in ("down", "nearest"):
+        c.fail(f"round_mode {mode!r}")
+    infinity = bits(0x7F800000)
+    magnitude = c(ops.bit_and, c(ops.bitcast, x, to=DType.U32), bits(0x7FFFFFFF))
+    if mode == "nearest":  # halves go up, but the least one, 2**-127, which f32 holds as half of its exponent 1
+        denormal = c(ops.less, magnitude, bits(0x00800000))
+        raised = c(ops.add, magnitude, c(ops.where, denormal, bits(0x003FFFFF), bits(0x00400000)))
+        raised = c(ops.minimum, raised, bits(0x7F7FFFFF)) if saturate else raised
+        magnitude = c(ops.where, c(ops.less, magnitude, infinity), raised, infinity)
+    return c(ops.bitcast, c(ops.bit_and, magnitude, infinity), to=DType.F32)
 
 
 @imports("BitCast", since=26)
@@ -190,9 +208,14 @@ def bit_cast(c: Call) -> Value:
 
 @imports("Dropout")
 def dropout(c: Call) -> list[Value]:
-    """Nothing is dropped at inference; the mask says that all is kept."""
+    """Nothing is dropped at inference, or with a ratio of 0; the mask says that all is kept."""
     c.ignore("ratio", "is_test", "seed", "consumed_inputs")
-    if c.opt(2) is not None and c.known(2) != (0,):
-        c.fail("dropout in training mode")
+    if c.opt(2) is not None and c.int_in(2, "whether it is training"):
+        if c.opt(1) is None:
+            c.fail("dropout in training mode")
+        if (ratio := c.numbers(1)) is None:
+            c.depends(1, "the ratio")
+        if ratio != (0,):
+            c.fail(f"dropout in training mode with a ratio of {', '.join(map(str, ratio))}")
     kept = c(ops.broadcast_to, c.const(True), shape=c.x().tensor.shape) if c.wants(1) else None
     return [c.x()] if kept is None else [c.x(), kept]
