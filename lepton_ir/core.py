@@ -13,6 +13,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from lepton.ir.diagnostics import Location
+from lepton.ir.dims import Expr, symbols
 from lepton.ir.types import TensorType, Type
 
 if TYPE_CHECKING:
@@ -159,7 +160,14 @@ class Graph:
 
     @property
     def nodes(self) -> tuple[Node, ...]:
-        """Every node the outputs depend on, producers first; among free choices, the order of reading."""
+        """Every node the outputs depend on, producers first; among free choices, the order of reading.
+
+        A node whose attributes mention a size that another node finds in the data comes after that node."""
+        order = self._order({})
+        definers = {name: n for n in order for name in _defined(n)}
+        return self._order(definers) if definers else order
+
+    def _order(self, definers: Mapping[str, Node]) -> tuple[Node, ...]:
         order: dict[Node, None] = {}
         todo: list[tuple[Node | None, bool]] = [(v.producer, False) for v in reversed(self.outputs)]
         while todo:
@@ -168,9 +176,12 @@ class Graph:
                 continue
             if ready:
                 order[node] = None
-            else:
-                todo.append((node, True))
-                todo += [(v.producer, False) for v in reversed(node.inputs) if v is not None]
+                continue
+            todo.append((node, True))
+            todo += [(v.producer, False) for v in reversed(node.inputs) if v is not None]
+            if definers:
+                named = {name for attr in node.attrs.values() for name in _mentioned(attr)}
+                todo += [(definers[name], False) for name in sorted(named) if definers.get(name, node) is not node]
         return tuple(order)
 
     def walk(self) -> Iterator[Node]:
@@ -179,6 +190,19 @@ class Graph:
             for region in node.regions:
                 yield from region.walk()
             yield node
+
+
+def _defined(node: Node) -> tuple[str, ...]:
+    """The symbols whose sizes this node finds in its data."""
+    names: tuple[str, ...] = node.attrs.get("symbols", ())
+    return (*names, node.attrs["symbol"]) if "symbol" in node.attrs else names
+
+
+def _mentioned(attr: object) -> frozenset[str]:
+    """The symbols in an attribute."""
+    if isinstance(attr, tuple):
+        return frozenset().union(*map(_mentioned, attr))
+    return symbols(attr) if isinstance(attr, Expr) else frozenset()
 
 
 def inline(region: Graph, inputs: Sequence[Value]) -> tuple[Value, ...]:

@@ -3,14 +3,17 @@ from __future__ import annotations
 
 from random import Random
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lepton.ir import ops
 from lepton.ir.core import Graph, Node, Use, User, Value, clone, inline
+from lepton.ir.dims import sym
 from lepton.ir.parser import parse
 from lepton.ir.printer import show
+from lepton.ir.tensor import Tensor
 from lepton.ir.types import DType, OptionalType, TensorType
 from lepton.ir.verify import verify
 from tests.ir.graphs import graphs
@@ -167,3 +170,12 @@ def test_inline_copies_and_leaves_the_region() -> None:
     assert first.producer is not body.nodes[0]
     with pytest.raises(ValueError, match="2 inputs for a region of 1"):
         inline(body, [x, x])
+
+
+def test_a_size_from_data_is_found_before_it_is_used() -> None:
+    one = ops.constant(value=Tensor.of(np.array(1, np.int64)))
+    x = Value(TensorType(DType.I64, ()))
+    found = ops.range_(one, x, one, symbol="count")
+    size = ops.shape_values(dims=(sym("count"),))
+    graph = Graph.of("g", (x,), (size, found))
+    assert [n.op.name for n in graph.nodes if n.op is not ops.constant] == ["range", "shape_values"]
