@@ -10,7 +10,8 @@ from lepton.ir.diagnostics import LeptonError
 from tests.frontends.build import agrees, imported, single
 
 X = np.random.default_rng(3).integers(0, 4, (3, 9))
-POOL = {"ngram_counts": [0, 3], "pool_int64s": [0, 2, 3, 1, 2, 0, 0, 3, 1], "ngram_indexes": [5, 0, 2, 1, 4, 3]}
+POOL: dict[str, Any] = {"ngram_counts": [0, 3], "pool_int64s": [0, 2, 3, 1, 2, 0, 0, 3, 1],
+                        "ngram_indexes": [5, 0, 2, 1, 4, 3]}
 
 
 @pytest.mark.parametrize("open_dims", [False, True])
@@ -26,8 +27,8 @@ def test_modes(mode: str, skips: int, open_dims: bool) -> None:
 
 @pytest.mark.parametrize("lengths", [(1, 1), (2, 2), (3, 3), (1, 3)])
 def test_lengths(lengths: tuple[int, int]) -> None:
-    pool = {"ngram_counts": [0, 2, 6], "pool_int64s": [1, 3, 0, 1, 2, 2, 3, 3, 1, 0, 0, 2],
-            "ngram_indexes": [0, 7, 2, 2, 9, 3]}
+    pool: dict[str, Any] = {"ngram_counts": [0, 2, 6], "pool_int64s": [1, 3, 0, 1, 2, 2, 3, 3, 1, 0, 0, 2],
+                            "ngram_indexes": [0, 7, 2, 2, 9, 3]}
     model = single("TfIdfVectorizer", {"x": X}, mode="TF", min_gram_length=lengths[0], max_gram_length=lengths[1],
                    max_skip_count=3, **pool)
     agrees(model, {"x": X})

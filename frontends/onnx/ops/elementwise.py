@@ -216,6 +216,6 @@ def dropout(c: Call) -> list[Value]:
         if (ratio := c.numbers(1)) is None:
             c.depends(1, "the ratio")
         if ratio != (0,):
-            c.fail(f"dropout in training mode with a ratio of {', '.join(map(str, ratio))}")
+            c.fail("dropout in training mode with a ratio other than 0")
     kept = c(ops.broadcast_to, c.const(True), shape=c.x().tensor.shape) if c.wants(1) else None
     return [c.x()] if kept is None else [c.x(), kept]
