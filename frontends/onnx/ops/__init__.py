@@ -5,6 +5,7 @@ import lepton.frontends.onnx.ops.shape  # noqa: F401  (named `shape`, as a funct
 from lepton.frontends.onnx.ops import (  # noqa: F401
     control,
     conv,
+    deform,
     detect,
     elementwise,
     index,
