@@ -5,7 +5,7 @@ from lepton.codegen.group import Group, LowerOptions, lowers
 from lepton.codegen.kernel import Kernel
 from lepton.codegen.llvm.math import LIBM, VECTOR
 from lepton.codegen.llvm.narrow import NARROW
-from lepton.codegen.loops import Apply, Expr, Let, Stmt, Store, walk
+from lepton.codegen.loops import Apply, Expr, Let, Ref, Stmt, Store, walk
 from lepton.codegen.lower.nest import (
     Nest,
     Space,
@@ -62,8 +62,12 @@ def map_kernel(group: Group, space: Space) -> Kernel:
     found, shape = nest_loops(sizes, tasks, nest)
     coords += found
     values = [elements.expr(v) for v in group.body.outputs]
+    names: list[Expr] = list(values)
+    if len(values) > 1:  # all is read before anything is written: a result may lie where an operand did
+        names = [Ref(nest.fresh("out"), e.dtype) for e in values]
+        lets += [Let(r.name, e) for r, e in zip(names, values, strict=True) if isinstance(r, Ref)]
     stores = [Store(b, offset(coords, s, nest), e)
-              for b, s, e in zip(targets, views[len(group.inputs):], values, strict=True)]
+              for b, s, e in zip(targets, views[len(group.inputs):], names, strict=True)]
     body: list[Stmt] = [*lets, *stores]
     return nest.kernel(shape.around(body), tasks.count, grain=grain_for(tasks), writes=group.outputs,
                        flops=product(sizes) * max(1, sum(_operations(e) for e in values)))

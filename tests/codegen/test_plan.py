@@ -109,6 +109,24 @@ def test_elementwise_results_overwrite_what_dies():
     assert len(workspace) <= 3
 
 
+def test_a_second_result_does_not_read_what_the_first_overwrote():
+    program = check("""graph @g(%x: f32[40]) {
+      %a = exp(%x)
+      %b, %c = fusion(%x, %a, kind="map") {
+        graph @body(%p: f32[40], %s: f32[40]) {
+          %q = neg(%p)
+          %r = exp(%s)
+          return %q, %r
+        }
+      }
+      %d = softmax(%b, axis=0)
+      %e = softmax(%c, axis=0)
+      return %d, %e
+    }""", (40,))
+    _, read, written, _ = next(s for s in program.steps if len(s.operands) == 4).operands
+    assert read.buffer is written.buffer
+
+
 def test_a_value_read_in_two_orders_is_not_overwritten():
     check("""graph @g(%x: f32[32,32]) {
       %a = exp(%x)
