@@ -39,7 +39,8 @@ def plan(graph: Graph, options: LowerOptions) -> Program:
 
 def check_supported(graph: Graph) -> None:
     """All that cannot be compiled, at once."""
-    lost: list[str] = []
+    lost = [f"input or output: '{v.name}' is {v.type}" for v in (*graph.inputs, *graph.outputs)
+            if not isinstance(v.type, TensorType)]
     for node in graph.walk():
         anchors = [n.op for n in node.regions[0].nodes] if node.op is ops.fusion else [node.op]
         for op in anchors:
