@@ -28,6 +28,7 @@ from lepton.frontends.onnx.ops import (  # noqa: F401
     spectral,
     text,
     training,
+    tree_ensemble,
     trees,
     unpool,
 )

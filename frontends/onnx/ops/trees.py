@@ -36,7 +36,8 @@ class Forest:
     missing: Array
     weights: Array
     depth: int
-    compare: Op
+    compare: tuple[Op, ...]   # all comparisons that occur
+    mode: Array               # which of them a node makes
 
 
 def forest(c: Call, targets: int, kind: str) -> Forest:
@@ -51,9 +52,8 @@ def forest(c: Call, targets: int, kind: str) -> Forest:
     if not count == len(trees) == len(modes) == len(feature) == len(yes) == len(no) == len(threshold) == len(missing):
         raise LeptonError("the lists of nodes differ in length", where=c.where)
     place = {key: k for k, key in enumerate(zip(trees, ids, strict=True))}
-    branches = {m for m in modes if m != "LEAF"}
-    if len(branches) > 1 or not branches <= _MODES.keys():
-        c.fail(f"trees with the branches {', '.join(sorted(branches))}")
+    yes, no, missing, modes = _without_unequal(yes, no, missing, modes)
+    compare, mode = comparisons(c, modes)
     try:
         there = [[k if m == "LEAF" else place[t, n] for k, (t, n, m) in enumerate(zip(trees, side, modes, strict=True))]
                  for side in (yes, no)]
@@ -64,9 +64,30 @@ def forest(c: Call, targets: int, kind: str) -> Forest:
     children = {k for side in there for k, n in zip(side, range(count), strict=True) if k != n}
     roots = np.array([k for k in range(count) if k not in children], np.int64)
     fixed = np.array(there, np.int64)
-    op = _MODES[branches.pop()] if branches else ops.less_equal
     return Forest(roots, np.where(leaf, 0, np.array(feature, np.int64)), np.where(leaf, 0, threshold), fixed[0],
-                  fixed[1], np.array(missing, np.bool_), weights, _depth(c, roots, fixed), op)
+                  fixed[1], np.array(missing, np.bool_), weights, depth_of(c, roots, fixed), compare, mode)
+
+
+def comparisons(c: Call, modes: Sequence[str]) -> tuple[tuple[Op, ...], Array]:
+    """The comparisons that branches make, and which of them each node makes; leaves make any."""
+    found = sorted({m for m in modes if m != "LEAF"}) or ["BRANCH_LEQ"]
+    if not set(found) <= _MODES.keys():
+        c.fail(f"trees with the branches {', '.join(found)}")
+    place = {name: k for k, name in enumerate(found)}
+    return tuple(_MODES[name] for name in found), np.array([place.get(m, 0) for m in modes], np.int32)
+
+
+Column = tuple[int, ...]
+
+
+def _without_unequal(yes: Column, no: Column, missing: Column, modes: tuple[str, ...]) -> tuple[
+        Column, Column, Column, tuple[str, ...]]:
+    """Branches on a difference made those on equality, their sides changed. NaN differs from all, so it goes the
+    same way whether or not it is said to track."""
+    rows = [(n, y, 0, "BRANCH_EQ") if m == "BRANCH_NEQ" else (y, n, k, m)
+            for y, n, k, m in zip(yes, no, missing, modes, strict=True)]
+    a, b, k, m = zip(*rows, strict=True) if rows else ((), (), (), ())
+    return a, b, k, m
 
 
 def _weights(c: Call, place: dict[tuple[int, int], int], targets: int, kind: str) -> Array:
@@ -82,7 +103,7 @@ def _weights(c: Call, place: dict[tuple[int, int], int], targets: int, kind: str
     return weights
 
 
-def _depth(c: Call, roots: Array, children: Array) -> int:
+def depth_of(c: Call, roots: Array, children: Array) -> int:
     """Levels below the roots. Raises LeptonError for a cycle."""
     at, depth = roots, 0
     while True:
@@ -103,7 +124,11 @@ def leaves(c: Call, x: Value, f: Forest) -> Value:
     threshold = c.const(f.threshold, x.tensor.dtype)
     for _ in range(f.depth):
         seen = c(ops.gather_elements, x, c(ops.gather, feature, at, axis=0), axis=1)
-        answer = c(f.compare, seen, c(ops.gather, threshold, at, axis=0))
+        limit = c(ops.gather, threshold, at, axis=0)
+        answer = c(f.compare[0], seen, limit)
+        for k, op in enumerate(f.compare[1:], 1):
+            chosen = c(ops.equal, c(ops.gather, c.const(f.mode), at, axis=0), c.const(k, DType.I32))
+            answer = c(ops.where, chosen, c(op, seen, limit), answer)
         if f.missing.any():
             tracks = c(ops.gather, c.const(f.missing), at, axis=0)
             answer = c(ops.logical_or, answer, c(ops.logical_and, tracks, c(ops.is_nan, seen)))
@@ -120,9 +145,10 @@ def _features(c: Call, f: Forest) -> Value:
     return x
 
 
-def scores(c: Call, f: Forest, combine: Callable[[Value], Value], base: Sequence[float]) -> Value:
+def scores(c: Call, f: Forest, combine: Callable[[Value], Value], base: Sequence[float],
+           dtype: DType = DType.F32) -> Value:
     """[N, targets]: what the leaves give, combined over the trees, plus the base values."""
-    found = c(ops.gather, c.const(f.weights, DType.F32), leaves(c, _features(c, f), f), axis=0)
+    found = c(ops.gather, c.const(f.weights, dtype), leaves(c, _features(c, f), f), axis=0)
     total = combine(found)
     return total if not len(base) else c(ops.add, total, c.const(base, DType.F32))
 
