@@ -213,7 +213,7 @@ class _Gemm:
                 None if known_row is None else tuple(r * known_row * size_of for r in range(height)),
                 None if known_step is None else known_step * size_of,
                 isinstance(self.k, int) and self.k > 0, 0, self.on_tile, columns if isinstance(columns, int) else None,
-                pitch if isinstance(pitch, int) else None, padded, ahead.lines if ahead else 0)
+                pitch if isinstance(pitch, int) else None, padded, ahead.lines if ahead else 0, not body.in_place)
             at = fn.add(row, start)
             pointers = [o.at(fn, p, (*batch, at, column))
                         for o, p in zip(body.epilogue.operands, self.pointers, strict=True)]

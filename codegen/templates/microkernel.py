@@ -43,6 +43,7 @@ class Micro:
     pitch: int | None = None             # from one row of W to the next; None: an argument
     padded: bool = True                  # W's rows may be read to the end of the last vector
     ahead: int = 0                       # cache lines asked for at each k: from `next` on, `share` bytes further each
+    packed: bool = True                  # W is a panel of Lepton's own, which begins where a vector may
 
     @property
     def name(self) -> str:
@@ -188,7 +189,8 @@ class _Emitter:
     def load_w(self, w: Val, vector: int) -> Val:
         offset, size = vector * self.target.vector_bytes, self.micro.dtype.bytes
         if self.micro.padded:
-            aligned = isinstance(self.pitch, int) and self.pitch % self.target.vector_bytes == 0
+            pitch = self.pitch if self.micro.packed else None
+            aligned = isinstance(pitch, int) and pitch % self.target.vector_bytes == 0
             return self.fn.load(self.type, w, offset, self.target.vector_bytes if aligned else size)
         mask = mask_of(self.fn, self.columns, vector, self.lanes)
         return load_raw(self.fn, self.element, w, self.lanes, offset, mask)
