@@ -23,6 +23,10 @@ exit codes:
 """
 
 
+# What an installation that only runs artifacts may lack.
+COMPILER_NEEDS = frozenset({"onnx", "llvmlite", "ml_dtypes", "networkx", "google"})
+
+
 def run(tool: str, body: Callable[[], int], argv: Sequence[str], repro: Path | None = None) -> int:
     """Call `body` and turn what it raises into a message on stderr and an exit code.
 
@@ -42,6 +46,14 @@ def run(tool: str, body: Callable[[], int], argv: Sequence[str], repro: Path | N
     except BrokenPipeError:
         _forget_stdout()
         return int(Exit.OK)
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] in COMPILER_NEEDS:
+            _say(f"{tool}: error: {error.name} is not installed\n"
+                 "  = help: this installation can run artifacts; to compile, install all of Lepton: pip install .")
+            return int(Exit.UNSUPPORTED)
+        _say(f"{tool}: internal error: {error}")
+        _leave_reproducer(tool, argv, repro)
+        return int(Exit.INTERNAL)
     except Exception as error:
         if _is_want_of_memory(error):
             _say(f"{tool}: error: out of memory")

@@ -42,7 +42,7 @@ class Symbols:
         """Raises UsageError where a pin names no dimension of the inputs."""
         if unknown := self._pins.keys() - self._used:
             open_ = ", ".join(sorted(self._taken)) or "none"
-            raise UsageError(f"no dimension '{min(unknown)}' among the inputs'", help=f"open dimensions: {open_}")
+            raise UsageError(f"no dimension '{min(unknown)}' among the inputs' sizes", help=f"open dimensions: {open_}")
 
     def originals(self) -> dict[str, str]:
         """Our names with the model's, where they differ."""

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from lepton import terminal
 from lepton.ir.diagnostics import Exit, ResourceError
 from lepton.limits import limited
 from tests.cli.models import Invoke, call, command, process_environment
@@ -226,3 +227,11 @@ def test_table_of_codes_in_help(leptonc: Invoke, lepton_tool: Invoke) -> None:
     for tool in tools:
         text = tool("--help")[1].split("exit codes:")[1]
         assert [int(n) for n in re.findall(r"(?:^|\s)(\d+) [a-z]", text)] == [int(e) for e in Exit]
+
+
+def test_a_missing_compiler_package_is_no_bug(capsys: pytest.CaptureFixture[str]) -> None:
+    def body() -> int:
+        raise ModuleNotFoundError("No module named 'llvmlite'", name="llvmlite.binding")
+
+    assert terminal.run("leptonc", body, []) == int(Exit.UNSUPPORTED)
+    assert "llvmlite.binding is not installed" in capsys.readouterr().err
