@@ -49,3 +49,7 @@ lepton_status lpt_call_profile(const lepton_api *api, lepton_session *session, i
                                const lepton_step_time **out_steps, size_t *out_count) {
   return api->profile(session, enable, out_steps, out_count);
 }
+
+lepton_status lpt_call_seed(const lepton_api *api, lepton_session *session, uint64_t seed) {
+  return api->seed(session, seed);
+}

@@ -32,6 +32,7 @@ const char *lpt_call_message(const lepton_api *api, const lepton_session *sessio
 void lpt_call_destroy(const lepton_api *api, lepton_session *session);
 lepton_status lpt_call_profile(const lepton_api *api, lepton_session *session, int enable,
                                const lepton_step_time **out_steps, size_t *out_count);
+lepton_status lpt_call_seed(const lepton_api *api, lepton_session *session, uint64_t seed);
 
 int64_t lpt_plan(uint32_t n, const int64_t *sizes, const uint32_t *first, const uint32_t *last,
                  uint32_t *order, int64_t *out_offsets);

@@ -118,6 +118,12 @@ typedef struct lepton_api {
    * by every run that is counted, valid until destroy. Both `out_` pointers may be NULL. */
   lepton_status (*profile)(lepton_session *session, int enable,
                            const lepton_step_time **out_steps, size_t *out_count);
+
+  /* What the model draws at random follows from the seed and the number of runs since it was set: the
+   * next run draws what the first run of a new session with this seed draws. A new session has the
+   * seed the model was compiled with (0 by default). Draws that the model itself gives a seed keep
+   * theirs and start again. A model without draws ignores it. */
+  lepton_status (*seed)(lepton_session *session, uint64_t seed);
 } lepton_api;
 /* cffi: end */
 

@@ -16,5 +16,6 @@ void lpt_fill_api(const lpt_program *program, lepton_api *out_api) {
     .message = lpt_message,
     .destroy = lpt_destroy,
     .profile = lpt_profile,
+    .seed = lpt_seed,
   };
 }

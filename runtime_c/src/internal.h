@@ -20,7 +20,9 @@ typedef enum lpt_storage {
   LPT_INPUT = 0,      /* index: which input                                   */
   LPT_OUTPUT = 1,     /* index: which output                                  */
   LPT_CONSTANT = 2,   /* index unused; offset (bytes) into the weights        */
-  LPT_WORKSPACE = 3   /* size and lifetime below; offset planned              */
+  LPT_WORKSPACE = 3,  /* size and lifetime below; offset planned              */
+  LPT_STATE = 4       /* 8 bytes of the session's that outlive a run: index 0 is the seed of random
+                       * draws, each other one counts the draws of one node. offset: the first value */
 } lpt_storage;
 
 typedef struct lpt_buffer {

@@ -54,6 +54,8 @@ struct lepton_session {
   lpt_block *outputs;        /* per output: memory for callers that brought none                   */
   lpt_block *arenas;         /* [0]: workspace; one more for each LPT_BIND, in order               */
   uint32_t n_arenas;
+  uint64_t *state;           /* of random draws: the seed, then a counter for each node that draws  */
+  uint32_t n_state;
   lpt_block scratch;         /* `threads` pieces of `scratch_stride` bytes                         */
   size_t scratch_stride;
   struct {                   /* lpt_plan's arguments, one entry per workspace buffer               */
@@ -72,6 +74,7 @@ lepton_status lpt_resolve(lepton_session *session, const lepton_tensor *inputs,
                           lepton_tensor *out_outputs);
 lepton_status lpt_run(lepton_session *session, const lepton_tensor *inputs, lepton_tensor *outputs);
 const char *lpt_message(const lepton_session *session);
+lepton_status lpt_seed(lepton_session *session, uint64_t seed);
 void lpt_destroy(lepton_session *session);
 
 /* Write the message and return `status`. A NULL session writes this thread's create message. */

@@ -53,6 +53,14 @@ static uint32_t count_binds(const lpt_program *program) {
   return n;
 }
 
+static uint32_t count_state(const lpt_program *program) {
+  uint32_t n = 0;
+  for (uint32_t i = 0; i < program->n_buffers; i++)
+    if (program->buffers[i].storage == LPT_STATE && program->buffers[i].index >= n)
+      n = program->buffers[i].index + 1;
+  return n;
+}
+
 /* All arrays a session ever needs, so that run allocates nothing. False: no memory. */
 static bool allocate_arrays(lepton_session *s) {
   const lpt_program *p = s->program;
@@ -64,6 +72,7 @@ static bool allocate_arrays(lepton_session *s) {
   good = good && (s->output_buffers = lpt_allocate_zeroed(a, p->n_outputs, sizeof *s->output_buffers));
   good = good && (s->outputs = lpt_allocate_zeroed(a, p->n_outputs, sizeof *s->outputs));
   good = good && (s->arenas = lpt_allocate_zeroed(a, s->n_arenas, sizeof *s->arenas));
+  good = good && (s->state = lpt_allocate_zeroed(a, s->n_state, sizeof *s->state));
   if (!s->dynamic) return good;
   good = good && (s->plan.buffers = lpt_allocate_zeroed(a, p->n_buffers, sizeof *s->plan.buffers));
   good = good && (s->plan.first = lpt_allocate_zeroed(a, p->n_buffers, sizeof *s->plan.first));
@@ -79,8 +88,12 @@ static lepton_status bind_buffers(lepton_session *session) {
   memset(session->output_buffers, 0xff, program->n_outputs * sizeof *session->output_buffers);
   for (uint32_t i = 0; i < program->n_buffers; i++) {
     const lpt_buffer *buffer = &program->buffers[i];
-    if (buffer->storage == LPT_CONSTANT) 
+    if (buffer->storage == LPT_CONSTANT)
       session->bases[i] = (void *)((uintptr_t)session->weights + buffer->offset);
+    if (buffer->storage == LPT_STATE) {
+      session->bases[i] = &session->state[buffer->index];
+      session->state[buffer->index] = buffer->offset;
+    }
     if (buffer->storage == LPT_OUTPUT) session->output_buffers[buffer->index] = i;
   }
   for (uint32_t i = 0; i < program->n_outputs; i++)
@@ -134,6 +147,7 @@ lepton_status lpt_create(const lpt_program *program, const uint8_t *weights,
   session->allocator = allocator;
   session->threads = threads_for(program, options);
   session->n_arenas = count_binds(program) + 1;
+  session->n_state = count_state(program);
   session->dynamic = lpt_is_dynamic(program);
   lpt_pool_acquire(session->threads);
   status = LEPTON_OUT_OF_MEMORY;
@@ -160,12 +174,19 @@ void lpt_destroy(lepton_session *session) {
     lpt_release(&allocator, session->arenas[i].data);
   void *const owned[] = {
     session->env, session->shapes, session->bases, session->operands, session->output_buffers,
-    session->outputs, session->arenas, session->scratch.data, session->plan.buffers, session->plan.first,
+    session->outputs, session->state, session->arenas, session->scratch.data, session->plan.buffers, session->plan.first,
     session->plan.last, session->plan.order, session->plan.sizes, session->plan.offsets, session->profile,
   };
   for (size_t i = 0; i < sizeof owned / sizeof *owned; i++) lpt_release(&allocator, owned[i]);
   lpt_pool_release();
   lpt_release(&allocator, session);
+}
+
+lepton_status lpt_seed(lepton_session *session, uint64_t seed) {
+  if (!session) return LEPTON_INVALID_ARGUMENT;
+  session->message[0] = '\0';
+  for (uint32_t i = 0; i < session->n_state; i++) session->state[i] = i ? 0 : seed;
+  return LEPTON_OK;
 }
 
 /* ---- resolve and run ---------------------------------------------------------------------------- */

@@ -22,6 +22,8 @@ static lepton_status verify_buffer(const lpt_program *p, uint32_t index) {
     case LPT_CONSTANT:
       if (fits(b->offset, p->env[b->size_slot], p->weights_size)) return LEPTON_OK;
       return unsound("buffer", index, "outside the weights");
+    case LPT_STATE: /* no more of them than buffers, and each is one number */
+      return b->index < p->n_buffers ? LEPTON_OK : unsound("buffer", index, "no such state");
     case LPT_WORKSPACE:
       if (b->first_step > b->last_step) return unsound("buffer", index, "dies before it lives");
       if (b->last_step >= p->n_steps) return unsound("buffer", index, "outlives the program");

@@ -185,4 +185,24 @@ static const lpt_program late_program = {
   .n_steps = LENGTH(late_steps), .n_symbols = 1, .n_guards = 1, .n_env = LATE_ENV, .max_operands = 2,
 };
 
+/* ---- draws: y[] = 100 * seed + runs since it was set ------------------------------------------------------- */
+
+static void draw(void *const *b, const int64_t *d, void *s, int64_t lo, int64_t hi) {
+  (void)d, (void)s, (void)lo, (void)hi;
+  *(int64_t *)b[2] = 100 * *(const int64_t *)b[0] + (*(int64_t *)b[1])++;
+}
+
+static const lepton_port draws_out[] = {{"y", LEPTON_I64, 0, {0}, NULL}};
+static const lpt_buffer draws_buffers[] = {
+  {LPT_STATE, 0, 7, 2, 0, 0, 0}, {LPT_STATE, 1, 0, 2, 0, 0, 0}, {LPT_OUTPUT, 0, 0, 2, 0, 0, 0},
+};
+static const lpt_operand draws_operands[] = {{0, 0}, {1, 0}, {2, 0}};
+static const lpt_step draws_steps[] = {{draw, "draw", LPT_CALL, 0, 3, 0, 1, 0, 1, 0}};
+static const lpt_program draws_program = {
+  .target = "test", .metadata = "{}", .outputs = draws_out, .output_slots = loop_slots, .buffers = draws_buffers,
+  .operands = draws_operands, .steps = draws_steps, .env = loop_env, .n_outputs = 1,
+  .n_buffers = LENGTH(draws_buffers), .n_operands = LENGTH(draws_operands), .n_steps = LENGTH(draws_steps),
+  .n_env = LENGTH(loop_env), .max_operands = 3,
+};
+
 #endif

@@ -389,6 +389,28 @@ static void sessions_run_side_by_side(void) {
   for (int i = 0; i < 4; i++) pthread_join(threads[i], NULL);
 }
 
+/* ---- state that outlives a run ---------------------------------------------------------------------------- */
+
+static int64_t drawn(lepton_session *session) {
+  int64_t y = -1;
+  lepton_tensor out = {.data = &y, .dtype = LEPTON_I64};
+  CHECK(lpt_run(session, NULL, &out) == LEPTON_OK);
+  return y;
+}
+
+static void draws_follow_the_seed(void) {
+  lepton_session *one = make(&draws_program, 1), *two = make(&draws_program, 1);
+  CHECK(drawn(one) == 700 && drawn(one) == 701 && drawn(two) == 700);
+  CHECK(lpt_seed(one, 3) == LEPTON_OK && drawn(one) == 300 && drawn(one) == 301 && drawn(two) == 701);
+  CHECK(lpt_seed(NULL, 3) == LEPTON_INVALID_ARGUMENT);
+  lpt_destroy(one), lpt_destroy(two);
+  lpt_buffer buffers[3] = {draws_buffers[0], draws_buffers[1], draws_buffers[2]};
+  lpt_program damaged = draws_program;
+  damaged.buffers = buffers, buffers[1].index = 3;
+  CHECK(lpt_create(&damaged, NULL, NULL, &one) == LEPTON_INTERNAL);
+  CHECK_TEXT(lpt_message(NULL), "buffer 1: no such state");
+}
+
 int main(void) {
   RUN(the_table_gives_a_working_session);
   RUN(an_output_without_memory_gets_the_sessions);
@@ -405,5 +427,6 @@ int main(void) {
   RUN(spoilt_tables_never_crash);
   RUN(every_allocation_may_fail);
   RUN(sessions_run_side_by_side);
+  RUN(draws_follow_the_seed);
   return failures != 0;
 }
