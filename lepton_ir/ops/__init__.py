@@ -117,6 +117,7 @@ from lepton.ir.ops.reduce import (
 from lepton.ir.ops.resize import resize
 from lepton.ir.ops.shape import broadcast_to, constant, iota, range_, reshape, shape_values, slice_, transpose
 from lepton.ir.ops.sort import sort_rows
+from lepton.ir.ops.trees import tree_ensemble
 
 __all__ = [
     "abs_", "acos", "acosh", "add", "arg_max", "arg_min", "asin", "asinh", "atan", "atanh", "attention", "avg_pool",
@@ -132,5 +133,5 @@ __all__ = [
     "reduce_prod", "reduce_sum", "relu", "reshape", "resize", "rms_norm", "rnn", "round_", "rsqrt", "scan",
     "scatter_elements", "scatter_nd", "selu", "shape_values", "shift_left", "shift_right", "shrink", "sigmoid",
     "sign", "sin", "sinh", "slice_", "softmax", "softplus", "softsign", "sort_rows", "sqrt", "sub", "swish", "tan",
-    "tanh", "thresholded_relu", "top_k", "transpose", "trilu", "where",
+    "tanh", "thresholded_relu", "top_k", "transpose", "tree_ensemble", "trilu", "where",
 ]

@@ -1,9 +1,12 @@
 """Test cases of sorting and linear algebra."""
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
-from tests.ir.ops_cases import HARD, Case, case, normal, whole
+from lepton.ir.tensor import Tensor
+from tests.ir.ops_cases import F32, HARD, Case, case, normal, whole
 from tests.ir.ops_oracle import Onnx
 
 
@@ -33,4 +36,26 @@ def determinants() -> list[Case]:
     ]
 
 
-CASES = [*sorting(), *determinants()]
+def trees() -> list[Case]:
+    """One tree: x0 <= 1 ? (x1 <= -0 or NaN ? leaf 0 : leaf 1) : leaf 2."""
+    tables: dict[str, Any] = {name: Tensor.of(np.array(column, np.int32)) for name, column in (
+        ("roots", [0]), ("feature", [0, 1]), ("yes", [1, -1]), ("no", [-3, -2]))}
+    tables |= {"threshold": Tensor.of(np.array([1, -0.0], F32)), "nan_yes": Tensor.of(np.array([False, True])),
+               "weights": Tensor.of(np.array([[1, 10], [2, 20], [3, 30]], F32)), "target": None, "targets": 2}
+    x = np.array([[1, 0.0], [-np.inf, np.nan], [0, 1e-40], [np.nan, 0], [np.inf, 0]], F32)
+    expected = np.array([[1, 10], [1, 10], [2, 20], [3, 30], [3, 30]], F32)
+    twice = tables | {"roots": Tensor.of(np.array([0, 0, -1], np.int32))}
+    none = tables | {"weights": Tensor.of(np.array([[np.inf, 1], [np.inf, np.inf], [2, np.inf]], F32))}
+    alone = tables | {"weights": Tensor.of(np.array([[1], [2], [3]], F32)), "target": Tensor.of(np.array([0, 1, 1]))}
+    return [
+        case("tree_ensemble", x, expected=expected, **tables),
+        case("tree_ensemble", x, expected=expected * 2 + np.array([1, 10], F32), label="sum", **twice),
+        case("tree_ensemble", x, expected=np.array([[0, 1], [0, 1], [0, 0], [2, 0], [2, 0]], F32), aggregate="min",
+             **none),
+        case("tree_ensemble", x, expected=np.array([[1, 0], [1, 0], [0, 2], [0, 3], [0, 3]], F32), label="alone",
+             **alone),
+        case("tree_ensemble", np.zeros((0, 2), F32), expected=np.zeros((0, 2), F32), **tables),
+    ]
+
+
+CASES = [*sorting(), *determinants(), *trees()]
