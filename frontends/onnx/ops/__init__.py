@@ -13,6 +13,7 @@ from lepton.frontends.onnx.ops import (  # noqa: F401
     matmul,
     microsoft,
     microsoft_attention,
+    microsoft_lstm,
     microsoft_quant,
     ml,
     movement,

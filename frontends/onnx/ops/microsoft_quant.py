@@ -4,7 +4,6 @@ from __future__ import annotations
 from lepton.frontends.onnx.call import REQUIRED, Call
 from lepton.frontends.onnx.ops.matmul import swapped
 from lepton.frontends.onnx.ops.quant import scalar_if_one
-from lepton.frontends.onnx.ops.recurrent import layer
 from lepton.frontends.onnx.registry import Rule, imports
 from lepton.ir import dims, ops
 from lepton.ir.core import Value
@@ -81,26 +80,6 @@ def _scaled(c: Call, total: Value, left: Value, right: Value, bias: Value | None
     left = c.reshape(left, (*left.tensor.shape, 1)) if left.tensor.rank == 1 else left
     result = c(ops.mul, c.cast(total, left.tensor.dtype), c(ops.mul, left, right))
     return result if bias is None else c(ops.add, result, bias)
-
-
-@imports("DynamicQuantizeLSTM", domain=_MS)
-def dynamic_quantize_lstm(c: Call) -> tuple[Value, ...]:
-    """An LSTM with quantised weights [D,I,4*H], given transposed. The products are computed with the weights' real
-    values on unrounded activations, which is what ONNX Runtime approximates by rounding them to 8 bits first."""
-    w, r = (swapped(c, _weights(c, i, s)) for i, s in ((1, 8), (2, 10)))
-    return layer(c, ops.lstm, 8, {1: w, 2: r}, input_forget=c.flag("input_forget"))
-
-
-def _weights(c: Call, index: int, scale: int) -> Value:
-    """One scale per direction, or per direction and column."""
-    w, factor, zero = c.x(index), c.x(scale), c.x(scale + 1)
-    directions, _, columns = w.tensor.shape
-
-    def spread(p: Value) -> Value:
-        return c.reshape(p, (directions, 1, 1 if p.tensor.rank == 1 else columns))
-
-    level_ = c(ops.sub, c.cast(w, DType.F32), spread(c.cast(zero, DType.F32)))
-    return c(ops.mul, level_, spread(factor))
 
 
 @imports("MatMulNBits", domain=_MS)

@@ -222,9 +222,15 @@ def reverse_sequence(c: Call) -> Value:
     shape = x.tensor.shape
     if {batch, time} != {0, 1} or len(shape) < 2:
         raise LeptonError(f"batch axis {batch} and time axis {time} of {x.tensor}", where=c.where)
+    return mirrored(c, x, lens, time)
+
+
+def mirrored(c: Call, x: Value, lens: Value, time: int = 0) -> Value:
+    """x with each sequence backwards up to its length; `time` is one of the first two axes, the other counts them."""
+    shape = x.tensor.shape
     steps = c(ops.iota, size=shape[time], dtype=DType.I64)
     steps = c.reshape(steps, [d if a == time else 1 for a, d in enumerate(shape)])
-    ends = c.reshape(c.cast(lens, DType.I64), [d if a == batch else 1 for a, d in enumerate(shape)])
-    mirrored = c(ops.sub, c(ops.sub, ends, c.const(1, DType.I64)), steps)
-    places = c(ops.where, c(ops.less, steps, ends), mirrored, steps)
+    ends = c.reshape(c.cast(lens, DType.I64), [d if a == 1 - time else 1 for a, d in enumerate(shape)])
+    back = c(ops.sub, c(ops.sub, ends, c.const(1, DType.I64)), steps)
+    places = c(ops.where, c(ops.less, steps, ends), back, steps)
     return c(ops.gather_elements, x, c(ops.broadcast_to, places, shape=shape), axis=time)

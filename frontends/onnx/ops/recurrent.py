@@ -33,19 +33,22 @@ def rnn(c: Call) -> tuple[Value, ...]:
     return layer(c, ops.rnn, 6)
 
 
-def layer(c: Call, op: Op, operands: int, weights: dict[int, Value] | None = None, **attrs: Any) -> tuple[Value, ...]:
-    """A recurrent layer with the node's attributes; `weights` stand in for operands."""
+def layer(c: Call, op: Op, operands: int, **attrs: Any) -> tuple[Value, ...]:
+    """A recurrent layer with the node's attributes."""
     c.ignore("output_sequence")  # opset 1: whether Y is given, which the outputs say anyway
-    recurrence = (weights or {}).get(2, c.x(2)).tensor.shape[-1]
+    recurrence = c.x(2).tensor.shape[-1]
     hidden = c.i("hidden_size", recurrence if isinstance(recurrence, int) else REQUIRED)
-    names = tuple(_snake(name) for name in c.strings("activations", ()))
-    alphas, betas = _parameters(names, c.floats("activation_alpha", ()), c.floats("activation_beta", ()))
+    names, alphas, betas = activations(c)
     given = [c.opt(i) for i in range(operands)]
-    for i, value in (weights or {}).items():
-        given[i] = value
     return c.multi(
         op, *given, hidden=hidden, direction=c.s("direction", "forward"),
         activations=names, alphas=alphas, betas=betas, clip=c.f("clip", 0.0), layout=c.i("layout", 0), **attrs)
+
+
+def activations(c: Call) -> tuple[tuple[str, ...], tuple[float, ...], tuple[float, ...]]:
+    """The names of the activations, an alpha and a beta for each; empty where the node has none."""
+    names = tuple(_snake(name) for name in c.strings("activations", ()))
+    return names, *_parameters(names, c.floats("activation_alpha", ()), c.floats("activation_beta", ()))
 
 
 def _snake(name: str) -> str:
