@@ -46,7 +46,8 @@ def operands(rng: np.random.Generator, *, steps: int = 5, batch: int = 3, direct
 
     state = [real(directions, batch, HIDDEN) if states else None for _ in range(2)]
     return [real(steps, batch, INPUTS), weights(INPUTS), weights(HIDDEN),
-            None if no_bias else held(real(directions, 2 * gates)), None if lens is None else np.array(lens, np.int32), *state,
+            None if no_bias else held(real(directions, 2 * gates)),
+            None if lens is None else np.array(lens, np.int32), *state,
             held(real(directions, 3 * HIDDEN)) if peepholes else None, *scale(), *scale()]
 
 
