@@ -14,6 +14,7 @@ import numpy as np
 
 from lepton.codegen.control import bind_sizes, emit_if, emit_loop, emit_scan
 from lepton.codegen.group import LOWERINGS, Group, LowerOptions, copy_group, group_of
+from lepton.codegen.host import HOST_CALLS, emit_host_call
 from lepton.codegen.kernel import Access, Kernel, Packed
 from lepton.codegen.lower.sized import SIZERS
 from lepton.codegen.program import Buffer, GuardRow, Operand, Program, Step, StepKind, Storage, digest
@@ -44,7 +45,8 @@ def check_supported(graph: Graph) -> None:
     for node in graph.walk():
         anchors = [n.op for n in node.regions[0].nodes] if node.op is ops.fusion else [node.op]
         for op in anchors:
-            known = op in LOWERINGS or op.has(Trait.ELEMENTWISE) or op.has(Trait.VIEW) or op in _STRUCTURAL
+            known = (op in LOWERINGS or op in HOST_CALLS or op in _STRUCTURAL or op.has(Trait.ELEMENTWISE)
+                     or op.has(Trait.VIEW))
             if not known:
                 where = str(node.loc[0]) if node.loc else repr(node)
                 lost.append(f"{op.name}: {where}")
@@ -162,6 +164,8 @@ class Planner:
             self._emit_concat(node)
         elif node.op in CONTROL:
             CONTROL[node.op](self, node)
+        elif node.op in HOST_CALLS:
+            emit_host_call(self, node)
         elif node.op.has(Trait.VIEW):
             self._emit_view(node)
         else:

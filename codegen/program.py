@@ -13,6 +13,7 @@ from lepton.ir.core import Value
 from lepton.ir.diagnostics import Location
 from lepton.ir.dims import Dim
 from lepton.ir.tensor import Array
+from lepton.ir.types import TensorType
 
 
 class Storage(IntEnum):
@@ -56,12 +57,28 @@ class StepKind(IntEnum):
     JUMP = 1
     JUMP_IF_FALSE = 2
     BIND = 3
+    HOST_CALL = 4
 
 
 @dataclass(eq=False, slots=True)
 class Operand:
     buffer: Buffer
     offset: Dim = 0                      # bytes
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class HostCall:
+    """A call of a C function: the runtime's own, or one that the host registers ("domain::Name")."""
+
+    name: str
+    attributes: bytes = b""                        # constant, aligned to 16 bytes; their meaning is the function's
+    bound: tuple[Dim, ...] = ()                    # the symbols of the results' sizes that the function gives
+    tensors: tuple[TensorType | None, ...] = ()    # of inputs (None: absent, no operand), then outputs
+    n_inputs: int = 0
+
+    @property
+    def is_registered(self) -> bool:
+        return "::" in self.name
 
 
 @dataclass(eq=False, slots=True)
@@ -71,10 +88,13 @@ class Step:
     kernel: Kernel | None = None
     target: int = 0
     bound: Dim = 0                       # BIND: the symbol that gets its size here
+    call: HostCall | None = None         # HOST_CALL
     loc: tuple[Location, ...] = ()
 
     @property
     def name(self) -> str:
+        if self.call is not None:
+            return self.call.name
         return self.kernel.name if self.kernel is not None else self.kind.name.lower()
 
 
@@ -96,6 +116,7 @@ class Program:
     buffers: list[Buffer] = field(default_factory=list)
     steps: list[Step] = field(default_factory=list)
     guards: list[GuardRow] = field(default_factory=list)
+    strings: dict[bytes, int] = field(default_factory=lambda: {b"": 0})  # constants -> numbers, in order
     workspace: int = 0                   # bytes; 0 where it depends on input shapes
 
     @property
@@ -108,6 +129,7 @@ class Program:
         dims += [d for v in (*self.inputs, *self.outputs) for d in v.tensor.shape]
         dims += [d for k in self.kernels for d in (k.tasks, k.scratch, k.grain, *k.dims)]
         dims += [s.bound for s in self.steps]
+        dims += [d for s in self.steps if s.call for t in s.call.tensors if t for d in t.shape]
         dims += [o.offset for s in self.steps for o in s.operands]
         return all(isinstance(d, int) for d in dims)
 
@@ -119,6 +141,6 @@ class Program:
             places = ", ".join(
                 f"{o.buffer.storage.name[0].lower()}{number[o.buffer]}{f'+{o.offset}' if o.offset != 0 else ''}"
                 for o in step.operands)
-            tail = f" x {step.kernel.tasks}" if step.kernel else f" -> {step.target}"
+            tail = f" x {step.kernel.tasks}" if step.kernel else "" if step.call else f" -> {step.target}"
             lines.append(f"{i:4d}  {step.name}({places}){tail}")
         return "\n".join(lines)

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from lepton.codegen.llvm.builder import Function, Int, Module, Val
-from lepton.codegen.program import Buffer, Program, Step, StepKind, Storage
+from lepton.codegen.program import Buffer, HostCall, Program, Step, StepKind, Storage
 from lepton.codegen.target import Target
 from lepton.ir.core import Value
 from lepton.ir.diagnostics import UnsupportedError
@@ -31,8 +31,11 @@ TYPES = """\
 %lpt_step = type { ptr, ptr, i32, i32, i32, i32, i32, i32, i32, i32 }
 %lpt_symbol = type { i32, i32, i32, i32 }
 %lpt_guard = type { i32, i32, ptr }
-%lpt_program = type { ptr, ptr, i64, ptr, ptr, ptr, ptr, ptr, ptr, ptr, ptr, ptr, ptr, ptr, ptr, i64, i64, \
-i32, i32, i32, i32, i32, i32, i32, i32, i32, i32 }
+%lpt_call_tensor = type { i32, i32, %lpt_port_slots }
+%lpt_host_call = type { ptr, ptr, i64, ptr, ptr, i32, i32, i32, i32 }
+%lepton_string = type { ptr, i64 }
+%lpt_program = type { ptr, ptr, i64, ptr, ptr, ptr, ptr, ptr, ptr, ptr, ptr, ptr, ptr, ptr, ptr, ptr, ptr, ptr, \
+i64, i64, i32, i32, i32, i32, i32, i32, i32, i32, i32, i32, i32, i32, i32 }
 %lpt_artifact_table = type { ptr, i64 }
 """
 
@@ -89,10 +92,13 @@ class Tables:
                  self._ports("outputs", program.outputs, program.output_names)]
         buffers = self._array("buffers", "%lpt_buffer", (self._buffer(b, offsets) for b in program.buffers))
         operands: list[str] = []
+        self.late = {str(d) for s in program.steps for d in (s.call.bound if s.call else (s.bound,))} - {"0"}
+        calls = [s.call for s in program.steps if s.call is not None]
+        self.call_index = {c: i for i, c in enumerate(calls)}
+        call_table = self._array("calls", "%lpt_host_call", [self._call(i, c) for i, c in enumerate(calls)])
         steps = self._array("steps", "%lpt_step", [
             self._step(s, k, operands) for s, k in zip(program.steps, kernels, strict=True)])
         table = self._array("operands", "%lpt_operand", operands)
-        self.late = {str(s.bound) for s in program.steps if s.kind is StepKind.BIND}
         slots = [self._slots("input_slots", program.inputs), self._slots("output_slots", program.outputs)]
         guards = self._array("guards", "%lpt_guard", [
             f"%lpt_guard {{ i32 {self._maybe_late(g.left)}, i32 {self._maybe_late(g.right)}, "
@@ -100,17 +106,23 @@ class Tables:
         bound = self._symbols()
         shape = self._shape_function(bound)
         env = self._array("env", "i64", [f"i64 {d if isinstance(d, int) else 0}" for d in self.env.contents])
+        functions = list(dict.fromkeys(c.name for c in calls if c.is_registered))
+        strings = program.strings if calls or len(program.strings) > 1 else {}
         if weights_symbol:
             self.module.globals.setdefault("~" + weights_symbol, f"@{weights_symbol} = external hidden global i8")
         fields = [
             f"ptr {self._text(self.target.name)}", f"ptr {self._text(metadata)}", f"i64 {self.target.needs}",
             *(f"ptr {p}" for p in (*ports, *slots, buffers, table, steps)),
             f"ptr {self._array('symbols', '%lpt_symbol', bound.values())}", f"ptr {guards}", f"ptr {env}",
-            f"ptr {shape}", f"ptr {f'@{weights_symbol}' if weights_symbol else 'null'}",
+            f"ptr {shape}", f"ptr {call_table}",
+            f"ptr {self._array('functions', 'ptr', [f'ptr {self._text(n)}' for n in functions])}",
+            f"ptr {self._strings(strings)}",
+            f"ptr {f'@{weights_symbol}' if weights_symbol else 'null'}",
             f"i64 {weights_size}", f"i64 {program.workspace}",
             *(f"i32 {n}" for n in (
                 len(program.inputs), len(program.outputs), len(program.buffers), len(operands), len(program.steps),
-                len(bound), len(program.guards), len(self.env.contents), threads,
+                len(bound), len(program.guards), len(self.env.contents),
+                len(calls), len(functions), len(strings), threads,
                 max((len(s.operands) for s in program.steps), default=0))),
         ]
         return self._define("program", "%lpt_program", "%lpt_program { " + ", ".join(fields) + " }")
@@ -131,8 +143,37 @@ class Tables:
             slots = [self.env.run(kernel.dims), *map(self.env.slot, (kernel.tasks, kernel.scratch, kernel.grain))]
         name = f"{step.name}:{step.loc[0].name}" if step.loc else step.name
         code = f"@{symbol}" if step.kind is StepKind.CALL else "null"
+        target = self.call_index[step.call] if step.call is not None else step.target
         return (f"%lpt_step {{ ptr {code}, ptr {self._text(name)}, i32 {int(step.kind)}, i32 {first}, "
-                f"i32 {len(step.operands)}, {', '.join(f'i32 {s}' for s in slots)}, i32 {step.target} }}")
+                f"i32 {len(step.operands)}, {', '.join(f'i32 {s}' for s in slots)}, i32 {target} }}")
+
+    def _call(self, index: int, call: HostCall) -> str:
+        rows = []
+        for i, type in enumerate(call.tensors):
+            shape = type.shape if type is not None else ()
+            given = call.bound if i >= call.n_inputs else ()  # the sizes this call binds are unknown before it
+            slots = [self.env.slot(d) - (LATE if symbols(d) & {str(b) for b in given} else 0) for d in shape]
+            code = DTYPE_CODES[type.dtype] if type is not None else 0
+            if len(shape) > MAX_RANK:
+                raise UnsupportedError(f"'{call.name}' takes {type}; at most {MAX_RANK} dimensions can be called with")
+            rows.append(f"%lpt_call_tensor {{ i32 {code}, i32 {len(shape)}, {self._padded(slots)} }}")
+        tensors = self._array(f"call{index}_tensors", "%lpt_call_tensor", rows)
+        bound = self._array(f"call{index}_bound", "i32", [f"i32 {self.env.slot(d)}" for d in call.bound])
+        attributes = self._bytes(f"call{index}_attributes", call.attributes) if call.attributes else "null"
+        return (f"%lpt_host_call {{ ptr {self._text(call.name)}, ptr {attributes}, i64 {len(call.attributes)}, "
+                f"ptr {tensors}, ptr {bound}, i32 {call.n_inputs}, i32 {len(call.tensors) - call.n_inputs}, "
+                f"i32 {len(call.bound)}, i32 0 }}")
+
+    def _strings(self, strings: Iterable[bytes]) -> str:
+        """Rows that point into one run of bytes."""
+        rows, pool = [], bytearray()
+        for text in strings:
+            place = f"getelementptr (i8, ptr @{self.prefix}letters, i64 {len(pool)})" if text else "null"
+            rows.append(f"%lepton_string {{ ptr {place}, i64 {len(text)} }}")
+            pool += text
+        if pool:
+            self._bytes("letters", bytes(pool))
+        return self._array("strings", "%lepton_string", rows)
 
     def _ports(self, stem: str, values: Sequence[Value], names: Sequence[str]) -> str:
         rows: list[str] = []
@@ -149,9 +190,13 @@ class Tables:
     def _slots(self, stem: str, values: Sequence[Value]) -> str:
         rows: list[str] = []
         for value in values:
-            slots = [self._maybe_late(d) for d in value.tensor.shape] + [0] * (MAX_RANK - value.tensor.rank)
-            rows.append(f"%lpt_port_slots {{ [16 x i32] [{', '.join(f'i32 {s}' for s in slots)}] }}")
+            slots = [self._maybe_late(d) for d in value.tensor.shape]
+            rows.append(self._padded(slots))
         return self._array(stem, "%lpt_port_slots", rows)
+
+    def _padded(self, slots: Sequence[int]) -> str:
+        words = ", ".join(f"i32 {s}" for s in [*slots, *[0] * (MAX_RANK - len(slots))])
+        return f"%lpt_port_slots {{ [16 x i32] [{words}] }}"
 
     def _symbols(self) -> dict[str, str]:
         """Symbol name -> its table row: the first input dimension that is just this symbol."""
@@ -199,16 +244,24 @@ class Tables:
             return "null"
         return "@" + self._define(stem, type, f"[{len(rows)} x {type}] [{', '.join(rows)}]")
 
+    def _bytes(self, stem: str, data: bytes) -> str:
+        """A pointer to these bytes."""
+        return "@" + self._define(stem, "", f"{_spelled(data)}, align 16")
+
     def _text(self, text: str) -> str:
         """A pointer to a zero-terminated string; equal strings share one."""
         data = text.encode() + b"\0"
         known = self.module.globals.setdefault
         name = f"{self.prefix}text{len(self.module.globals)}"
-        escaped = "".join(chr(c) if 32 <= c < 127 and c not in b'"\\' else f"\\{c:02X}" for c in data)
-        body = f'[{len(data)} x i8] c"{escaped}"'
+        body = _spelled(data)
         key = f"text:{self.prefix}:{text}"
         line = known(key, f"@{name} = private unnamed_addr constant {body}")
         return line.split(" ", 1)[0]
+
+
+def _spelled(data: bytes) -> str:
+    escaped = "".join(chr(c) if 32 <= c < 127 and c not in b'"\\' else f"\\{c:02X}" for c in data)
+    return f'[{len(data)} x i8] c"{escaped}"'
 
 
 class _Sizes:

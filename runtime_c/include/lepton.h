@@ -33,7 +33,7 @@ typedef enum lepton_status {
 } lepton_status;
 
 /* Element types. The numbers are part of the ABI. Types of less than a byte take a byte each, as in
- * numpy; bool is a byte of 0 or 1; a complex number is two floats. Strings cannot cross. */
+ * numpy; bool is a byte of 0 or 1; a complex number is two floats; a string is a lepton_string. */
 typedef enum lepton_dtype {
   LEPTON_F32 = 1, LEPTON_F64 = 2, LEPTON_F16 = 3, LEPTON_BF16 = 4,
   LEPTON_I8 = 5, LEPTON_I16 = 6, LEPTON_I32 = 7, LEPTON_I64 = 8,
@@ -54,6 +54,13 @@ typedef struct lepton_tensor {
   int64_t shape[16];
 } lepton_tensor;
 
+/* An element of a tensor of strings: `size` bytes, by convention UTF-8, taken as they are; no zero ends
+ * them. An output's strings (not only the array of them) live until the session's next run. */
+typedef struct lepton_string {
+  const char *data;            /* NULL is allowed where size is 0                                  */
+  size_t size;
+} lepton_string;
+
 /* What the model expects or gives, in order. Static: lives as long as the library is loaded. */
 typedef struct lepton_port {
   const char *name;
@@ -64,6 +71,43 @@ typedef struct lepton_port {
 } lepton_port;
 
 typedef struct lepton_session lepton_session;
+
+/* One call of a function from inside a model. Everything in here is lent until the function returns.
+ * Tensors are dense. Inside a model a string is a number: `data` of a LEPTON_STRING tensor points at
+ * int64_t numbers, equal for equal strings, that `text` and `intern` translate. */
+typedef struct lepton_call {
+  uint32_t struct_size;        /* sizeof(lepton_call) of the model: lets the struct grow           */
+  uint32_t n_inputs, n_outputs;
+  uint32_t n_sizes;            /* how many sizes the function must give to `resize`; 0: none       */
+  const char *name;            /* "domain::Name"                                                   */
+  void *context;               /* as registered                                                    */
+  const void *attributes;      /* the node's, as the compiler wrote them                           */
+  size_t attributes_size;
+  const lepton_tensor *inputs; /* dtype 0: an optional input that is absent                        */
+  const lepton_tensor *outputs; /* to be written. With n_sizes, unknown dimensions are -1 and no
+                                * output has `data` before `resize` has succeeded                  */
+  /* Give the sizes that depend on the data: once, each where the outputs' shapes first have its -1.
+   * A status other than LEPTON_OK is to be returned from the function at once. */
+  lepton_status (*resize)(struct lepton_call *call, const int64_t *sizes);
+  /* `return call->fail(call, status, "why");`: keeps a copy of the words for `message`. */
+  lepton_status (*fail)(struct lepton_call *call, lepton_status status, const char *words);
+  /* The string with this number; the empty one for a number that no string has. Its bytes stay where they
+   * are until the run ends. */
+  lepton_string (*text)(const struct lepton_call *call, int64_t number);
+  /* The number of a string, whose bytes are copied. LEPTON_OUT_OF_MEMORY is to be returned at once. */
+  lepton_status (*intern)(struct lepton_call *call, lepton_string text, int64_t *out_number);
+} lepton_call;
+
+/* Called by the thread that runs the session, while no other step runs. It must return: no longjmp and
+ * no exception may leave it. Any status but LEPTON_OK ends the run, which returns it. */
+typedef lepton_status (*lepton_function)(lepton_call *call);
+
+/* A function that models may call, by name. */
+typedef struct lepton_registration {
+  const char *name;            /* "domain::Name"                                                   */
+  lepton_function function;
+  void *context;               /* handed to every call                                             */
+} lepton_registration;
 
 /* What one step of the model (a kernel call) has cost since profiling was switched on. */
 typedef struct lepton_step_time {
@@ -78,6 +122,8 @@ typedef struct lepton_options {
   void *(*allocate)(void *context, size_t size, size_t alignment); /* NULL: the C library's        */
   void (*release)(void *context, void *block);
   void *context;               /* lent; must outlive the session                                   */
+  const lepton_registration *functions; /* lent until create returns; their contexts outlive the session */
+  size_t n_functions;
 } lepton_options;
 
 typedef struct lepton_api {
@@ -87,6 +133,8 @@ typedef struct lepton_api {
   size_t n_inputs, n_outputs;
   const lepton_port *inputs, *outputs;
   size_t workspace_size;       /* bytes of intermediate tensors; 0 if it depends on input shapes   */
+  size_t n_functions;          /* functions that a session needs registered in its options, each once */
+  const char *const *functions; /* their names, "domain::Name"                                     */
 
   /* Make a session: workspace and a share in the process's thread pool.
    * `options` may be NULL. On success *out_session is yours; end it with destroy. */

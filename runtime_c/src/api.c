@@ -10,6 +10,8 @@ void lpt_fill_api(const lpt_program *program, lepton_api *out_api) {
     .n_outputs = program->n_outputs,
     .inputs = program->inputs,
     .outputs = program->outputs,
+    .n_functions = program->n_functions,
+    .functions = program->functions,
     .workspace_size = lpt_is_dynamic(program) ? 0 : program->workspace_size,
     .resolve = lpt_resolve,
     .run = lpt_run,

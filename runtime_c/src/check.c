@@ -9,7 +9,7 @@
 
 typedef struct dtype_row {
   const char *name;
-  uint8_t bytes; /* per element; 0: no numbers in there  */
+  uint8_t bytes; /* per element                            */
   uint8_t align;
 } dtype_row;
 
@@ -18,7 +18,7 @@ static const dtype_row dtypes[] = {
   [LEPTON_BF16] = {"bf16", 2, 2}, [LEPTON_I8] = {"i8", 1, 1}, [LEPTON_I16] = {"i16", 2, 2},
   [LEPTON_I32] = {"i32", 4, 4}, [LEPTON_I64] = {"i64", 8, 8}, [LEPTON_U8] = {"u8", 1, 1},
   [LEPTON_U16] = {"u16", 2, 2}, [LEPTON_U32] = {"u32", 4, 4}, [LEPTON_U64] = {"u64", 8, 8},
-  [LEPTON_BOOL] = {"bool", 1, 1}, [LEPTON_STRING] = {"string", 0, 1},
+  [LEPTON_BOOL] = {"bool", 1, 1}, [LEPTON_STRING] = {"string", sizeof(lepton_string), _Alignof(lepton_string)},
   [LEPTON_C64] = {"c64", 8, 4}, [LEPTON_C128] = {"c128", 16, 8},
   [LEPTON_F8E4M3FN] = {"f8e4m3fn", 1, 1}, [LEPTON_F8E4M3FNUZ] = {"f8e4m3fnuz", 1, 1},
   [LEPTON_F8E5M2] = {"f8e5m2", 1, 1}, [LEPTON_F8E5M2FNUZ] = {"f8e5m2fnuz", 1, 1},

@@ -45,7 +45,8 @@ typedef enum lpt_step_kind {
   LPT_CALL = 0,          /* kernel over [0, env[tasks_slot])                                     */
   LPT_JUMP = 1,          /* continue at step `target`                                            */
   LPT_JUMP_IF_FALSE = 2, /* operand 0 is a bool[]: continue at `target` when it is 0             */
-  LPT_BIND = 3           /* a data-dependent size: env[dims_slot] = *(int64_t *)operand 0, then shape again */
+  LPT_BIND = 3,          /* a data-dependent size: env[dims_slot] = *(int64_t *)operand 0, then shape again */
+  LPT_HOST_CALL = 4      /* calls[target] on the operands: a function of the runtime's or of the host's */
 } lpt_step_kind;
 
 typedef struct lpt_step {
@@ -58,7 +59,7 @@ typedef struct lpt_step {
   uint32_t tasks_slot;     /* env slot: number of tasks; 0 tasks: the step is skipped            */
   uint32_t scratch_slot;   /* env slot: bytes of scratch per thread                              */
   uint32_t grain_slot;     /* env slot: tasks below which a thread is not worth waking; never split finer */
-  uint32_t target;         /* jumps                                                              */
+  uint32_t target;         /* jumps: a step. HOST_CALL: an entry of lpt_program.calls            */
 } lpt_step;
 
 /* A symbol: the size of one dimension of one input (the first that names it). */
@@ -84,6 +85,23 @@ typedef struct lpt_port_slots {
   uint32_t slot[16];   /* env slot of each dimension's size (inputs: checked; outputs: given)    */
 } lpt_port_slots;
 
+/* What a host call is told about one tensor. An output's dimension that the call itself binds has
+ * LPT_SLOT_LATE added to its slot. */
+typedef struct lpt_call_tensor {
+  uint32_t dtype;          /* lepton_dtype; 0: an optional input that is absent, which has no operand */
+  uint32_t rank;
+  lpt_port_slots slots;
+} lpt_call_tensor;
+
+typedef struct lpt_host_call {
+  const char *name;        /* "domain::Name": registered by the host. Without "::": a row of builtins.c */
+  const void *attributes;  /* constant bytes whose meaning is the function's                     */
+  uint64_t attributes_size;
+  const lpt_call_tensor *tensors; /* n_inputs, then n_outputs                                    */
+  const uint32_t *bound;   /* env slots of the sizes that the function gives (lepton_call.resize) */
+  uint32_t n_inputs, n_outputs, n_bound, reserved;
+} lpt_host_call;
+
 typedef struct lpt_program {
   const char *target;          /* "x86-avx2"                                                     */
   const char *metadata;
@@ -97,10 +115,15 @@ typedef struct lpt_program {
   const lpt_guard *guards;
   const int64_t *env;          /* initial contents, n_env of them                                */
   lpt_shape_function shape;    /* NULL: static                                                   */
+  const lpt_host_call *calls;
+  const char *const *functions; /* the names in `calls` that the host must register, each once   */
+  const lepton_string *strings; /* constants, all different; number 0 is empty. Tensors of strings hold int64
+                                 * numbers: into these, or behind them what a run has made (strings.c) */
   const uint8_t *weights;      /* 64-byte aligned (page-aligned in a .so); NULL in the JIT: given at bind */
   uint64_t weights_size;
   uint64_t workspace_size;     /* static models: bytes of the planned arena (offsets in buffers are final) */
   uint32_t n_inputs, n_outputs, n_buffers, n_operands, n_steps, n_symbols, n_guards, n_env;
+  uint32_t n_calls, n_functions, n_strings;
   uint32_t default_threads;    /* 0: one per core the process may use                            */
   uint32_t max_operands;       /* the largest n_operands of any step                             */
 } lpt_program;

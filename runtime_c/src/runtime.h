@@ -37,6 +37,29 @@ void lpt_release(const lpt_allocator *allocator, void *block);
 /* At least `size` bytes in `block`; false (and an empty block) when there is no memory. */
 bool lpt_block_reserve(const lpt_allocator *allocator, lpt_block *block, size_t size);
 
+/* ---- strings.c ------------------------------------------------------------------------------------ */
+
+enum { LPT_STRING_CHUNKS = 40 }; /* each at least twice the one before: never reached */
+
+typedef struct lpt_string_entry {
+  lepton_string text;
+  uint32_t hash, slot;
+} lpt_string_entry;
+
+typedef struct lpt_strings {
+  lpt_string_entry *entries; /* `count` of n_slots / 2; an entry's place is its string's number    */
+  uint32_t *slots;           /* hash table of numbers; UINT32_MAX: free                            */
+  uint32_t count, n_slots;
+  uint32_t n_chunks, chunk;  /* chunk: where the next bytes go, behind `used`                      */
+  size_t used;
+  lpt_block chunks[LPT_STRING_CHUNKS];
+} lpt_strings;
+
+typedef struct lpt_linked { /* a host call's function */
+  lepton_function function;
+  void *context;
+} lpt_linked;
+
 /* ---- the session ------------------------------------------------------------------------------ */
 
 struct lepton_session {
@@ -58,6 +81,10 @@ struct lepton_session {
   uint32_t n_state;
   lpt_block scratch;         /* `threads` pieces of `scratch_stride` bytes                         */
   size_t scratch_stride;
+  lpt_strings strings;
+  lpt_block *numbers;        /* per input, then output: a string port's elements as numbers        */
+  lpt_linked *linked;        /* per host call                                                      */
+  lepton_tensor *tensors;    /* what the host call that runs now is shown                          */
   struct {                   /* lpt_plan's arguments, one entry per workspace buffer               */
     uint32_t *buffers, *first, *last, *order;
     int64_t *sizes, *offsets;
@@ -76,6 +103,9 @@ lepton_status lpt_run(lepton_session *session, const lepton_tensor *inputs, lept
 const char *lpt_message(const lepton_session *session);
 lepton_status lpt_seed(lepton_session *session, uint64_t seed);
 void lpt_destroy(lepton_session *session);
+
+/* Where the steps write the outputs, for the shapes that `outputs` have now. */
+lepton_status lpt_bind_outputs(lepton_session *session, const lepton_tensor *outputs);
 
 /* Write the message and return `status`. A NULL session writes this thread's create message. */
 __attribute__((format(printf, 3, 4)))
@@ -108,9 +138,8 @@ bool lpt_is_dynamic(const lpt_program *program);
 /* ---- shape.c: sizes and memory for the inputs at hand ----------------------------------------- */
 
 lepton_status lpt_prepare(lepton_session *session, const lepton_tensor *inputs);
-/* After LPT_BIND number `bind` at step `step`: sizes again, and memory for what starts later. */
-lepton_status lpt_prepare_late(lepton_session *session, uint32_t step, uint32_t bind,
-                               lepton_tensor *outputs);
+/* At step `step`, which has bound sizes: all sizes again, and memory for what starts there or later. */
+lepton_status lpt_prepare_late(lepton_session *session, uint32_t step, lepton_tensor *outputs);
 /* Memory of the session's for output `index`, into bases and *output. */
 lepton_status lpt_own_output(lepton_session *session, uint32_t index, lepton_tensor *output);
 /* The output's dtype, rank and shape from env; late dimensions are -1 unless `late`. */
@@ -126,8 +155,36 @@ void lpt_describe_output(const lepton_session *session, uint32_t index, bool lat
 int64_t lpt_plan(uint32_t n, const int64_t *sizes, const uint32_t *first, const uint32_t *last,
                  uint32_t *order, int64_t *out_offsets);
 
+/* ---- call.c ------------------------------------------------------------------------------------ */
+
+/* Find the function of every host call. Writes the create message on failure. */
+lepton_status lpt_link_calls(lepton_session *session, const lepton_options *options);
+lepton_status lpt_call_host(lepton_session *session, uint32_t step, lepton_tensor *outputs);
+/* Whether sizes become known at this step. */
+bool lpt_binds(const lpt_program *program, const lpt_step *step);
+/* builtins.c; NULL: no such function. */
+lepton_function lpt_builtin(const char *name);
+
+/* ---- strings.c ----------------------------------------------------------------------------------- */
+
+/* The program's constants. Writes the create message on failure. */
+lepton_status lpt_strings_start(lepton_session *session);
+/* Forget what is not a constant. */
+void lpt_strings_reset(lepton_session *session);
+void lpt_strings_end(const lpt_allocator *allocator, lpt_strings *strings);
+lepton_string lpt_text(const lpt_strings *strings, int64_t number);
+lepton_status lpt_intern(lepton_session *session, lepton_string text, int64_t *out_number);
+/* The string inputs' elements as numbers, in session->numbers. */
+lepton_status lpt_take_strings(lepton_session *session, const lepton_tensor *inputs);
+/* Where an output of that shape is made as numbers; NULL: no memory. */
+void *lpt_string_numbers(lepton_session *session, uint32_t output, const lepton_tensor *tensor);
+/* The string outputs' elements, from their numbers. */
+void lpt_give_strings(lepton_session *session, const lepton_tensor *outputs);
+
 /* ---- steps.c ----------------------------------------------------------------------------------- */
 
+/* Where operand `index` of the program lies now. */
+void *lpt_operand_at(const lepton_session *session, uint32_t index);
 lepton_status lpt_run_steps(lepton_session *session, lepton_tensor *outputs);
 lepton_status lpt_profile(lepton_session *session, int enable, const lepton_step_time **out_steps,
                           size_t *out_count);

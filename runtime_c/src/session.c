@@ -23,9 +23,10 @@ const char *lpt_message(const lepton_session *session) {
 
 static lepton_status check_options(const lepton_options *options) {
   if (!options) return LEPTON_OK;
-  if (options->struct_size < sizeof *options)
+  size_t least = offsetof(lepton_options, functions); /* what came later is optional */
+  if (options->struct_size < least)
     return lpt_fail(NULL, LEPTON_INVALID_ARGUMENT, "options: struct_size is %u, expected at least %zu",
-                    (unsigned)options->struct_size, sizeof *options);
+                    (unsigned)options->struct_size, least);
   if (!options->allocate != !options->release)
     return lpt_fail(NULL, LEPTON_INVALID_ARGUMENT, "options: allocate and release must be given together");
   return LEPTON_OK;
@@ -49,7 +50,7 @@ static uint32_t threads_for(const lpt_program *program, const lepton_options *op
 
 static uint32_t count_binds(const lpt_program *program) {
   uint32_t n = 0;
-  for (uint32_t i = 0; i < program->n_steps; i++) n += program->steps[i].kind == LPT_BIND;
+  for (uint32_t i = 0; i < program->n_steps; i++) n += lpt_binds(program, &program->steps[i]);
   return n;
 }
 
@@ -59,6 +60,15 @@ static uint32_t count_state(const lpt_program *program) {
     if (program->buffers[i].storage == LPT_STATE && program->buffers[i].index >= n)
       n = program->buffers[i].index + 1;
   return n;
+}
+
+static uint32_t most_call_tensors(const lpt_program *program) {
+  uint32_t most = 0;
+  for (uint32_t i = 0; i < program->n_calls; i++) {
+    uint32_t n = program->calls[i].n_inputs + program->calls[i].n_outputs;
+    most = n > most ? n : most;
+  }
+  return most;
 }
 
 /* All arrays a session ever needs, so that run allocates nothing. False: no memory. */
@@ -73,6 +83,10 @@ static bool allocate_arrays(lepton_session *s) {
   good = good && (s->outputs = lpt_allocate_zeroed(a, p->n_outputs, sizeof *s->outputs));
   good = good && (s->arenas = lpt_allocate_zeroed(a, s->n_arenas, sizeof *s->arenas));
   good = good && (s->state = lpt_allocate_zeroed(a, s->n_state, sizeof *s->state));
+  size_t ports = (size_t)p->n_inputs + p->n_outputs;
+  good = good && (s->numbers = lpt_allocate_zeroed(a, ports, sizeof *s->numbers));
+  good = good && (s->linked = lpt_allocate_zeroed(a, p->n_calls, sizeof *s->linked));
+  good = good && (s->tensors = lpt_allocate_zeroed(a, most_call_tensors(p), sizeof *s->tensors));
   if (!s->dynamic) return good;
   good = good && (s->plan.buffers = lpt_allocate_zeroed(a, p->n_buffers, sizeof *s->plan.buffers));
   good = good && (s->plan.first = lpt_allocate_zeroed(a, p->n_buffers, sizeof *s->plan.first));
@@ -156,6 +170,8 @@ lepton_status lpt_create(const lpt_program *program, const uint8_t *weights,
     goto error;
   }
   status = bind_buffers(session);
+  if (!status) status = lpt_link_calls(session, options);
+  if (!status) status = lpt_strings_start(session);
   if (!status) status = prepare_static(session);
   if (status) goto error;
   *out_session = session;
@@ -172,10 +188,14 @@ void lpt_destroy(lepton_session *session) {
     lpt_release(&allocator, session->outputs[i].data);
   for (uint32_t i = 0; session->arenas && i < session->n_arenas; i++)
     lpt_release(&allocator, session->arenas[i].data);
+  for (uint32_t i = 0; session->numbers && i < session->program->n_inputs + session->program->n_outputs; i++)
+    lpt_release(&allocator, session->numbers[i].data);
+  lpt_strings_end(&allocator, &session->strings);
   void *const owned[] = {
     session->env, session->shapes, session->bases, session->operands, session->output_buffers,
     session->outputs, session->state, session->arenas, session->scratch.data, session->plan.buffers, session->plan.first,
     session->plan.last, session->plan.order, session->plan.sizes, session->plan.offsets, session->profile,
+    session->numbers, session->linked, session->tensors,
   };
   for (size_t i = 0; i < sizeof owned / sizeof *owned; i++) lpt_release(&allocator, owned[i]);
   lpt_pool_release();
@@ -212,6 +232,18 @@ lepton_status lpt_resolve(lepton_session *session, const lepton_tensor *inputs,
   return LEPTON_OK;
 }
 
+lepton_status lpt_bind_outputs(lepton_session *session, const lepton_tensor *outputs) {
+  const lpt_program *program = session->program;
+  for (uint32_t i = 0; i < program->n_buffers; i++) {
+    uint32_t index = program->buffers[i].index;
+    if (program->buffers[i].storage != LPT_OUTPUT) continue;
+    bool strings = program->outputs[index].dtype == LEPTON_STRING;
+    session->bases[i] = strings ? lpt_string_numbers(session, index, &outputs[index]) : outputs[index].data;
+    if (strings && !session->bases[i]) return LEPTON_OUT_OF_MEMORY;
+  }
+  return LEPTON_OK;
+}
+
 static lepton_status bind_arguments(lepton_session *session, const lepton_tensor *inputs,
                                     lepton_tensor *outputs) {
   const lpt_program *program = session->program;
@@ -220,12 +252,15 @@ static lepton_status bind_arguments(lepton_session *session, const lepton_tensor
     lepton_status status = lpt_own_output(session, i, &outputs[i]);
     if (status) return status;
   }
-  for (uint32_t i = 0; i < program->n_buffers; i++) {
-    const lpt_buffer *buffer = &program->buffers[i];
-    if (buffer->storage == LPT_INPUT) session->bases[i] = inputs[buffer->index].data;
-    if (buffer->storage == LPT_OUTPUT) session->bases[i] = outputs[buffer->index].data;
+  lpt_strings_reset(session);
+  lepton_status status = lpt_take_strings(session, inputs);
+  for (uint32_t i = 0; i < program->n_buffers && !status; i++) {
+    uint32_t index = program->buffers[i].index;
+    if (program->buffers[i].storage != LPT_INPUT) continue;
+    bool strings = program->inputs[index].dtype == LEPTON_STRING;
+    session->bases[i] = strings ? session->numbers[index].data : inputs[index].data;
   }
-  return LEPTON_OK;
+  return status ? status : lpt_bind_outputs(session, outputs);
 }
 
 lepton_status lpt_run(lepton_session *session, const lepton_tensor *inputs, lepton_tensor *outputs) {
@@ -239,6 +274,7 @@ lepton_status lpt_run(lepton_session *session, const lepton_tensor *inputs, lept
   if (session->threads > 1) lpt_pool_check();
   status = bind_arguments(session, inputs, outputs);
   if (!status) status = lpt_run_steps(session, outputs);
+  if (!status) lpt_give_strings(session, outputs);
   for (uint32_t i = 0; status && i < program->n_outputs; i++) /* take back what a failed run lent */
     if (outputs[i].data == session->outputs[i].data) outputs[i].data = NULL;
   return status;

@@ -34,16 +34,23 @@ static lepton_status check_guards(lepton_session *session, bool late) {
 
 static bool is_size(int64_t value) { return value >= 0 && value <= LPT_MAX_BYTES; }
 
-/* Everything up to the first LPT_BIND at or after `step` has its final size; n_steps: everything. */
+/* What starts before the first step at or after `step` that binds sizes has its own; n_steps: everything. */
 static uint32_t known_until(const lpt_program *program, uint32_t step) {
-  while (step < program->n_steps && program->steps[step].kind != LPT_BIND) step++;
+  while (step < program->n_steps && !lpt_binds(program, &program->steps[step])) step++;
   return step;
+}
+
+/* How many steps before this one bind sizes. */
+static uint32_t binds_before(const lpt_program *program, uint32_t step) {
+  uint32_t n = 0;
+  for (uint32_t i = 0; i < step; i++) n += lpt_binds(program, &program->steps[i]);
+  return n;
 }
 
 static lepton_status check_buffer(lepton_session *session, const lpt_buffer *buffer, uint32_t known) {
   int64_t size = session->env[buffer->size_slot];
   bool late = buffer->storage == LPT_OUTPUT ? lpt_output_is_late(session->program, buffer->index)
-                                            : buffer->first_step > known;
+                                            : buffer->first_step >= known;
   if (buffer->storage != LPT_OUTPUT && buffer->storage != LPT_WORKSPACE) return LEPTON_OK;
   if ((late && known < session->program->n_steps) || is_size(size)) return LEPTON_OK;
   return lpt_fail(session, LEPTON_INVALID_ARGUMENT, "these input shapes give %s a size of %lld bytes",
@@ -88,13 +95,13 @@ static lepton_status reserve_scratch(lepton_session *session, uint32_t known) {
   return no_memory(session, "scratch", (int64_t)total);
 }
 
-/* Plan the workspace buffers that start after step `after` (all of them for -1) into one arena. */
-static lepton_status plan_workspace(lepton_session *session, int64_t after, lpt_block *arena) {
+/* Plan the workspace buffers that start at step `from` or later into one arena. */
+static lepton_status plan_workspace(lepton_session *session, uint32_t from, lpt_block *arena) {
   const lpt_program *program = session->program;
   uint32_t n = 0;
   for (uint32_t i = 0; i < program->n_buffers; i++) {
     const lpt_buffer *buffer = &program->buffers[i];
-    if (buffer->storage != LPT_WORKSPACE || (int64_t)buffer->first_step <= after) continue;
+    if (buffer->storage != LPT_WORKSPACE || buffer->first_step < from) continue;
     session->plan.buffers[n] = i;
     int64_t size = session->env[buffer->size_slot];
     session->plan.sizes[n] = is_size(size) ? size : 0; /* not known yet: see check_env */
@@ -132,7 +139,7 @@ lepton_status lpt_prepare(lepton_session *session, const lepton_tensor *inputs) 
   if (!status) status = check_env(session, known);
   if (!status) status = reserve_scratch(session, known);
   if (!status)
-    status = session->dynamic ? plan_workspace(session, -1, &session->arenas[0]) : place_workspace(session);
+    status = session->dynamic ? plan_workspace(session, 0, &session->arenas[0]) : place_workspace(session);
   if (status) return status;
   for (uint32_t i = 0; i < session->program->n_inputs; i++)
     memcpy(session->shapes[i], inputs[i].shape, sizeof session->shapes[i]);
@@ -143,16 +150,16 @@ lepton_status lpt_prepare(lepton_session *session, const lepton_tensor *inputs) 
 lepton_status lpt_own_output(lepton_session *session, uint32_t index, lepton_tensor *output) {
   uint32_t buffer = session->output_buffers[index];
   int64_t size = session->env[session->program->buffers[buffer].size_slot];
+  lpt_describe_output(session, index, true, output);
+  if (output->dtype == LEPTON_STRING) size = lpt_tensor_bytes(output->dtype, output->rank, output->shape);
   if (!is_size(size)) size = 0; /* late: known at a bind to come, and asked for again there */
   if (!lpt_block_reserve(&session->allocator, &session->outputs[index], (size_t)size))
     return no_memory(session, session->program->outputs[index].name, size);
-  lpt_describe_output(session, index, true, output);
   output->data = session->outputs[index].data;
   return LEPTON_OK;
 }
 
-lepton_status lpt_prepare_late(lepton_session *session, uint32_t step, uint32_t bind,
-                               lepton_tensor *outputs) {
+lepton_status lpt_prepare_late(lepton_session *session, uint32_t step, lepton_tensor *outputs) {
   const lpt_program *program = session->program;
   session->ready = false; /* the next run starts from the input shapes alone */
   compute_env(session);
@@ -160,13 +167,11 @@ lepton_status lpt_prepare_late(lepton_session *session, uint32_t step, uint32_t 
   lepton_status status = check_guards(session, known == program->n_steps);
   if (!status) status = check_env(session, known);
   if (!status) status = reserve_scratch(session, known);
-  if (!status) status = plan_workspace(session, step, &session->arenas[bind + 1]);
+  if (!status) status = plan_workspace(session, step, &session->arenas[binds_before(program, step) + 1]);
   for (uint32_t i = 0; i < program->n_outputs && !status; i++) {
     if (lpt_output_is_late(program, i)) status = lpt_own_output(session, i, &outputs[i]);
   }
-  for (uint32_t i = 0; i < program->n_buffers && !status; i++)
-    if (program->buffers[i].storage == LPT_OUTPUT) session->bases[i] = outputs[program->buffers[i].index].data;
-  return status;
+  return status ? status : lpt_bind_outputs(session, outputs);
 }
 
 void lpt_describe_output(const lepton_session *session, uint32_t index, bool late,

@@ -5,20 +5,20 @@
 
 #include "runtime.h"
 
-typedef struct call {
+typedef struct kernel_call {
   lpt_kernel kernel;
   void *const *buffers;
   const int64_t *dims;
   uintptr_t scratch; /* as an integer: NULL where no step needs any */
   size_t scratch_stride;
-} call;
+} kernel_call;
 
 static void run_part(void *context, uint32_t thread, int64_t lo, int64_t hi) {
-  const call *c = context;
+  const kernel_call *c = context;
   c->kernel(c->buffers, c->dims, (void *)(c->scratch + thread * c->scratch_stride), lo, hi);
 }
 
-static void *operand(const lepton_session *session, uint32_t index) {
+void *lpt_operand_at(const lepton_session *session, uint32_t index) {
   const lpt_operand *o = &session->program->operands[index];
   /* As integers: an empty tensor's base may be NULL. */
   return (void *)((uintptr_t)session->bases[o->buffer] + (uintptr_t)session->env[o->offset_slot]);
@@ -28,8 +28,8 @@ static void call_kernel(lepton_session *session, const lpt_step *step) {
   int64_t tasks = session->env[step->tasks_slot];
   if (tasks == 0) return;
   for (uint32_t i = 0; i < step->n_operands; i++)
-    session->operands[i] = operand(session, step->first_operand + i);
-  call c = {step->kernel, session->operands, session->env + step->dims_slot, (uintptr_t)session->scratch.data,
+    session->operands[i] = lpt_operand_at(session, step->first_operand + i);
+  kernel_call c = {step->kernel, session->operands, session->env + step->dims_slot, (uintptr_t)session->scratch.data,
             session->scratch_stride};
   lpt_parallel_for(session->threads, tasks, session->env[step->grain_slot], run_part, &c);
 }
@@ -40,26 +40,27 @@ static uint64_t now(void) {
   return (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
 }
 
-static void call_and_time(lepton_session *session, uint32_t index) {
-  uint64_t start = now();
-  call_kernel(session, &session->program->steps[index]);
-  session->profile[index].nanoseconds += now() - start;
-  session->profile[index].calls++;
+static lepton_status call(lepton_session *session, uint32_t index, lepton_tensor *outputs) {
+  const lpt_step *step = &session->program->steps[index];
+  if (step->kind == LPT_HOST_CALL) return lpt_call_host(session, index, outputs);
+  call_kernel(session, step);
+  return LEPTON_OK;
 }
 
-/* Which of the program's LPT_BIND steps this one is. */
-static uint32_t bind_number(const lpt_program *program, uint32_t index) {
-  uint32_t number = 0;
-  for (uint32_t i = 0; i < index; i++) number += program->steps[i].kind == LPT_BIND;
-  return number;
+static lepton_status call_and_time(lepton_session *session, uint32_t index, lepton_tensor *outputs) {
+  uint64_t start = now();
+  lepton_status status = call(session, index, outputs);
+  session->profile[index].nanoseconds += now() - start;
+  session->profile[index].calls++;
+  return status;
 }
 
 static lepton_status bind_size(lepton_session *session, uint32_t index, lepton_tensor *outputs) {
   const lpt_step *step = &session->program->steps[index];
   int64_t size;
-  memcpy(&size, operand(session, step->first_operand), sizeof size);
+  memcpy(&size, lpt_operand_at(session, step->first_operand), sizeof size);
   session->env[step->dims_slot] = size;
-  return lpt_prepare_late(session, index, bind_number(session->program, index), outputs);
+  return lpt_prepare_late(session, index, outputs);
 }
 
 lepton_status lpt_run_steps(lepton_session *session, lepton_tensor *outputs) {
@@ -70,14 +71,14 @@ lepton_status lpt_run_steps(lepton_session *session, lepton_tensor *outputs) {
     uint32_t next = i + 1;
     switch (step->kind) {
       case LPT_CALL:
-        if (session->profiling) call_and_time(session, i);
-        else call_kernel(session, step);
+      case LPT_HOST_CALL:
+        status = session->profiling ? call_and_time(session, i, outputs) : call(session, i, outputs);
         break;
       case LPT_JUMP:
         next = step->target;
         break;
       case LPT_JUMP_IF_FALSE:
-        if (!*(const uint8_t *)operand(session, step->first_operand)) next = step->target;
+        if (!*(const uint8_t *)lpt_operand_at(session, step->first_operand)) next = step->target;
         break;
       case LPT_BIND:
         status = bind_size(session, i, outputs);

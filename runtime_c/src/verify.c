@@ -34,20 +34,55 @@ static lepton_status verify_buffer(const lpt_program *p, uint32_t index) {
   }
 }
 
+static uint32_t count_operands(const lpt_host_call *c) {
+  uint32_t n = 0;
+  for (uint32_t i = 0; i < c->n_inputs + c->n_outputs; i++) n += c->tensors[i].dtype != 0;
+  return n;
+}
+
+static lepton_status verify_call(const lpt_program *p, uint32_t index) {
+  const lpt_host_call *c = &p->calls[index];
+  uint32_t unknown = 0;
+  if (!c->name || (c->attributes_size && !c->attributes)) return unsound("call", index, "lacks its name or attributes");
+  for (uint32_t i = 0; i < c->n_inputs + c->n_outputs; i++) {
+    const lpt_call_tensor *t = &c->tensors[i];
+    bool output = i >= c->n_inputs;
+    if (t->dtype > LEPTON_U2 || (output && !t->dtype) || t->rank > LEPTON_MAX_RANK)
+      return unsound("call", index, "bad tensor");
+    for (uint32_t d = 0; d < t->rank; d++) {
+      if ((t->slots.slot[d] & ~LPT_SLOT_LATE) >= p->n_env) return unsound("call", index, "slot out of range");
+      unknown += output && (t->slots.slot[d] & LPT_SLOT_LATE);
+    }
+  }
+  for (uint32_t i = 0; i < c->n_bound; i++)
+    if (c->bound[i] < 2 || c->bound[i] >= p->n_env) return unsound("call", index, "bad slot");
+  return c->n_bound <= unknown ? LEPTON_OK : unsound("call", index, "binds what is known");
+}
+
+static lepton_status verify_strings(const lpt_program *p) {
+  if (p->n_strings && p->strings[0].size) return unsound("string", 0, "is not empty");
+  for (uint32_t i = 0; i < p->n_strings; i++)
+    if (p->strings[i].size && !p->strings[i].data) return unsound("string", i, "lacks its bytes");
+  return LEPTON_OK;
+}
+
 static lepton_status verify_step(const lpt_program *p, uint32_t index) {
   const lpt_step *s = &p->steps[index];
-  if (s->kind > LPT_BIND) return unsound("step", index, "unknown kind");
+  if (s->kind > LPT_HOST_CALL) return unsound("step", index, "unknown kind");
   if (s->n_operands > p->max_operands || s->first_operand > p->n_operands ||
       s->n_operands > p->n_operands - s->first_operand)
     return unsound("step", index, "operands out of range");
   if (s->dims_slot >= p->n_env || s->tasks_slot >= p->n_env || s->scratch_slot >= p->n_env ||
       s->grain_slot >= p->n_env)
     return unsound("step", index, "slot out of range");
+  if (s->kind == LPT_HOST_CALL && s->target >= p->n_calls) return unsound("step", index, "no such call");
   bool jumps = s->kind == LPT_JUMP || s->kind == LPT_JUMP_IF_FALSE;
   if (jumps && s->target > p->n_steps) return unsound("step", index, "jumps out of the program");
   bool reads = s->kind == LPT_JUMP_IF_FALSE || s->kind == LPT_BIND;
   if (reads && s->n_operands < 1) return unsound("step", index, "lacks its operand");
   if (s->kind == LPT_CALL && !s->kernel) return unsound("step", index, "lacks its kernel");
+  if (s->kind == LPT_HOST_CALL && count_operands(&p->calls[s->target]) != s->n_operands)
+    return unsound("step", index, "does not fit its call");
   return LEPTON_OK;
 }
 
@@ -55,7 +90,7 @@ static lepton_status verify_port(const lpt_program *p, const char *kind, const l
                                  const lpt_port_slots *slots, uint32_t index) {
   if (port->rank < 0 || port->rank > LEPTON_MAX_RANK) return unsound(kind, index, "bad rank");
   if (!port->name) return unsound(kind, index, "lacks its name");
-  if (port->dtype == LEPTON_STRING || port->dtype < LEPTON_F32 || port->dtype > LEPTON_U2)
+  if (port->dtype < LEPTON_F32 || port->dtype > LEPTON_U2)
     return unsound(kind, index, "bad dtype");
   for (int32_t i = 0; i < port->rank; i++)
     if ((slots->slot[i] & ~LPT_SLOT_LATE) >= p->n_env) return unsound(kind, index, "slot out of range");
@@ -91,7 +126,7 @@ static lepton_status verify_references(const lpt_program *p) {
 
 bool lpt_is_dynamic(const lpt_program *program) {
   bool binds = false;
-  for (uint32_t i = 0; i < program->n_steps; i++) binds |= program->steps[i].kind == LPT_BIND;
+  for (uint32_t i = 0; i < program->n_steps; i++) binds |= lpt_binds(program, &program->steps[i]);
   return binds || program->shape || program->n_symbols;
 }
 
@@ -100,7 +135,9 @@ lepton_status lpt_verify(const lpt_program *program) {
     return unsound("env", 0, "does not start with 0 and 1");
   lepton_status status = verify_ports(program);
   if (!status) status = verify_references(program);
+  for (uint32_t i = 0; i < program->n_calls && !status; i++) status = verify_call(program, i);
+  if (!status) status = verify_strings(program);
+  for (uint32_t i = 0; i < program->n_steps && !status; i++) status = verify_step(program, i); /* buffers lean on them */
   for (uint32_t i = 0; i < program->n_buffers && !status; i++) status = verify_buffer(program, i);
-  for (uint32_t i = 0; i < program->n_steps && !status; i++) status = verify_step(program, i);
   return status;
 }

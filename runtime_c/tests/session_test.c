@@ -328,7 +328,8 @@ static void ledger_release(void *context, void *block) {
 
 /* create, run with the session's outputs, profile, destroy. The run is repeated after a failure. */
 static bool whole_life(const lpt_program *program, const lepton_tensor *inputs, ledger *l) {
-  lepton_options options = {sizeof options, 1, ledger_allocate, ledger_release, l};
+  lepton_options options = {.struct_size = sizeof options, .threads = 1, .allocate = ledger_allocate,
+                            .release = ledger_release, .context = l};
   lepton_session *session = NULL;
   lepton_status status = lpt_create(program, NULL, &options, &session);
   if (status) {
