@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from lepton.ir.core import Graph
 from lepton.ir.diagnostics import LeptonError, UsageError
+from lepton.ir.structure import Spec
 
 if TYPE_CHECKING:
     import onnx
@@ -17,25 +18,26 @@ if TYPE_CHECKING:
 
 def load(
     source: str | Path | bytes | onnx.ModelProto | Graph, *, dims: Mapping[str, int] | None = None,
-    values: Mapping[str, Any] | None = None,
+    values: Mapping[str, Any] | None = None, structure: Mapping[str, Spec] | None = None,
 ) -> Graph:
     """The graph of a model: an ONNX file, its bytes, a ModelProto, or a file of text IR (`.lir`).
 
     `dims` gives sizes to open dimensions of the inputs, by the model's name for them or by ours (`x_d2`); `values`
-    gives inputs their contents, which takes them out of the signature (a sampling rate, axes, a shape).
+    gives inputs their contents, which takes them out of the signature (a sampling rate, axes, a shape). `structure`
+    says what sequences and optionals among the inputs hold (`lepton.ir.structure`): `{"x": 3, "y": None}`.
     A Graph comes back as it is. Raises LeptonError for anything wrong with the model, UsageError with the call;
     DataDependent where the contents of certain inputs, as `values`, would let the model compile."""
     if isinstance(source, Graph):
-        if dims or values:
+        if dims or values or structure:
             raise UsageError("dimensions and inputs of a graph in memory cannot be pinned")
         return source
     if isinstance(source, str | Path) and Path(source).suffix == ".lir":
-        return _text(Path(source), bool(dims or values))
+        return _text(Path(source), bool(dims or values or structure))
     from lepton.frontends.onnx.importer import import_model
     from lepton.frontends.onnx.model import read
 
     try:
-        return import_model(read(source), dims, values)
+        return import_model(read(source), dims, values, structure)
     except UnicodeDecodeError as error:
         raise LeptonError("the model holds text that is not UTF-8") from error
 

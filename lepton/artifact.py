@@ -20,6 +20,7 @@ import numpy as np
 from lepton._rt import ffi, lib
 from lepton.elf import check_artifact
 from lepton.ir.diagnostics import LeptonError, ResourceError, UsageError
+from lepton.ir.structure import Structure
 from lepton.ports import Array, Port, as_input, check_output, pointer, read_ports
 
 ABI_VERSION = 1
@@ -89,6 +90,8 @@ class Session:
 
     def __call__(self, *arrays: Any) -> Any:
         """Run on arrays in the order of the inputs; the output, or a tuple of them."""
+        if self.model.structure is not None:
+            return self._call_structured(self.model.structure, arrays)
         ports = self.model.inputs
         if len(arrays) != len(ports):
             raise UsageError(f"the model takes {len(ports)} inputs ({', '.join(p.name for p in ports)}), "
@@ -96,7 +99,21 @@ class Session:
         results = self._run(arrays, None)
         return results[0] if len(results) == 1 else tuple(results)
 
-    def run(self, feeds: Mapping[str, Any], outputs: Mapping[str, Array] | None = None) -> dict[str, Array]:
+    def _call_structured(self, structure: Structure, values: Sequence[Any]) -> Any:
+        if len(values) != len(structure.inputs):
+            raise UsageError(f"the model takes {len(structure.inputs)} inputs ({', '.join(structure.inputs)}), "
+                             f"got {len(values)}")
+        results = tuple(self.run(dict(zip(structure.inputs, values, strict=True))).values())
+        return results[0] if len(results) == 1 else results
+
+    def run(self, feeds: Mapping[str, Any], outputs: Mapping[str, Array] | None = None) -> dict[str, Any]:
+        """`run_ports`; sequences and optionals among the inputs and outputs are lists and None."""
+        structure = self.model.structure
+        if structure is None or not isinstance(feeds, Mapping):
+            return self.run_ports(feeds, outputs)
+        return structure.results(self.run_ports(structure.feeds(feeds), outputs))
+
+    def run_ports(self, feeds: Mapping[str, Any], outputs: Mapping[str, Array] | None = None) -> dict[str, Array]:
         """Run on named arrays; all outputs by name.
 
         Inputs are numpy arrays or DLPack objects on the CPU, of the model's dtype and shape. C-contiguous ones are
@@ -118,6 +135,13 @@ class Session:
             status = lib.lpt_call_profile(self._code.api, self._handle, enable, steps, count)
             self._code.check(status, self._handle)
             self._steps = steps[0], count[0]
+
+    def seed(self, seed: int) -> None:
+        """The next run draws at random what the first run of a new session with this seed draws (0 to 2**64 - 1)."""
+        if not 0 <= seed < 2**64:
+            raise UsageError(f"seed {seed}; it must fit 64 bits without a sign")
+        with self._lock:
+            self._code.check(lib.lpt_call_seed(self._code.api, self._handle, seed), self._handle)
 
     def step_times(self) -> list[StepTime]:
         """One entry per step, in the order of the program; empty before `profile`."""
@@ -207,6 +231,7 @@ class Model:
         self._making = threading.Lock()
         self.target: str | None = ffi.string(api.target).decode() if api.target else None
         self.metadata: dict[str, Any] = json.loads(ffi.string(api.metadata)) if api.metadata else {}
+        self.structure = Structure.of(self.metadata.get("model", {}))  # of sequences and optionals; None: has none
         self.inputs: tuple[Port, ...] = read_ports(api.n_inputs, api.inputs)
         self.outputs: tuple[Port, ...] = read_ports(api.n_outputs, api.outputs)
         self.workspace_size: int = api.workspace_size
@@ -227,13 +252,21 @@ class Model:
         """Run on arrays in the order of the inputs; the output, or a tuple of them."""
         return self._session(*arrays)
 
-    def run(self, feeds: Mapping[str, Any], outputs: Mapping[str, Array] | None = None) -> dict[str, Array]:
+    def run(self, feeds: Mapping[str, Any], outputs: Mapping[str, Array] | None = None) -> dict[str, Any]:
         """`Session.run` on the model's own session."""
         return self._session.run(feeds, outputs)
+
+    def run_ports(self, feeds: Mapping[str, Any], outputs: Mapping[str, Array] | None = None) -> dict[str, Array]:
+        """`Session.run_ports` on the model's own session."""
+        return self._session.run_ports(feeds, outputs)
 
     def profile(self, enable: bool = True) -> None:
         """`Session.profile` on the model's own session."""
         self._session.profile(enable)
+
+    def seed(self, seed: int) -> None:
+        """`Session.seed` on the model's own session."""
+        self._session.seed(seed)
 
     def step_times(self) -> list[StepTime]:
         """`Session.step_times` on the model's own session."""

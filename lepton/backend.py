@@ -17,8 +17,10 @@ from onnx.backend.base import Backend, BackendRep
 
 from lepton.artifact import Model
 from lepton.driver import Options, compile, load_graph
+from lepton.frontends.onnx.bundles import UnknownStructure
 from lepton.frontends.onnx.problems import DataDependent
 from lepton.ir.diagnostics import LeptonError, UsageError
+from lepton.ir.structure import Spec, named, spec_of
 
 
 class LeptonRep(BackendRep):
@@ -37,31 +39,52 @@ class LeptonRep(BackendRep):
 
 
 class SpecialisedRep(BackendRep):
-    """A model whose shapes depend on what some inputs hold (axes, sizes, pads): compiled anew for each content."""
+    """A model whose shapes depend on what some inputs hold (axes, sizes, pads), or that takes sequences or optionals:
+    compiled anew for each content and structure."""
 
     def __init__(self, model: onnx.ModelProto, names: Sequence[str], options: dict[str, Any]) -> None:
         self.model, self.options = model, options
-        initializers = {tensor.name for tensor in model.graph.initializer}
-        self.inputs = [v.name for v in model.graph.input if v.name not in initializers]
+        self.inputs = [v.name for v in model.graph.input if v.name not in _initializers(model)]
+        self.structured = bundled_inputs(model)
         self.pinned = list(dict.fromkeys(names))
-        self._made: dict[tuple[bytes, ...], LeptonRep] = {}
+        self._made: dict[str, LeptonRep] = {}
 
     def run(self, inputs: Any, **kwargs: Any) -> tuple[Any, ...]:
         """All outputs, in the model's order. The first run with new contents compiles. Raises LeptonError."""
         _refuse(kwargs)
-        arrays = [inputs] if isinstance(inputs, np.ndarray) else list(inputs)
-        feeds = dict(zip(self.inputs, map(np.asarray, arrays), strict=False))
-        key = tuple(feeds[name].tobytes() + str(feeds[name].shape).encode() for name in self.pinned)
-        while key not in self._made:
-            values = {name: feeds[name] for name in self.pinned}
+        given = dict(zip(self.inputs, [inputs] if isinstance(inputs, np.ndarray) else inputs, strict=True))
+        specs = {name: spec_of(given[name]) for name in self.structured}
+        feeds = {port: np.asarray(array) for name, value in given.items()
+                 for port, array in named(name, value).items()}
+        while (key := self._key(specs, feeds)) not in self._made:
+            values = {name: feeds[name] for name in self.pinned if name in feeds}
             try:
-                self._made[key] = LeptonRep(compile(self.model, values=values, **self.options))
+                self._made[key] = LeptonRep(compile(self.model, values=values, structure=specs, **self.options))
             except DataDependent as error:  # what was hidden behind the first ones
-                if not (more := [name for name in error.inputs if name not in self.pinned]):
+                if not (more := [name for name in error.inputs if name in feeds and name not in self.pinned]):
                     raise
                 self.pinned += more
-                key = (*key, *(feeds[name].tobytes() + str(feeds[name].shape).encode() for name in more))
-        return self._made[key].run([array for name, array in feeds.items() if name not in self.pinned])
+        model = self._made[key].model
+        return tuple(model.run({port.name: feeds[port.name] for port in model.inputs}).values())
+
+    def _key(self, specs: dict[str, Spec], feeds: dict[str, np.ndarray[Any, Any]]) -> str:
+        contents = [(name, feeds[name].shape, feeds[name].tobytes()) for name in self.pinned if name in feeds]
+        return repr((specs, contents))
+
+
+def bundled_inputs(model: onnx.ModelProto) -> list[str]:
+    """The inputs that are sequences or optionals."""
+    return [v.name for v in model.graph.input if v.type.WhichOneof("value") in ("sequence_type", "optional_type")]
+
+
+def _specialises(error: LeptonError, model: onnx.ModelProto) -> bool:
+    """Whether the model would compile if what some inputs hold were known."""
+    known = {v.name for v in model.graph.input}
+    return isinstance(error, DataDependent) and bool(error.inputs) and set(error.inputs) <= known
+
+
+def _initializers(model: onnx.ModelProto) -> set[str]:
+    return {tensor.name for tensor in model.graph.initializer}
 
 
 class LeptonBackend(Backend):
@@ -75,8 +98,8 @@ class LeptonBackend(Backend):
             return False
         try:
             load_graph(model, Options())
-        except LeptonError:
-            return False
+        except LeptonError as error:
+            return _specialises(error, model)
         return True
 
     @classmethod
@@ -87,9 +110,9 @@ class LeptonBackend(Backend):
         try:
             return LeptonRep(compile(model, **kwargs))
         except DataDependent as error:
-            if not error.inputs or not set(error.inputs) <= {v.name for v in model.graph.input}:
+            if not _specialises(error, model):
                 raise
-            return SpecialisedRep(model, error.inputs, kwargs)
+            return SpecialisedRep(model, [] if isinstance(error, UnknownStructure) else error.inputs, kwargs)
 
     @classmethod
     def run_model(cls, model: onnx.ModelProto, inputs: Any, device: str = "CPU", **kwargs: Any) -> tuple[Any, ...]:

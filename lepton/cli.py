@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lepton.ir.diagnostics import Exit, UsageError
-from lepton.terminal import EXIT_CODES, HelpKnobs, Progress, Version, count, parse_dims, run
+from lepton.terminal import EXIT_CODES, HelpKnobs, Progress, Version, count, parse_dims, parse_structure, run
 
 if TYPE_CHECKING:
     from lepton.driver import Options, Report
@@ -50,6 +50,8 @@ def parser() -> argparse.ArgumentParser:
     code.add_argument("--dim", action="append", default=[], metavar="N=1", help="give an open dimension a size")
     code.add_argument("--value", action="append", default=[], metavar="NAME=X", help="contents of an input, compiled "
                       "in: a number, a list or @FILE.npy; for inputs that sizes depend on")
+    code.add_argument("--structure", action="append", default=[], metavar="NAME=N", help="what a sequence or optional "
+                      "among the inputs holds: x=3 members, x=[[2,3],[4,3]] their shapes, x=null, x=true")
     code.add_argument("--threads-default", type=count, default=0, metavar="N", help="threads of a run (0: all cores)")
 
     out = made.add_argument_group("what comes out")
@@ -119,7 +121,7 @@ def options_of(args: argparse.Namespace, repro: Path) -> Options:
     from lepton.inputs import parse_values
 
     return Options.of({
-        "values": parse_values(args.value),
+        "values": parse_values(args.value), "structure": parse_structure(args.structure),
         "target": args.target, "level": args.level, "math": args.math, "dims": parse_dims(args.dim),
         "threads": args.threads_default, "passes": args.passes, "load_pass": args.load_pass,
         "dump_dir": args.dump_dir, "verify_each": args.verify_each, "time_passes": args.time_passes,

@@ -19,6 +19,7 @@ from lepton.ir.core import Graph, Node, User, Value
 from lepton.ir.diagnostics import LeptonError, UsageError
 from lepton.ir.evaluate import evaluate
 from lepton.ir.op import Trait
+from lepton.ir.structure import Structure
 from lepton.ir.tensor import Array
 from lepton.ir.types import DType, TensorType
 
@@ -106,7 +107,7 @@ def compare(request: Request) -> Comparison:
     sizes = request.sizes if request.so is not None else {}
     feeds = make_inputs(ports_of(graph), request.inputs, sizes, request.seed, aliases(model))
     _check_ports(model, feeds)
-    got = model.run(feeds)
+    got = model.run_ports(feeds)
     found = Comparison(request.model, model.target or "?", described(feeds))
     wanted = request.against or ("onnxruntime", "interpreter")
     for name in dict.fromkeys(wanted):
@@ -151,7 +152,10 @@ def _onnxruntime(path: str, graph: Graph, feeds: Mapping[str, Array]) -> dict[st
     try:
         session = onnxruntime.InferenceSession(path, settings, providers=["CPUExecutionProvider"])
         names = [output.name for output in session.get_outputs()]
-        return dict(zip(names, session.run(names, dict(feeds)), strict=True))
+        structure = Structure.of(graph.metadata)
+        values = dict(feeds) if structure is None else structure.values(feeds)
+        results = dict(zip(names, session.run(names, values), strict=True))
+        return results if structure is None else structure.arrays(results)
     except Exception as error:  # it has a dozen kinds of its own
         raise NotThere(f"it says {str(error).splitlines()[0][:200]}") from error
 

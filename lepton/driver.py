@@ -24,6 +24,7 @@ from lepton.codegen.target import Target, parse_targets, runs_here
 from lepton.ir import dims, ops
 from lepton.ir.core import Graph, clone
 from lepton.ir.diagnostics import Exit, LeptonError, ParseError, ResourceError, UsageError, VerifyError
+from lepton.ir.structure import Spec
 from lepton.ir.types import TensorType
 from lepton.ir.verify import verify
 from lepton.passes.base import Math
@@ -50,6 +51,7 @@ class Options:
     math: Math = "default"               # strict | default | fast
     dims: Mapping[str, int] = field(default_factory=dict)
     values: Mapping[str, Any] = field(default_factory=dict)  # contents of inputs that leave the signature
+    structure: Mapping[str, Spec] = field(default_factory=dict)  # what sequences and optionals among the inputs hold
     threads: int = 0                     # the artifact's default; 0: one per core it may use
     passes: str = ""                     # a pipeline in words, in place of the level's
     load_pass: str = ""                  # a Python file that defines passes
@@ -110,7 +112,7 @@ def load_graph(source: Source, options: Options) -> Graph:
 
     if isinstance(source, Graph):
         return clone(source)
-    return frontends.load(source, dims=options.dims, values=options.values)
+    return frontends.load(source, dims=options.dims, values=options.values, structure=options.structure)
 
 
 def checked(source: Source, options: Options) -> Graph:

@@ -8,7 +8,8 @@ from typing import Any
 
 from lepton.artifact import Model, load
 from lepton.ir.diagnostics import UsageError
-from lepton.ports import Array, Port
+from lepton.ir.structure import Tree, ports
+from lepton.ports import Port
 
 _ONNX_NAMES = {"float32": "float", "float64": "double", "int4": "int4", "uint4": "uint4"}
 
@@ -48,20 +49,22 @@ class InferenceSession:
         self._model = _open(path_or_bytes, threads)
 
     def get_inputs(self) -> list[NodeArg]:
-        return [_node_arg(p) for p in self._model.inputs]
+        structure = self._model.structure
+        return _node_args(self._model.inputs, None if structure is None else structure.inputs)
 
     def get_outputs(self) -> list[NodeArg]:
-        return [_node_arg(p) for p in self._model.outputs]
+        structure = self._model.structure
+        return _node_args(self._model.outputs, None if structure is None else structure.outputs)
 
     def get_providers(self) -> list[str]:
         return ["CPUExecutionProvider"]
 
     def run(self, output_names: Sequence[str] | None, input_feed: Mapping[str, Any],
-            run_options: None = None) -> list[Array]:
+            run_options: None = None) -> list[Any]:
         """The outputs asked for, in that order; all of them for None."""
         if run_options is not None:
             raise UsageError("run_options are not supported")
-        known = [p.name for p in self._model.outputs]
+        known = [argument.name for argument in self.get_outputs()]
         wanted = known if output_names is None else list(output_names)
         if unknown := [n for n in wanted if n not in known]:
             raise UsageError(f"unknown output {', '.join(map(repr, unknown))}; "
@@ -84,6 +87,21 @@ def _open(source: str | os.PathLike[str] | bytes, threads: int) -> Model:
 
     model: Model = lepton.compile(source, threads=threads)
     return model
+
+
+def _node_args(found: Sequence[Port], trees: Mapping[str, Tree] | None) -> list[NodeArg]:
+    by_name = {port.name: _node_arg(port) for port in found}
+    if trees is None:
+        return list(by_name.values())
+    return [by_name[tree] if isinstance(tree, str) else NodeArg(name, _type_words(tree, by_name), [])
+            for name, tree in trees.items()]
+
+
+def _type_words(tree: Tree, found: Mapping[str, NodeArg]) -> str:
+    """`seq(tensor(float))`; of what has no member the element's type is not known."""
+    first = next(ports(tree), None)
+    inside = "tensor" if first is None else found[first].type
+    return f"{'optional' if 'optional' in tree else 'seq'}({inside})"
 
 
 def _node_arg(port: Port) -> NodeArg:

@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import argparse
 import errno
+import json
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -182,6 +183,21 @@ def parse_dims(words: Sequence[str]) -> dict[str, int]:
         if dims.setdefault(name, int(size)) != int(size):
             raise UsageError(f"--dim {word}: {name} is {dims[name]} already")
     return dims
+
+
+def parse_structure(words: Sequence[str]) -> dict[str, Any]:
+    """["x=3", "y=null", "z=[[2, 3], [4, 3]]"]: what inputs that are sequences or optionals hold. Raises UsageError."""
+    found: dict[str, Any] = {}
+    for word in words:
+        name, equals, text = word.partition("=")
+        try:
+            if not name or not equals or name in found:
+                raise ValueError("given twice" if name in found else "no NAME=")
+            found[name] = json.loads(text)
+        except ValueError as error:
+            raise UsageError(f"--structure {word}: {error}",
+                             help="x=3 members, x=[[2,3],[4,3]] their shapes, x=null none, x=true one") from error
+    return found
 
 
 def human(amount: float, unit: str) -> str:

@@ -1,13 +1,21 @@
 """Sequences and optionals whose members are known while importing: exporters write them for what is a list in Python.
 
-The graph has no such values. Members are ordinary values; operators on sequences pick, add and join them here.
+The graph has no such values. Members are ordinary values; operators on sequences pick, add and join them here. At the
+model's border a bundle is one port for each member, and its `tree` (lepton.ir.structure) says which.
 """
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
+import onnx
+
+from lepton.frontends.onnx.problems import DataDependent
+from lepton.frontends.onnx.symbols import Symbols
+from lepton.frontends.onnx.types import tensor_type, type_of
 from lepton.ir.core import Value
+from lepton.ir.diagnostics import UsageError
+from lepton.ir.structure import Spec, Tree
 from lepton.ir.types import OptionalType, SequenceType, Type
 
 
@@ -18,6 +26,10 @@ class Bundle(Value):
     items: tuple[Value, ...] = ()
 
 
+class UnknownStructure(DataDependent):
+    """How many members some inputs have, or whether there is a value at all, must be known. `inputs` names them."""
+
+
 def sequence(items: Sequence[Value], element: Type) -> Bundle:
     """A sequence; `element` is what an empty one would hold."""
     return Bundle(SequenceType(items[0].type if items else element), items=tuple(items))
@@ -25,3 +37,102 @@ def sequence(items: Sequence[Value], element: Type) -> Bundle:
 
 def optional(item: Value | None, element: Type) -> Bundle:
     return Bundle(OptionalType(element if item is None else item.type), items=() if item is None else (item,))
+
+
+# --- trees ----------------------------------------------------------------------------------------
+
+
+def leaves(value: Value) -> Iterator[Value]:
+    """The tensors of a value."""
+    if isinstance(value, Bundle):
+        for item in value.items:
+            yield from leaves(item)
+    else:
+        yield value
+
+
+def rebuilt(value: Value, made: Iterator[Value]) -> Value:
+    """The same structure over other tensors."""
+    if not isinstance(value, Bundle):
+        return next(made)
+    items = [rebuilt(item, made) for item in value.items]
+    if isinstance(value.type, SequenceType):
+        return sequence(items, value.type.element)
+    assert isinstance(value.type, OptionalType)
+    return optional(items[0] if items else None, value.type.element)
+
+
+def alike(a: Value, b: Value) -> bool:
+    """Whether two values have the same structure, whatever their tensors are."""
+    if not isinstance(a, Bundle) or not isinstance(b, Bundle):
+        return isinstance(a, Bundle) == isinstance(b, Bundle)
+    return (type(a.type) is type(b.type) and len(a.items) == len(b.items)
+            and all(map(alike, a.items, b.items)))
+
+
+def tree_of(value: Value, name: str, port: Callable[[Value, str], str]) -> Tree:
+    """The tree of a value at the border; `port` takes a tensor and a proposed name, and gives the port's name."""
+    if not isinstance(value, Bundle):
+        return port(value, name)
+    if isinstance(value.type, SequenceType):
+        return {"sequence": [tree_of(item, f"{name}.{i}", port) for i, item in enumerate(value.items)]}
+    return {"optional": tree_of(value.items[0], name, port) if value.items else None}
+
+
+# --- inputs ---------------------------------------------------------------------------------------
+
+
+def given(proto: onnx.TypeProto, name: str, spec: Spec, symbols: Symbols, *, inside: bool = False) -> Value:
+    """The input `name`, built as `spec` says. Raises UsageError where that does not fit its type.
+
+    `inside` a sequence a named dimension is each member's own, as members may differ in size."""
+    match proto.WhichOneof("value"):
+        case "sequence_type":
+            specs = _members(spec, name)
+            element = proto.sequence_type.elem_type
+            items = [given(element, f"{name}.{i}", s, symbols, inside=True) for i, s in enumerate(specs)]
+            return sequence(items, items[0].type if items else _element(element, name, symbols))
+        case "optional_type":
+            element = proto.optional_type.elem_type
+            if spec is None:
+                return optional(None, _element(element, name, symbols))
+            item = given(element, name, spec, symbols, inside=inside)
+            return optional(item, item.type)
+        case other if other != "tensor_type":
+            type_of(proto, name, symbols)  # says what is wrong with it
+    if spec is None:
+        raise UsageError(f"structure of input '{name}': only an optional can be None")
+    shape = None if spec is True else spec
+    if shape is not None and (not isinstance(shape, (list, tuple)) or not all(_is_size(d) for d in shape)):
+        raise UsageError(f"structure of input '{name}': {spec!r} is no shape", help=_FORMS)
+    return Value(tensor_type(proto.tensor_type, name, symbols, shape=shape, own=inside), name=name)
+
+
+_FORMS = "True for what the type says, a number of members, a list of members, a shape, or None"
+
+
+def _members(spec: Spec, name: str) -> Sequence[Spec]:
+    if spec is True:
+        raise UnknownStructure(
+            f"input '{name}' is a sequence: how many members it has must be known when compiling", [name],
+            help=f"structure={{'{name}': 3}}, or leptonc --structure {name}=3")
+    if isinstance(spec, int) and spec >= 0:
+        return [True] * spec
+    if isinstance(spec, (list, tuple)):
+        return spec
+    raise UsageError(f"structure of input '{name}': {spec!r} does not describe a sequence", help=_FORMS)
+
+
+def _is_size(dim: object) -> bool:
+    return isinstance(dim, str) or (isinstance(dim, int) and not isinstance(dim, bool) and dim >= 0)
+
+
+def _element(proto: onnx.TypeProto, name: str, symbols: Symbols) -> Type:
+    """The type of what is not there: of rank 0 where the model does not say."""
+    match proto.WhichOneof("value"):
+        case "sequence_type":
+            return SequenceType(_element(proto.sequence_type.elem_type, name, symbols))
+        case "optional_type":
+            return OptionalType(_element(proto.optional_type.elem_type, name, symbols))
+    shape = None if proto.tensor_type.HasField("shape") else ()
+    return tensor_type(proto.tensor_type, name, symbols, shape=shape, own=True)

@@ -5,11 +5,10 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import numpy as np
 import onnx
 
 from lepton.frontends.onnx import ops as _importers  # noqa: F401  (fills the table)
-from lepton.frontends.onnx.bundles import Bundle
+from lepton.frontends.onnx.border import Border
 from lepton.frontends.onnx.call import Call
 from lepton.frontends.onnx.check import all_nodes, domain, function_key, location, subgraphs
 from lepton.frontends.onnx.contents import Contents, only_dims
@@ -21,19 +20,20 @@ from lepton.frontends.onnx.registry import Result, Rule, find
 from lepton.frontends.onnx.scope import Poisoned, Scope
 from lepton.frontends.onnx.symbols import Symbols
 from lepton.frontends.onnx.tensors import Store
-from lepton.frontends.onnx.types import type_of
 from lepton.ir import ops
 from lepton.ir.core import Graph, Value
-from lepton.ir.diagnostics import LeptonError, ResourceError, UnsupportedError, UsageError
+from lepton.ir.diagnostics import LeptonError, ResourceError, UnsupportedError
+from lepton.ir.structure import Spec
 from lepton.ir.tensor import Tensor
 from lepton.ir.types import DType, TensorType
 
 
 def import_model(
-    file: ModelFile, dims: Mapping[str, int] | None = None, values: Mapping[str, Any] | None = None
+    file: ModelFile, dims: Mapping[str, int] | None = None, values: Mapping[str, Any] | None = None,
+    structure: Mapping[str, Spec] | None = None,
 ) -> Graph:
     """The model's graph. Raises LeptonError; UnsupportedError names all nodes that cannot be imported."""
-    return Importer(file, dims).run(values or {})
+    return Importer(file, dims).run(Border(file.proto.graph, values or {}, structure or {}))
 
 
 class Importer:
@@ -43,40 +43,24 @@ class Importer:
         self.file, self.symbols, self.contents, self.problems = file, Symbols(dims), Contents(), Problems()
         self.functions = {function_key(f): f for f in file.proto.functions}
         self._inlined = 0
-        self.input_names = {info.name for info in file.proto.graph.input}
+        self.input_names: set[str] = set()  # of the ports whose contents may be asked for
 
-    def run(self, pins: Mapping[str, Any]) -> Graph:
+    def run(self, border: Border) -> Graph:
         proto = self.file.proto.graph
         scope = Scope(self.file.store, opsets(self.file.proto.opset_import))
         self.declare_constants(proto, scope)
-        inputs = []
-        for info in proto.input:
-            if info.name not in scope.constants:
-                value = Value(type_of(info.type, info.name, self.symbols), name=info.name)
-                if info.name in pins:
-                    value = pinned(value, pins[info.name])
-                else:
-                    inputs.append(value)
-                scope.values[info.name] = value
-        if unknown := pins.keys() - scope.values.keys():
-            raise UsageError(f"no input '{min(unknown)}' to give a value to", help=", ".join(scope.values))
+        scope.values.update(border.inputs(self.symbols, scope.constants.keys()))
+        self.input_names = set(border.port_names)
         self.symbols.check_pins()
         self.nodes(proto.node, [o.name for o in proto.output], scope)
         self.problems.check(self.file.name)
-        outputs = [scope.lookup(o.name, self.contents) for o in proto.output]
-        for value, info in zip(outputs, proto.output, strict=True):
-            if isinstance(value, Bundle):
-                raise UnsupportedError(f"output '{info.name}' is {value.type}: only tensors can be outputs")
-        for value, info in reversed(list(zip(outputs, proto.output, strict=True))):
-            if value.producer is not None:  # an input that is an output too keeps its own name
-                value.name = info.name
-        return Graph.of(proto.name or "model", inputs, outputs, **self._metadata(scope))
+        outputs = border.outputs([scope.lookup(o.name, self.contents) for o in proto.output])
+        return Graph.of(proto.name or "model", border.ports, outputs, **border.metadata(), **self._metadata(scope))
 
     def _metadata(self, scope: Scope) -> dict[str, str]:
         proto = self.file.proto
         producer = f"{proto.producer_name} {proto.producer_version}".strip()
         found = {
-            "output_names": json.dumps([o.name for o in proto.graph.output]),
             "dims": json.dumps(self.symbols.originals(), sort_keys=True),
             "producer": producer,
             "opset": ", ".join(f"{name or 'ai.onnx'} {version}" for name, version in sorted(scope.opsets.items())),
@@ -213,22 +197,6 @@ class Importer:
             if rule is None and not _has_body(inner, opset):
                 error = UnsupportedError(f"operator {location(inner).op} (opset {opset}) is not supported")
                 self.problems.add(inner, location(inner, self.file.name, scope.prefix), error)
-
-
-def pinned(value: Value, contents: Any) -> Value:
-    """A constant in place of an input. Raises UsageError where it does not fit the input's type."""
-    wanted = value.tensor
-    try:
-        array = np.asarray(contents, wanted.dtype.numpy)
-    except (TypeError, ValueError, OverflowError) as error:
-        raise UsageError(f"value of input '{value.name}': expected {wanted}: {error}") from error
-    fits = array.ndim == wanted.rank and all(
-        d == n for d, n in zip(wanted.shape, array.shape, strict=True) if isinstance(d, int))
-    if not fits:
-        raise UsageError(f"value of input '{value.name}': expected {wanted}, got shape {list(array.shape)}")
-    constant = ops.constant(value=Tensor.of(array))
-    constant.name = value.name
-    return constant
 
 
 def _has_body(node: onnx.NodeProto, opset: int) -> bool:

@@ -18,7 +18,8 @@ class Limits:
     depth: int = 64                    # graphs in graphs, functions in functions
     rank: int = 64
     opset: int = 28
-    unrolled: int = 256                # steps of a loop with known trip count that are written out
+    unrolled: int = 256                # rounds of a loop with known trip count that are written out
+    unrolled_nodes: int = 4096         # the same for more rounds of a small body: nodes of all rounds
 
 
 LIMITS = Limits()

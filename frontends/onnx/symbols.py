@@ -29,6 +29,10 @@ class Symbols:
             self._names[name] = self._unique(identifier(name))
         return self._pinned(name, self._names[name])
 
+    def is_pinned(self, name: str) -> bool:
+        """Whether the model's `name` has a number."""
+        return name in self._pins
+
     def unnamed(self, value: str, axis: int) -> Dim:
         """The dim of an axis that the model leaves open without a name."""
         name = self._unique(f"{identifier(value)}_d{axis}")

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lepton.ir.diagnostics import UsageError
-from lepton.terminal import count
+from lepton.terminal import count, parse_structure
 
 if TYPE_CHECKING:
     from lepton.artifact import Model
@@ -28,11 +28,13 @@ def add_parser(commands: Any, name: str, help: str, examples: str) -> argparse.A
 
 
 def add_inputs(parser: argparse.ArgumentParser) -> None:
-    """-i and --dim."""
+    """-i, --dim and --structure."""
     parser.add_argument("-i", "--input", action="append", default=[], metavar="NAME=@FILE.npy",
                         help="an input: from a .npy file, a number or list (x=3.5), or all from an .npz (@all.npz)")
     parser.add_argument("--dim", action="append", default=[], metavar="N=1",
                         help="size of an open dimension; in a .onnx or .lir it is compiled in")
+    parser.add_argument("--structure", action="append", default=[], metavar="NAME=N",
+                        help="for a .onnx: what a sequence or optional among the inputs holds, as for leptonc")
 
 
 def add_threads(parser: argparse.ArgumentParser) -> None:
@@ -63,15 +65,20 @@ class Opened:
         return make_inputs(self.model.inputs, given, self.sizes, seed, aliases(self.model))
 
 
-def open_model(path: str, sizes: Mapping[str, int], threads: int = 0, target: str = "native") -> Opened:
-    """Load a .so; compile anything else in this process, with `sizes` compiled in. Raises LeptonError."""
+def open_model(path: str, sizes: Mapping[str, int], threads: int = 0, target: str = "native",
+               structure: Sequence[str] = ()) -> Opened:
+    """Load a .so; compile anything else in this process, with `sizes` and `structure` compiled in. Raises
+    LeptonError."""
     if is_artifact(path):
+        if structure:
+            raise UsageError(f"--structure {structure[0]}: {path} is compiled, what it takes is settled")
         from lepton.artifact import load
 
         return Opened(load(path, threads=threads), sizes)
     from lepton.driver import compile
 
-    return Opened(compile(path, target=target, dims=dict(sizes), threads=threads), {})
+    return Opened(compile(path, target=target, dims=dict(sizes), threads=threads,
+                          structure=parse_structure(structure)), {})
 
 
 def aliases(model: Model) -> dict[str, str]:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from lepton.commands.common import add_inputs, add_parser, add_threads
 from lepton.ir.diagnostics import Exit, UsageError
-from lepton.terminal import count, parse_dims
+from lepton.terminal import count, parse_dims, parse_structure
 
 if TYPE_CHECKING:
     from lepton.compare import Comparison
@@ -49,7 +49,8 @@ def execute(args: argparse.Namespace) -> Exit:
     if not args.rtol >= 0 or not args.atol >= 0:
         raise UsageError("--rtol and --atol must be 0 or more")
     options = Options.of({"target": args.target, "level": args.level, "math": args.math, "threads": args.threads,
-                          "dims": {} if args.so else parse_dims(args.dim)})
+                          "dims": {} if args.so else parse_dims(args.dim),
+                          "structure": parse_structure(args.structure)})
     request = Request(args.model, args.so, options, parse_dims(args.dim), tuple(args.input), args.seed,
                       Tolerance(args.rtol, args.atol), tuple(args.against or ()))
     found = compare(request)

@@ -9,8 +9,9 @@ from typing import Any
 
 from lepton.commands.common import add_parser, is_artifact
 from lepton.ir.diagnostics import Exit, UsageError
+from lepton.ir.structure import Structure, words
 from lepton.summary import count, space, work
-from lepton.terminal import human, parse_dims
+from lepton.terminal import human, parse_dims, parse_structure
 
 JSON_VERSION = 1
 EXAMPLES = """\
@@ -24,6 +25,8 @@ def add(commands: Any) -> None:
     parser = add_parser(commands, "inspect", "show what a model holds", EXAMPLES)
     parser.add_argument("model", help="model.so, model.onnx or graph.lir")
     parser.add_argument("--dim", action="append", default=[], metavar="N=1", help="for a .onnx: pin an open dimension")
+    parser.add_argument("--structure", action="append", default=[], metavar="NAME=N",
+                        help="for a .onnx: what a sequence or optional among the inputs holds, as for leptonc")
     form = parser.add_mutually_exclusive_group()
     form.add_argument("--json", action="store_true", help="print JSON")
     form.add_argument("--dot", action="store_true", help="print the graph for Graphviz (.onnx and .lir)")
@@ -33,14 +36,14 @@ def add(commands: Any) -> None:
 def execute(args: argparse.Namespace) -> Exit:
     """Raises LeptonError."""
     if is_artifact(args.model):
-        if args.dot or args.dim:
+        if args.dot or args.dim or args.structure:
             raise UsageError(f"{args.model} is compiled: it holds no graph",
                              help="inspect the .onnx or .lir it came from")
         record = artifact_record(args.model)
     else:
         from lepton import frontends
 
-        graph = frontends.load(args.model, dims=parse_dims(args.dim))
+        graph = frontends.load(args.model, dims=parse_dims(args.dim), structure=parse_structure(args.structure))
         if args.dot:
             from lepton.ir.export import to_dot
 
@@ -104,10 +107,22 @@ def text(record: Mapping[str, Any]) -> str:
              f"{human(record['bytes'], 'B')}"]
     lines += [f"  input   {shown(p)}" for p in record["inputs"]]
     lines += [f"  output  {shown(p)}" for p in record["outputs"]]
+    lines += _structure_lines(record["metadata"])
     lines += _artifact_lines(record) if record["kind"] == "artifact" else _graph_lines(record)
     lines.append(f"  ops     {sum(ops.values())}: " + ", ".join(f"{op} {n}" for op, n in ops.items()))
-    lines += [f"  model   {key}: {value}" for key, value in record["metadata"].items() if key != "output_names"]
+    lines += [f"  model   {key}: {value}" for key, value in record["metadata"].items()
+              if key not in ("output_names", "structure")]
     return "\n".join(lines)
+
+
+def _structure_lines(metadata: Mapping[str, str]) -> list[str]:
+    """What makes up each sequence and optional."""
+    trees = Structure.of(metadata)
+    if trees is None:
+        return []
+    return [f"  {kind}  {name} is {'an' if 'optional' in tree else 'a'} {words(tree)}"
+            for kind, found in (("input ", trees.inputs), ("output", trees.outputs))
+            for name, tree in found.items() if not isinstance(tree, str)]
 
 
 def _artifact_lines(record: Mapping[str, Any]) -> list[str]:

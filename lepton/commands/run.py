@@ -40,9 +40,9 @@ def add(commands: Any) -> None:
 
 def execute(args: argparse.Namespace) -> Exit:
     """Raises LeptonError."""
-    opened = open_model(args.model, parse_dims(args.dim), args.threads)
+    opened = open_model(args.model, parse_dims(args.dim), args.threads, structure=args.structure)
     places = _places(args.output, [p.name for p in opened.model.outputs])
-    outputs = opened.model.run(opened.inputs(args.input, args.random))
+    outputs = opened.model.run_ports(opened.inputs(args.input, args.random))
     for path, names in places.items():
         _save(path, {name: outputs[name] for name in names})
     for name, array in outputs.items():

@@ -6,7 +6,7 @@ from typing import Any
 
 import onnx
 
-from lepton.frontends.onnx.bundles import Bundle
+from lepton.frontends.onnx.bundles import Bundle, alike, leaves, rebuilt
 from lepton.frontends.onnx.call import REQUIRED, Call
 from lepton.frontends.onnx.contents import only_dims
 from lepton.frontends.onnx.limits import LIMITS
@@ -25,7 +25,10 @@ def if_(c: Call) -> Sequence[Value]:
     if known is not None and isinstance(known[0], int):
         return c.importer.branch(then if known[0] else other, c.scope, [])
     made = [c.importer.region(graph, c.scope, []) for graph in (then, other)]
-    for a, b in zip(made[0][1], made[1][1], strict=False):
+    if not all(map(alike, *(outputs for _, outputs in made))):
+        c.must_know(c.x(), "which branch runs, since their results hold different numbers of members,")
+    flat = [[leaf for value in outputs for leaf in leaves(value)] for _, outputs in made]
+    for a, b in zip(*flat, strict=False):
         if isinstance(a.type, TensorType) and isinstance(b.type, TensorType) and a.type.rank != b.type.rank:
             if (taken := _implied(c, then)) is not None:
                 return taken
@@ -33,11 +36,14 @@ def if_(c: Call) -> Sequence[Value]:
                 c.must_know(c.x(), f"which branch runs, since their results differ in rank ({a.type} and {b.type}),")
             c.fail(f"the branches' results differ in rank: {a.type} and {b.type}",
                    help="the condition may be known once open dimensions are pinned (--dim, dims=)")
+    if not flat[0]:  # empty sequences and optionals
+        return made[0][1]
     outside = list(dict.fromkeys(v for scope, _ in made for v in scope.captures or {}))
     regions = [graph_of(name, [], scope.captures or {}, outside, outputs)
-               for name, (scope, outputs) in zip(("then", "else"), made, strict=True)]
-    symbols = [c.fresh("if") for _ in range(_open_sizes(*(outputs for _, outputs in made)))]
-    return c.multi(ops.if_, c.reshape(c.x(), ()), *outside, symbols=tuple(symbols), regions=regions)
+               for name, (scope, _), outputs in zip(("then", "else"), made, flat, strict=True)]
+    symbols = [c.fresh("if") for _ in range(_open_sizes(*flat))]
+    results = iter(c.multi(ops.if_, c.reshape(c.x(), ()), *outside, symbols=tuple(symbols), regions=regions))
+    return [rebuilt(value, results) for value in made[0][1]]
 
 
 def _implied(c: Call, then: onnx.GraphProto) -> Sequence[Value] | None:
@@ -93,12 +99,21 @@ def loop(c: Call) -> Sequence[Value]:
         except (Poisoned, UnsupportedError, TypeRuleError):
             if count is None and c.opt(0) is not None and c.importer.problems.data_dependent_since(before):
                 c.depends(0, "the number of rounds")
-            if count is None or count > LIMITS.unrolled:
+            if count is None or not _short(body, count):
                 raise
             c.importer.problems.restore(before)
-    if count is None or count > LIMITS.unrolled:
-        c.fail("a loop that carries sequences, of unknown or many rounds")
+    if count is None:
+        if c.opt(0) is None:
+            c.fail("a loop that carries sequences without a trip count")
+        c.depends(0, "the number of rounds of a loop that carries sequences")
+    if not _short(body, count):
+        c.fail(f"a loop of {count} rounds that carries sequences: it would have to be written out")
     return _unrolled(c, body, count)
+
+
+def _short(body: onnx.GraphProto, count: int) -> bool:
+    """Whether the rounds may be written out one after the other."""
+    return count <= LIMITS.unrolled or count * max(len(body.node), 1) <= LIMITS.unrolled_nodes
 
 
 def _unrolled(c: Call, body: onnx.GraphProto, count: int) -> Sequence[Value]:
@@ -154,6 +169,8 @@ def _settled_types(c: Call, body: onnx.GraphProto, initial: Sequence[Value]) -> 
     for _ in range(8):
         inputs = [Value(TensorType(DType.I64, ())), Value(TensorType(DType.BOOL, ())), *(Value(t) for t in types)]
         _, outputs = c.importer.region(body, c.scope, inputs)
+        if any(isinstance(v, Bundle) for v in outputs):
+            c.fail("a loop whose rounds turn tensors into sequences")
         after = [v.tensor for v in outputs[1:1 + len(types)]]
         if after == types:
             return types
