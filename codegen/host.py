@@ -14,6 +14,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from lepton.codegen.control import known_from_here
 from lepton.codegen.program import HostCall, Step, StepKind
 from lepton.ir.core import Node, Value
 from lepton.ir.op import Op
@@ -49,6 +50,8 @@ def emit_host_call(p: Planner, node: Node) -> None:
     types = (*(None if v is None else v.tensor for v in operands), *(r.tensor for r in node.results))
     call = replace(call, tensors=types, n_inputs=len(operands))
     p.step(Step(StepKind.HOST_CALL, tuple(p.operand(v) for v in values), call=call, loc=node.loc))
+    if call.bound:
+        known_from_here(p, *map(str, call.bound))
 
 
 def _dense(p: Planner, value: Value) -> Value:

@@ -2,8 +2,11 @@
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from itertools import pairwise
+
+from lepton.codegen.program import Program, StepKind, Storage
+from lepton.ir.dims import symbols
 
 ALIGNMENT = 64
 
@@ -66,3 +69,18 @@ def lower_bound(sizes: Sequence[int], lifetimes: Sequence[Lifetime]) -> int:
         most = max(most, alive)
     return most
 
+
+def check_sizes_known(program: Program, given: Set[str]) -> None:
+    """Nothing is written to memory whose size is found later. A bug of the planner's where it is."""
+    known = set(given)
+    for i, step in enumerate(program.steps):
+        if step.call is not None:
+            known |= {str(d) for d in step.call.bound}
+        for operand in step.operands:
+            buffer = operand.buffer
+            planned = buffer.storage is Storage.OUTPUT or (buffer.storage is Storage.WORKSPACE and buffer.first == i)
+            if planned and (unknown := symbols(buffer.size) - known):
+                raise AssertionError(f"step {i} ({step.name}) writes memory of size {buffer.size} before "
+                                     f"{min(unknown)} is known")
+        if step.kind is StepKind.BIND:
+            known |= symbols(step.bound)

@@ -12,17 +12,19 @@ from typing import Any
 
 import numpy as np
 
-from lepton.codegen.control import bind_sizes, emit_if, emit_loop, emit_scan
+from lepton.codegen.control import bind_sizes, emit_if
 from lepton.codegen.group import LOWERINGS, Group, LowerOptions, copy_group, group_of
 from lepton.codegen.host import HOST_CALLS, emit_host_call
 from lepton.codegen.kernel import Access, Kernel, Packed
 from lepton.codegen.lower.sized import SIZERS
+from lepton.codegen.memory import check_sizes_known
 from lepton.codegen.program import Buffer, GuardRow, Operand, Program, Step, StepKind, Storage, digest
+from lepton.codegen.rounds import emit_loop, emit_scan
 from lepton.codegen.views import Place, dense_place, inner_is_contiguous, place_operand, view
 from lepton.ir import ops
 from lepton.ir.core import Graph, Node, Value
 from lepton.ir.diagnostics import Location, UnsupportedError
-from lepton.ir.dims import Dim, collect_guards
+from lepton.ir.dims import Dim, collect_guards, dim_max, symbols
 from lepton.ir.op import Op, Trait
 from lepton.ir.tensor import Tensor
 from lepton.ir.types import TensorType
@@ -77,6 +79,10 @@ class Planner:
         self.packed: dict[str, Buffer] = {}
         self.guards: dict[tuple[Dim, Dim], GuardRow] = {}
         self.in_place: list[tuple[int, Value, Sequence[Value]]] = []
+        self.given = {name for v in graph.inputs for d in v.tensor.shape for name in symbols(d)}
+        self.late: set[str] = set()              # symbols that have been bound so far
+        self.check: Step | None = None           # where what is taken for granted now is checked; None: at the start
+        self.depth = 0                           # of branches and loops around
 
     def run(self) -> Program:
         for i, value in enumerate(self.graph.inputs):
@@ -86,6 +92,7 @@ class Planner:
         self.region(self.graph, targets)
         self._reuse_in_place()
         self.program.guards = list(self.guards.values())
+        check_sizes_known(self.program, self.given)
         self._drop_unused()
         return self.program
 
@@ -98,6 +105,13 @@ class Planner:
 
     def workspace(self, type: TensorType) -> Place:
         return dense_place(self._buffer(Storage.WORKSPACE, type), type)
+
+    def growing(self, type: TensorType) -> Place:
+        """Memory of its own, which RESERVE steps make as large as it must be."""
+        return dense_place(self._buffer(Storage.GROWING, type), type)
+
+    def grows(self, value: Value) -> bool:
+        return self.place(value).buffer.storage is Storage.GROWING
 
     def _constant(self, tensor: Tensor) -> Place:
         buffer = self.constants.get(tensor)
@@ -138,7 +152,7 @@ class Planner:
             self._emit(node)
         for value, target in zip(graph.outputs, targets, strict=True):
             if self.place(value) != target:
-                self._copy(value.tensor, self.place(value), target)
+                self.copy(value.tensor, self.place(value), target)
 
     def _want(self, node: Node) -> None:
         """Spread the wish for a result's place to the operands that could be written there directly."""
@@ -154,8 +168,13 @@ class Planner:
             assert operand is not None
             place = place_operand(node, i, self.wanted[result])
             if (place is not None and _writable(operand) and operand not in self.wanted
-                    and inner_is_contiguous(operand.tensor, place)):
+                    and inner_is_contiguous(operand.tensor, place) and self._known_with(operand, place)):
                 self.wanted[operand] = place
+
+    def _known_with(self, value: Value, place: Place) -> bool:
+        """Whether all sizes that `place` depends on are known as soon as those of `value` are."""
+        depends = symbols(place.buffer.size) | symbols(place.offset)
+        return depends - self.given <= symbols(value.tensor.size)
 
     def _emit(self, node: Node) -> None:
         if node.op is ops.constant:
@@ -177,14 +196,14 @@ class Planner:
         place = view(node, self.place(operand))
         if place is None:
             dense = self.workspace(operand.tensor)
-            self._copy(operand.tensor, self.place(operand), dense, node.loc)
+            self.copy(operand.tensor, self.place(operand), dense, node.loc)
             place = view(node, dense)
             assert place is not None, f"a dense operand of {node.op.name} is no view"
         target = self.wanted.get(result)
         if target is None and self._must_materialise(result, place):
             target = self.workspace(result.tensor)
         if target is not None and target != place:
-            self._copy(result.tensor, place, target, node.loc)
+            self.copy(result.tensor, place, target, node.loc)
             place = target
         self.places[result] = place
 
@@ -203,7 +222,7 @@ class Planner:
             part = place_operand(node, i, target)
             assert part is not None
             if self.place(operand) != part:
-                self._copy(operand.tensor, self.place(operand), part, node.loc)
+                self.copy(operand.tensor, self.place(operand), part, node.loc)
         self.places[result] = target
 
     def _emit_kernel(self, node: Node) -> None:
@@ -241,7 +260,7 @@ class Planner:
                          for o in kernel.operands)
         self.step(Step(StepKind.CALL, operands, kernel, loc=loc))
 
-    def _copy(self, type: TensorType, source: Place, target: Place, loc: tuple[Location, ...] = ()) -> None:
+    def copy(self, type: TensorType, source: Place, target: Place, loc: tuple[Location, ...] = ()) -> None:
         ends = Value(type), Value(type)
         self.places.update(zip(ends, (source, target), strict=True))
         group = copy_group(*ends, self.access)
@@ -252,10 +271,20 @@ class Planner:
         with collect_guards() as found:
             types = tuple(v.type if v is not None else None for v in node.inputs)
             node.op.result_types(types, node.attrs, node.regions)
-        where = node.loc[0] if node.loc else f"'{node.op.name}'"
-        for left, right in found:
-            message = f"{where}: {left} must equal {right}"
-            self.guards.setdefault((left, right), GuardRow(left, right, message))
+        rows = [(left, right, f"{left} must equal {right}") for left, right in found]
+        rows += [(d, dim_max(d, 0), f"the size {d} must not be negative")
+                 for r in node.results for d in r.tensor.shape if dim_max(d, 0) != d]
+        for left, right, words in rows:
+            at_start = symbols(left) | symbols(right) <= self.given and not self.depth
+            self.guard(None if at_start else self.check, left, right, f"{self.where(node)}: {words}")
+
+    def where(self, node: Node) -> str:
+        return str(node.loc[0]) if node.loc else f"'{node.op.name}'"
+
+    def guard(self, check: Step | None, left: Dim, right: Dim, message: str) -> None:
+        """Have it checked that two sizes are equal: by a CHECK step, or (None) when the input shapes are known."""
+        if (left, right) not in self.guards:
+            (self.guards if check is None else check.guards).setdefault((left, right), GuardRow(left, right, message))
 
     # --- values that the graph does not have: counters, flags, state ---
 
@@ -282,14 +311,14 @@ class Planner:
         return self.apply(ops.shape_values, dims=(size,), scalar=True)
 
     def copy_value(self, source: Value, target: Value) -> None:
-        self._copy(source.tensor, self.place(source), self.place(target))
+        self.copy(source.tensor, self.place(source), self.place(target))
 
     def deliver(self, result: Value, value: Value) -> None:
         """Make `result` of a control node what `value` holds, which may have more rows than `result`."""
         place = self.place(value)
         target = self.wanted.get(result)
         if target is not None:
-            self._copy(result.tensor, place, target)
+            self.copy(result.tensor, place, target)
         self.places[result] = target or place
 
     def launch(self, kernel: Kernel) -> None:

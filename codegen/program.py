@@ -23,6 +23,7 @@ class Storage(IntEnum):
     OUTPUT = 1
     CONSTANT = 2
     WORKSPACE = 3
+    GROWING = 5          # memory of its own, as large as RESERVE steps say
 
 
 def digest(array: Array) -> str:
@@ -58,6 +59,8 @@ class StepKind(IntEnum):
     JUMP_IF_FALSE = 2
     BIND = 3
     HOST_CALL = 4
+    RESERVE = 5
+    CHECK = 6
 
 
 @dataclass(eq=False, slots=True)
@@ -81,13 +84,22 @@ class HostCall:
         return "::" in self.name
 
 
+@dataclass(frozen=True, slots=True)
+class GuardRow:
+    left: Dim
+    right: Dim
+    message: str
+
+
 @dataclass(eq=False, slots=True)
 class Step:
     kind: StepKind
     operands: tuple[Operand, ...] = ()
     kernel: Kernel | None = None
-    target: int = 0
+    target: int = 0                      # jumps: where to. CHECK: the end of the steps whose sizes it checks
     bound: Dim = 0                       # BIND: the symbol that gets its size here
+    size: Dim = 0                        # RESERVE: bytes, of each of the second operand's number where there is one
+    guards: dict[tuple[Dim, Dim], GuardRow] = field(default_factory=dict)  # CHECK
     call: HostCall | None = None         # HOST_CALL
     loc: tuple[Location, ...] = ()
 
@@ -96,13 +108,6 @@ class Step:
         if self.call is not None:
             return self.call.name
         return self.kernel.name if self.kernel is not None else self.kind.name.lower()
-
-
-@dataclass(frozen=True, slots=True)
-class GuardRow:
-    left: Dim
-    right: Dim
-    message: str
 
 
 @dataclass(eq=False)
@@ -115,7 +120,7 @@ class Program:
     output_names: tuple[str, ...]
     buffers: list[Buffer] = field(default_factory=list)
     steps: list[Step] = field(default_factory=list)
-    guards: list[GuardRow] = field(default_factory=list)
+    guards: list[GuardRow] = field(default_factory=list)  # of the inputs' shapes; CHECK steps hold the others
     strings: dict[bytes, int] = field(default_factory=lambda: {b"": 0})  # constants -> numbers, in order
     workspace: int = 0                   # bytes; 0 where it depends on input shapes
 
@@ -128,7 +133,7 @@ class Program:
         dims = [b.size for b in self.buffers]
         dims += [d for v in (*self.inputs, *self.outputs) for d in v.tensor.shape]
         dims += [d for k in self.kernels for d in (k.tasks, k.scratch, k.grain, *k.dims)]
-        dims += [s.bound for s in self.steps]
+        dims += [d for s in self.steps for d in (s.bound, s.size)]
         dims += [d for s in self.steps if s.call for t in s.call.tensors if t for d in t.shape]
         dims += [o.offset for s in self.steps for o in s.operands]
         return all(isinstance(d, int) for d in dims)

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from lepton.codegen.llvm.builder import Function, Int, Module, Val
-from lepton.codegen.program import Buffer, HostCall, Program, Step, StepKind, Storage
+from lepton.codegen.program import Buffer, GuardRow, HostCall, Program, Step, StepKind, Storage
 from lepton.codegen.target import Target
 from lepton.ir.core import Value
 from lepton.ir.diagnostics import UnsupportedError
@@ -82,6 +82,7 @@ class Tables:
         self.module, self.program, self.target, self.prefix = module, program, target, prefix
         self.env = Env()
         self.late: set[str] = set()      # symbols that LPT_BIND steps give their sizes
+        self.guards = [self._guard(g) for g in program.guards]
         self.buffer_index = {b: i for i, b in enumerate(program.buffers)}
 
     def write(self, kernels: Sequence[str], offsets: dict[Buffer, int], weights_size: int, metadata: str,
@@ -99,10 +100,8 @@ class Tables:
         steps = self._array("steps", "%lpt_step", [
             self._step(s, k, operands) for s, k in zip(program.steps, kernels, strict=True)])
         table = self._array("operands", "%lpt_operand", operands)
+        guards = self._array("guards", "%lpt_guard", self.guards)
         slots = [self._slots("input_slots", program.inputs), self._slots("output_slots", program.outputs)]
-        guards = self._array("guards", "%lpt_guard", [
-            f"%lpt_guard {{ i32 {self._maybe_late(g.left)}, i32 {self._maybe_late(g.right)}, "
-            f"ptr {self._text(g.message)} }}" for g in program.guards])
         bound = self._symbols()
         shape = self._shape_function(bound)
         env = self._array("env", "i64", [f"i64 {d if isinstance(d, int) else 0}" for d in self.env.contents])
@@ -121,7 +120,7 @@ class Tables:
             f"i64 {weights_size}", f"i64 {program.workspace}",
             *(f"i32 {n}" for n in (
                 len(program.inputs), len(program.outputs), len(program.buffers), len(operands), len(program.steps),
-                len(bound), len(program.guards), len(self.env.contents),
+                len(bound), len(self.guards), len(self.env.contents),
                 len(calls), len(functions), len(strings), threads,
                 max((len(s.operands) for s in program.steps), default=0))),
         ]
@@ -138,14 +137,22 @@ class Tables:
         first, kernel = len(operands), step.kernel
         operands += [f"%lpt_operand {{ i32 {self.buffer_index[o.buffer]}, i32 {self.env.slot(o.offset)} }}"
                      for o in step.operands]
-        slots = [0 if step.kind is not StepKind.BIND else self.env.slot(step.bound), 1, 0, 1]
+        count = len(step.operands)
+        slots = [self.env.slot(step.bound), self.env.slot(step.size) if step.kind is StepKind.RESERVE else 1, 0, 1]
+        if step.kind is StepKind.CHECK:
+            first, count = len(self.guards), len(step.guards)
+            self.guards += [self._guard(g, late=LATE) for g in step.guards.values()]
         if kernel is not None:
             slots = [self.env.run(kernel.dims), *map(self.env.slot, (kernel.tasks, kernel.scratch, kernel.grain))]
         name = f"{step.name}:{step.loc[0].name}" if step.loc else step.name
         code = f"@{symbol}" if step.kind is StepKind.CALL else "null"
         target = self.call_index[step.call] if step.call is not None else step.target
         return (f"%lpt_step {{ ptr {code}, ptr {self._text(name)}, i32 {int(step.kind)}, i32 {first}, "
-                f"i32 {len(step.operands)}, {', '.join(f'i32 {s}' for s in slots)}, i32 {target} }}")
+                f"i32 {count}, {', '.join(f'i32 {s}' for s in slots)}, i32 {target} }}")
+
+    def _guard(self, guard: GuardRow, late: int = 0) -> str:
+        return (f"%lpt_guard {{ i32 {self.env.slot(guard.left) - late}, i32 {self.env.slot(guard.right)}, "
+                f"ptr {self._text(guard.message)} }}")
 
     def _call(self, index: int, call: HostCall) -> str:
         rows = []
@@ -211,7 +218,7 @@ class Tables:
         return rows
 
     def _maybe_late(self, dim: Dim) -> int:
-        """The slot of a port's or guard's size, marked (as the sign of an i32) if a bind decides it."""
+        """The slot of a port's size, marked (as the sign of an i32) if a bind decides it."""
         slot = self.env.slot(dim)
         return slot - LATE if symbols(dim) & self.late else slot
 

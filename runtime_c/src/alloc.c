@@ -55,3 +55,15 @@ bool lpt_block_reserve(const lpt_allocator *allocator, lpt_block *block, size_t 
   block->capacity = size;
   return true;
 }
+
+bool lpt_block_grow(const lpt_allocator *allocator, lpt_block *block, size_t size) {
+  if (block->data && block->capacity >= size) return true;
+  size_t capacity = block->capacity + block->capacity / 2;
+  if (capacity < size) capacity = size;
+  void *data = lpt_allocate(allocator, capacity);
+  if (!data) return false;
+  if (block->capacity) memcpy(data, block->data, block->capacity);
+  lpt_release(allocator, block->data);
+  *block = (lpt_block){data, capacity};
+  return true;
+}

@@ -21,8 +21,9 @@ typedef enum lpt_storage {
   LPT_OUTPUT = 1,     /* index: which output                                  */
   LPT_CONSTANT = 2,   /* index unused; offset (bytes) into the weights        */
   LPT_WORKSPACE = 3,  /* size and lifetime below; offset planned              */
-  LPT_STATE = 4       /* 8 bytes of the session's that outlive a run: index 0 is the seed of random
+  LPT_STATE = 4,      /* 8 bytes of the session's that outlive a run: index 0 is the seed of random
                        * draws, each other one counts the draws of one node. offset: the first value */
+  LPT_GROWING = 5     /* memory of its own: LPT_RESERVE steps say how much    */
 } lpt_storage;
 
 typedef struct lpt_buffer {
@@ -46,7 +47,11 @@ typedef enum lpt_step_kind {
   LPT_JUMP = 1,          /* continue at step `target`                                            */
   LPT_JUMP_IF_FALSE = 2, /* operand 0 is a bool[]: continue at `target` when it is 0             */
   LPT_BIND = 3,          /* a data-dependent size: env[dims_slot] = *(int64_t *)operand 0, then shape again */
-  LPT_HOST_CALL = 4      /* calls[target] on the operands: a function of the runtime's or of the host's */
+  LPT_HOST_CALL = 4,     /* calls[target] on the operands: a function of the runtime's or of the host's */
+  LPT_RESERVE = 5,       /* operand 0, LPT_GROWING, gets env[tasks_slot] bytes, times *(int64_t *)operand 1
+                            if there is one; what it holds stays                                 */
+  LPT_CHECK = 6          /* guards [first_operand, + n_operands) must hold, and so must the sizes of the steps
+                            before `target`: the start of a branch or a loop's body, which may never run */
 } lpt_step_kind;
 
 typedef struct lpt_step {
@@ -72,14 +77,15 @@ typedef struct lpt_symbol {
 
 #define LPT_SLOT_LATE 0x80000000u
 
-/* Something the compiled code takes for granted: env[left] == env[right]. */
+/* Something the compiled code takes for granted: env[left] == env[right]. It is checked when the input
+ * shapes are known or, with LPT_SLOT_LATE added to `left`, by an LPT_CHECK step. */
 typedef struct lpt_guard {
   uint32_t left, right;
   const char *message; /* "node 'Add_7': N must equal M" ; the runtime appends the two values      */
 } lpt_guard;
 
 /* One dimension of a port that must have a given size: env slot per dimension. An output's dimension
- * that is known only after an LPT_BIND has LPT_SLOT_LATE added to its slot; so has a guard's side.
+ * that is known only after an LPT_BIND has LPT_SLOT_LATE added to its slot.
  * Until a bind has happened, the slots it computes hold whatever `shape` makes of the initial env. */
 typedef struct lpt_port_slots {
   uint32_t slot[16];   /* env slot of each dimension's size (inputs: checked; outputs: given)    */

@@ -36,6 +36,8 @@ void *lpt_allocate_zeroed(const lpt_allocator *allocator, size_t count, size_t s
 void lpt_release(const lpt_allocator *allocator, void *block);
 /* At least `size` bytes in `block`; false (and an empty block) when there is no memory. */
 bool lpt_block_reserve(const lpt_allocator *allocator, lpt_block *block, size_t size);
+/* The same, but what the block holds stays, and it grows by half at least. */
+bool lpt_block_grow(const lpt_allocator *allocator, lpt_block *block, size_t size);
 
 /* ---- strings.c ------------------------------------------------------------------------------------ */
 
@@ -76,6 +78,7 @@ struct lepton_session {
   uint32_t *output_buffers;  /* per output: its buffer                                             */
   lpt_block *outputs;        /* per output: memory for callers that brought none                   */
   lpt_block *arenas;         /* [0]: workspace; one more for each LPT_BIND, in order               */
+  lpt_block *growing;        /* per buffer: the memory of those that are LPT_GROWING               */
   uint32_t n_arenas;
   uint64_t *state;           /* of random draws: the seed, then a counter for each node that draws  */
   uint32_t n_state;
@@ -88,6 +91,7 @@ struct lepton_session {
   struct {                   /* lpt_plan's arguments, one entry per workspace buffer               */
     uint32_t *buffers, *first, *last, *order;
     int64_t *sizes, *offsets;
+    int64_t *planned;        /* per buffer: the size it was last placed with                       */
   } plan;
   lepton_step_time *profile; /* NULL until profiling was switched on                               */
   bool profiling;
@@ -140,6 +144,10 @@ bool lpt_is_dynamic(const lpt_program *program);
 lepton_status lpt_prepare(lepton_session *session, const lepton_tensor *inputs);
 /* At step `step`, which has bound sizes: all sizes again, and memory for what starts there or later. */
 lepton_status lpt_prepare_late(lepton_session *session, uint32_t step, lepton_tensor *outputs);
+/* LPT_CHECK: guards and sizes of what step `index` stands before. */
+lepton_status lpt_check_part(lepton_session *session, uint32_t index);
+/* LPT_RESERVE: memory for a growing buffer. */
+lepton_status lpt_reserve_growing(lepton_session *session, uint32_t buffer, int64_t bytes);
 /* Memory of the session's for output `index`, into bases and *output. */
 lepton_status lpt_own_output(lepton_session *session, uint32_t index, lepton_tensor *output);
 /* The output's dtype, rank and shape from env; late dimensions are -1 unless `late`. */

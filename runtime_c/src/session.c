@@ -87,12 +87,14 @@ static bool allocate_arrays(lepton_session *s) {
   good = good && (s->numbers = lpt_allocate_zeroed(a, ports, sizeof *s->numbers));
   good = good && (s->linked = lpt_allocate_zeroed(a, p->n_calls, sizeof *s->linked));
   good = good && (s->tensors = lpt_allocate_zeroed(a, most_call_tensors(p), sizeof *s->tensors));
+  good = good && (s->growing = lpt_allocate_zeroed(a, p->n_buffers, sizeof *s->growing));
   if (!s->dynamic) return good;
   good = good && (s->plan.buffers = lpt_allocate_zeroed(a, p->n_buffers, sizeof *s->plan.buffers));
   good = good && (s->plan.first = lpt_allocate_zeroed(a, p->n_buffers, sizeof *s->plan.first));
   good = good && (s->plan.last = lpt_allocate_zeroed(a, p->n_buffers, sizeof *s->plan.last));
   good = good && (s->plan.order = lpt_allocate_zeroed(a, p->n_buffers, 2 * sizeof *s->plan.order));
   good = good && (s->plan.sizes = lpt_allocate_zeroed(a, p->n_buffers, sizeof *s->plan.sizes));
+  good = good && (s->plan.planned = lpt_allocate_zeroed(a, p->n_buffers, sizeof *s->plan.planned));
   return good && (s->plan.offsets = lpt_allocate_zeroed(a, p->n_buffers, sizeof *s->plan.offsets));
 }
 
@@ -191,10 +193,13 @@ void lpt_destroy(lepton_session *session) {
   for (uint32_t i = 0; session->numbers && i < session->program->n_inputs + session->program->n_outputs; i++)
     lpt_release(&allocator, session->numbers[i].data);
   lpt_strings_end(&allocator, &session->strings);
+  for (uint32_t i = 0; session->growing && i < session->program->n_buffers; i++)
+    lpt_release(&allocator, session->growing[i].data);
   void *const owned[] = {
     session->env, session->shapes, session->bases, session->operands, session->output_buffers,
     session->outputs, session->state, session->arenas, session->scratch.data, session->plan.buffers, session->plan.first,
-    session->plan.last, session->plan.order, session->plan.sizes, session->plan.offsets, session->profile,
+    session->plan.last, session->plan.order, session->plan.sizes, session->plan.offsets, session->plan.planned,
+    session->growing, session->profile,
     session->numbers, session->linked, session->tensors,
   };
   for (size_t i = 0; i < sizeof owned / sizeof *owned; i++) lpt_release(&allocator, owned[i]);

@@ -59,8 +59,18 @@ static lepton_status bind_size(lepton_session *session, uint32_t index, lepton_t
   const lpt_step *step = &session->program->steps[index];
   int64_t size;
   memcpy(&size, lpt_operand_at(session, step->first_operand), sizeof size);
+  if (size < 0 || size > LPT_MAX_BYTES)
+    return lpt_fail(session, LEPTON_INVALID_ARGUMENT, "the data give a size of %lld at step '%s'", (long long)size,
+                    step->name ? step->name : "?");
   session->env[step->dims_slot] = size;
   return lpt_prepare_late(session, index, outputs);
+}
+
+static lepton_status reserve(lepton_session *session, const lpt_step *step) {
+  int64_t bytes = session->env[step->tasks_slot], count = 1;
+  if (step->n_operands > 1) memcpy(&count, lpt_operand_at(session, step->first_operand + 1), sizeof count);
+  if (__builtin_mul_overflow(bytes, count, &bytes)) bytes = -1;
+  return lpt_reserve_growing(session, session->program->operands[step->first_operand].buffer, bytes);
 }
 
 lepton_status lpt_run_steps(lepton_session *session, lepton_tensor *outputs) {
@@ -82,6 +92,12 @@ lepton_status lpt_run_steps(lepton_session *session, lepton_tensor *outputs) {
         break;
       case LPT_BIND:
         status = bind_size(session, i, outputs);
+        break;
+      case LPT_RESERVE:
+        status = reserve(session, step);
+        break;
+      case LPT_CHECK:
+        status = lpt_check_part(session, i);
         break;
     }
     if (status) return status;

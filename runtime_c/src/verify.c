@@ -29,6 +29,8 @@ static lepton_status verify_buffer(const lpt_program *p, uint32_t index) {
       if (b->last_step >= p->n_steps) return unsound("buffer", index, "outlives the program");
       if (lpt_is_dynamic(p) || fits(b->offset, p->env[b->size_slot], p->workspace_size)) return LEPTON_OK;
       return unsound("buffer", index, "outside the workspace");
+    case LPT_GROWING:
+      return LEPTON_OK;
     default:
       return unsound("buffer", index, "unknown storage");
   }
@@ -66,9 +68,18 @@ static lepton_status verify_strings(const lpt_program *p) {
   return LEPTON_OK;
 }
 
+static lepton_status verify_check(const lpt_program *p, uint32_t index) {
+  const lpt_step *s = &p->steps[index];
+  if (s->first_operand > p->n_guards || s->n_operands > p->n_guards - s->first_operand)
+    return unsound("step", index, "guards out of range");
+  if (s->target <= index || s->target > p->n_steps) return unsound("step", index, "stands before nothing");
+  return LEPTON_OK;
+}
+
 static lepton_status verify_step(const lpt_program *p, uint32_t index) {
   const lpt_step *s = &p->steps[index];
-  if (s->kind > LPT_HOST_CALL) return unsound("step", index, "unknown kind");
+  if (s->kind > LPT_CHECK) return unsound("step", index, "unknown kind");
+  if (s->kind == LPT_CHECK) return verify_check(p, index);
   if (s->n_operands > p->max_operands || s->first_operand > p->n_operands ||
       s->n_operands > p->n_operands - s->first_operand)
     return unsound("step", index, "operands out of range");
@@ -78,8 +89,10 @@ static lepton_status verify_step(const lpt_program *p, uint32_t index) {
   if (s->kind == LPT_HOST_CALL && s->target >= p->n_calls) return unsound("step", index, "no such call");
   bool jumps = s->kind == LPT_JUMP || s->kind == LPT_JUMP_IF_FALSE;
   if (jumps && s->target > p->n_steps) return unsound("step", index, "jumps out of the program");
-  bool reads = s->kind == LPT_JUMP_IF_FALSE || s->kind == LPT_BIND;
+  bool reads = s->kind == LPT_JUMP_IF_FALSE || s->kind == LPT_BIND || s->kind == LPT_RESERVE;
   if (reads && s->n_operands < 1) return unsound("step", index, "lacks its operand");
+  if (s->kind == LPT_RESERVE && p->buffers[p->operands[s->first_operand].buffer].storage != LPT_GROWING)
+    return unsound("step", index, "reserves what cannot grow");
   if (s->kind == LPT_CALL && !s->kernel) return unsound("step", index, "lacks its kernel");
   if (s->kind == LPT_HOST_CALL && count_operands(&p->calls[s->target]) != s->n_operands)
     return unsound("step", index, "does not fit its call");
@@ -119,7 +132,7 @@ static lepton_status verify_references(const lpt_program *p) {
       return unsound("operand", i, "out of range");
   for (uint32_t i = 0; i < p->n_guards; i++)
     if ((p->guards[i].left & ~LPT_SLOT_LATE) >= p->n_env ||
-        (p->guards[i].right & ~LPT_SLOT_LATE) >= p->n_env || !p->guards[i].message)
+        p->guards[i].right >= p->n_env || !p->guards[i].message)
       return unsound("guard", i, "out of range");
   return LEPTON_OK;
 }

@@ -136,9 +136,10 @@ static const lpt_program loop_program = {
   .max_operands = 3,
 };
 
-/* ---- late: y[K] = 2 * (the positive ones of x[N]); K is found while running ------------------------------ */
+/* ---- late: y[K] = 2 * (the positive ones of x[N]); K is found while running, memory for them reserved then ---- */
 
-enum { LATE_N = 2, LATE_N_BYTES = 3, LATE_K = 4, LATE_K_BYTES = 5, LATE_COUNT = 6, LATE_TOO_MANY = 7, LATE_ENV = 8 };
+enum { LATE_N = 2, LATE_N_BYTES = 3, LATE_K = 4, LATE_K_BYTES = 5, LATE_COUNT = 6, LATE_TOO_MANY = 7, LATE_FOUR = 8,
+       LATE_ENV = 9 };
 
 static void late_shape(int64_t *env) {
   env[LATE_N_BYTES] = 4 * env[LATE_N];
@@ -163,17 +164,19 @@ static const char *const words_n[] = {"N"}, *const words_k[] = {"K"};
 static const lepton_port late_in[] = {{"x", LEPTON_F32, 1, {-1}, words_n}};
 static const lepton_port late_out[] = {{"y", LEPTON_F32, 1, {-1}, words_k}};
 static const lpt_port_slots late_in_slots[] = {{{LATE_N}}}, late_out_slots[] = {{{LATE_K | LPT_SLOT_LATE}}};
-static const int64_t late_env[LATE_ENV] = {0, 1, 0, 0, -1, 0, 8, 0}; /* an unknown size looks negative */
+static const int64_t late_env[LATE_ENV] = {0, 1, 0, 0, -1, 0, 8, 0, 4}; /* an unknown size looks negative */
 static const lpt_symbol late_symbols[] = {{LATE_N, 0, 0, 0}};
 static const lpt_guard late_guards[] = {{LATE_TOO_MANY | LPT_SLOT_LATE, 0, "node 'pick': at most 5"}};
 static const lpt_buffer late_buffers[] = {
   {LPT_INPUT, 0, 0, LATE_N_BYTES, 0, 0, 0}, {LPT_OUTPUT, 0, 0, LATE_K_BYTES, 0, 0, 0},
-  {LPT_WORKSPACE, 0, 0, LATE_COUNT, 0, 1, 0}, {LPT_WORKSPACE, 0, 0, LATE_K_BYTES, 2, 3, 0},
+  {LPT_WORKSPACE, 0, 0, LATE_COUNT, 0, 1, 0}, {LPT_GROWING, 0, 0, 0, 0, 0, 0},
 };
-static const lpt_operand late_operands[] = {{0, 0}, {2, 0}, {2, 0}, {0, 0}, {3, 0}, {3, 0}, {1, 0}};
+static const lpt_operand late_operands[] = {{0, 0}, {2, 0}, {2, 0}, {0, 0}, {3, 0}, {3, 0}, {1, 0}, {3, 0}, {2, 0}};
 static const lpt_step late_steps[] = {
   {count_positive, "count", LPT_CALL, 0, 2, LATE_N, 1, 0, 1, 0},
   {NULL, NULL, LPT_BIND, 2, 1, LATE_K, 0, 0, 0, 0},
+  {NULL, NULL, LPT_CHECK, 0, 1, 0, 0, 0, 0, 3},
+  {NULL, NULL, LPT_RESERVE, 7, 2, 0, LATE_FOUR, 0, 0, 0},
   {pick_positive, "pick", LPT_CALL, 3, 2, LATE_N, 1, 0, 1, 0},
   {twice, "twice", LPT_CALL, 5, 2, 0, LATE_K, 0, 1, 0},
 };
