@@ -70,3 +70,21 @@ def test_det_of_open_sizes(target: Target) -> None:
     x = value((sym("b"), n, n))
     check_node(ops.det.node(x), {x: RNG.standard_normal((3, 6, 6)).astype(np.float32)}, target,
                env={"b": 3, "n": 6}, rtol=1e-5)
+
+
+@targets
+@layouts
+@pytest.mark.parametrize(("n", "k"), [(1, 2), (5, 3), (33, 10), (0, 4), (3, 1)])
+def test_couple_pairs(target: Target, layout: Any, n: int, k: int) -> None:
+    r = value((n, k, k), DType.F64)
+    upper = np.triu(RNG.uniform(1e-7, 1 - 1e-7, (n, k, k)), 1)
+    check_node(ops.couple_pairs.node(r), {r: upper + np.tril(1 - upper.swapaxes(1, 2), -1)}, target,
+               layouts={r: layout}, rtol=1e-9)
+
+
+@targets
+def test_couple_pairs_of_an_open_number(target: Target) -> None:
+    r = value((sym("n"), 4, 4), DType.F64)
+    data = np.full((3, 4, 4), 0.5)
+    data[1] = np.nan
+    check_node(ops.couple_pairs.node(r), {r: data}, target, env={"n": 3})

@@ -58,4 +58,17 @@ def trees() -> list[Case]:
     ]
 
 
-CASES = [*sorting(), *determinants(), *trees()]
+def coupling() -> list[Case]:
+    """Pairs that agree with some probabilities give those back; of two classes there is only the one pair."""
+    p = np.array([[0.2, 0.5, 0.3], [0.9, 0.05, 0.05]])
+    pairs = p[:, :, None] / (p[:, :, None] + p[:, None, :])
+    two = np.array([[[7, 0.75], [0.25, np.nan]]])
+    return [
+        case("couple_pairs", pairs, expected=p, atol=3e-3),
+        case("couple_pairs", two, expected=np.array([[0.75, 0.25]]), atol=3e-3),
+        case("couple_pairs", np.ones((2, 1, 1)), expected=np.ones((2, 1))),
+        case("couple_pairs", np.zeros((0, 4, 4)), expected=np.zeros((0, 4))),
+    ]
+
+
+CASES = [*sorting(), *determinants(), *trees(), *coupling()]

@@ -14,7 +14,7 @@ def ensemble(trees: int, features: int, targets: int, dtype: DType = DType.F32, 
              seed: int = 1) -> dict[str, Any]:
     """`single`: a leaf speaks of one target; `nothing`: half of the weights; `hard`: thresholds of any kind."""
     rng = np.random.default_rng(seed)
-    nodes: list[list[float]] = []
+    nodes: list[list[Any]] = []
     leaves = 0
 
     def grow(left: int) -> int:
