@@ -14,29 +14,35 @@ import numpy as np
 from lepton.ir import dims
 from lepton.ir.core import Graph, Node, Value
 from lepton.ir.diagnostics import LeptonError, UsageError
+from lepton.ir.draws import drawing
 from lepton.ir.op import Trait
 from lepton.ir.tensor import Array
 from lepton.ir.types import DType, TensorType, Type
 
 Observer = Callable[[Node, list[Array]], None]
+Alter = Callable[[Node, list[Array | None], dict[str, Any], list[Array]], list[Array]]
 Env = dict[str, int]
 _WIDE = {DType.F16: DType.F64, DType.BF16: DType.F64, DType.F32: DType.F64}
 
 
 def evaluate(
-    graph: Graph, *inputs: Any, float64: bool = False, observe: Observer | None = None
+    graph: Graph, *inputs: Any, float64: bool = False, observe: Observer | None = None, alter: Alter | None = None,
+    seed: int = 0,
 ) -> list[Array]:
     """The graph's outputs for these inputs.
 
     `float64` computes every f16, bf16 and f32 as f64. `observe` sees each node, those in regions too, with its results.
+    `alter` gives what goes on in place of a node's results, of the same types, from its operands, attributes (sizes are
+    numbers) and results: rounding errors, say.
+    Random draws are those of a new session with `seed`.
     Raises UsageError for inputs that do not fit, LeptonError with the node's location where an op fails."""
     if len(inputs) != len(graph.inputs):
         raise UsageError(f"graph '{graph.name}' has {len(graph.inputs)} inputs, got {len(inputs)}")
-    run = _Run(float64, observe)
+    run = _Run(float64, observe, alter)
     env: Env = {}
     pairs = enumerate(zip(graph.inputs, inputs, strict=True))
     arrays = [_input(value, array, i, run, env) for i, (value, array) in pairs]
-    with np.errstate(all="ignore"):
+    with np.errstate(all="ignore"), drawing(seed):
         return run.graph(graph, arrays, env)
 
 
@@ -95,6 +101,7 @@ class _Run:
 
     float64: bool
     observe: Observer | None
+    alter: Alter | None = None
     guards: dict[Node, list[dims.Guard]] = field(default_factory=dict)
 
     def type(self, type: Type) -> TensorType:
@@ -147,7 +154,8 @@ class _Run:
         outcome = outcome if isinstance(outcome, tuple) else (outcome,)
         if len(outcome) != len(node.results):
             raise LeptonError(f"{node.op.name} gave {len(outcome)} results, its type rule {len(node.results)}")
-        return [self._result(node, i, array, env) for i, array in enumerate(outcome)]
+        results = [self._result(node, i, array, env) for i, array in enumerate(outcome)]
+        return results if self.alter is None else self.alter(node, operands, attrs, results)
 
     def _result(self, node: Node, index: int, array: Any, env: Env) -> Array:
         promised = self.type(node.results[index].type)

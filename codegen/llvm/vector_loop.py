@@ -62,6 +62,9 @@ class _VectorLoop:
         if main > wide:
             self._phase(lanes, wide, main)
         rest = count - main
+        if rest == 1:  # no mask of one lane: LLVM stores such a lane of a truncation with its width from before
+            self._phase(1, main, count)
+            return
         if rest and self.facts.maskable:
             self._masked(lanes, main, count)
         elif rest and self.facts.cost > BIG:

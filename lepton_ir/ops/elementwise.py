@@ -96,6 +96,8 @@ def div(a: Array, b: Array) -> Array:
 
 def truncated_division(a: Array, b: Array) -> Array:
     """Integer division toward zero; by zero: 0."""
+    if a.dtype.kind not in "iu":
+        return _low_bits(truncated_division(*_whole(a, b)), DType.of(a))
     quotient = np.floor_divide(a, b)  # numpy: x // 0 is 0, min // -1 is min
     if a.dtype.kind == "u":
         return quotient
@@ -107,7 +109,15 @@ def truncated_division(a: Array, b: Array) -> Array:
 def mod(a: Array, b: Array, *, fmod: bool = False) -> Array:
     """The rest of a / b with the sign of b, or of a where `fmod`. Integers % 0: 0. Floats % 0: NaN; infinite a: NaN;
     finite a % infinite b: a where the signs agree (or `fmod`), else b."""
+    if a.dtype.kind not in "iuf":
+        x, y = _whole(a, b)
+        return _low_bits(np.fmod(x, y) if fmod else np.mod(x, y), DType.of(a))
     return np.fmod(a, b) if fmod else np.mod(a, b)
+
+
+def _whole(a: Array, b: Array) -> tuple[Array, Array]:
+    """Sub-byte integers as i64: ml_dtypes warns of divisions by zero without holding the lock, which can crash."""
+    return a.astype(np.int64), b.astype(np.int64)
 
 
 def _power_type(a: Type, b: Type) -> TensorType:

@@ -1,0 +1,227 @@
+"""When a compiled answer is right: rounding errors, sampled through the whole program.
+
+Each op may be off by the `ULPS` of its row, forwards and backwards: its operands and its results are moved by a few
+units in the last place, at random, and the program is interpreted again, several times. Where all samples agree, the
+compiled answer must be that; where they spread, it must lie within (a little more than) the spread; where they differ in
+kind (one NaN, one number; two integers), nothing can be said. So a comparison of nearly equal numbers excuses what
+depends on it, and nothing else does."""
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+
+from lepton.ir.core import Graph, Node
+from lepton.ir.diagnostics import LeptonError
+from lepton.ir.evaluate import evaluate
+from lepton.ir.op import Trait
+from lepton.ir.ops.elementwise import convert
+from lepton.ir.tensor import Array
+from lepton.ir.types import DType, TensorType
+
+# Ops that round nothing: moving, choosing, comparing, counting, and conversions, whose rounding is defined.
+EXACT = frozenset((
+    "neg abs sign floor ceil round minimum maximum where clip relu thresholded_relu cast bitcast equal less less_equal "
+    "greater greater_equal is_nan is_inf logical_and logical_or logical_xor logical_not bit_and bit_or bit_xor bit_not "
+    "shift_left shift_right constant iota range shape_values reshape transpose broadcast_to slice concat pad trilu gather "
+    "gather_elements gather_nd one_hot top_k sort_rows non_zero arg_max arg_min hardmax reduce_max reduce_min max_pool "
+    "max_pool_indices matmul_integer conv_integer if loop scan fusion").split())
+# Exact ops whose zero may have either sign.
+FREE_ZERO = frozenset("minimum maximum clip relu reduce_max reduce_min max_pool max_pool_indices".split())
+# How far each op may be off, in units in the last place of the type it computes in; DEFAULT for those not listed.
+DEFAULT = 4.0
+ULPS = {"add": 1.0, "sub": 1.0, "mul": 1.0, "div": 1.0, "sqrt": 1.0, "reciprocal": 1.0, "conv": 32.0,
+        "conv_transpose": 16.0, "matmul": 16.0, "reduce_sum": 16.0, "reduce_mean": 16.0, "reduce_prod": 32.0,
+        "cumsum": 16.0, "cumprod": 32.0, "det": 64.0, "lstm": 32.0, "gru": 32.0, "rnn": 32.0, "attention": 32.0,
+        "layer_norm": 16.0, "instance_norm": 16.0, "group_norm": 16.0, "rms_norm": 16.0, "pow": 16.0, "lrn": 16.0,
+        "resize": 16.0, "lp_pool": 16.0, "avg_pool": 16.0}
+# Ops that add 1 to nearly -1, or the like: off by so many units of their operand and of 1 rather than of their result.
+CANCELLING = frozenset("gelu hard_sigmoid hard_swish swish mish shrink elu selu celu acosh asinh atanh softplus".split())
+# Sums of products or of elements: where the terms' finite parts could overflow in one order, anything non-finite may come.
+SUMS = frozenset("matmul conv conv_transpose reduce_sum reduce_mean avg_pool cumsum".split())
+# Ops whose squares, products or powers may overflow or vanish on the way.
+STEEP = frozenset("layer_norm instance_norm group_norm rms_norm batch_norm lrn lp_pool det attention lstm gru rnn "
+                  "reduce_prod cumprod resize dynamic_quantize softmax log_softmax".split())
+# Of a row with a NaN in it nothing more is promised than that there is one.
+ROWS = {"softmax": lambda attrs: attrs["axis"], "log_softmax": lambda attrs: attrs["axis"],
+        "attention": lambda attrs: -1}
+WIDE = (DType.F32, DType.F64)
+
+
+class Noise:
+    """Moves results, as `evaluate`'s `alter`."""
+
+    def __init__(self, seed: int, lax: bool) -> None:
+        self.rng, self.lax, self.odd = np.random.default_rng(seed), lax, bool(seed % 2)
+
+    def __call__(self, node: Node, operands: list[Array | None], attrs: dict[str, Any],
+                 results: list[Array]) -> list[Array]:
+        name = node.op.name
+        if name in EXACT:
+            return [self._signs(r) for r in results] if name in FREE_ZERO else results
+        if not any(x is not None and DType.of(x).is_float for x in operands):
+            return results
+        ulps = ULPS.get(name, DEFAULT) * (4 if self.lax else 1)
+        moved = [None if x is None else self._move(_widened(node, x), ulps) for x in operands]
+        outcome = node.op.reference(*moved, **attrs)
+        again = [np.asarray(r) for r in (outcome if isinstance(outcome, tuple) else (outcome,))]
+        if name in CANCELLING and moved[0] is not None:
+            again = [self._shift(again[0], moved[0], ulps)]
+        out = [self._signs(_as(self._move(new, ulps), old)) for new, old in zip(again, results, strict=True)]
+        if self.lax:
+            out = [self._round(r) for r in out]
+        if name in ROWS:
+            out = [self._spoil(r, old, ROWS[name](attrs)) for r, old in zip(out, results, strict=True)]
+        return [np.where(self._unsettled(node, operands, attrs), np.asarray(np.nan if self.odd else 0, r.dtype), r)
+                if DType.of(r).is_float else r for r in out]
+
+    def _shift(self, result: Array, x: Array, ulps: float) -> Array:
+        """Off by units of the operand, and of 1 near it."""
+        if result.dtype.kind != "f":
+            return result
+        reach = np.minimum(np.abs(x), 1) * np.where(np.abs(x) < 1, 1, np.abs(x))
+        error = self.rng.uniform(-ulps, ulps, result.shape) * float(np.finfo(result.dtype).eps) * reach
+        return np.asarray(np.where(np.isfinite(error), result + error, result)).astype(result.dtype)
+
+    def _round(self, x: Array) -> Array:
+        """One more rounding of a narrow float, as where a division became a product."""
+        dtype = DType.of(x)
+        if dtype not in (DType.F16, DType.BF16) or not x.size:
+            return x
+        info: Any = ml_dtypes.finfo(x.dtype)
+        wide = x.astype(np.float32)
+        return np.asarray((wide * (1 + self.rng.uniform(-1, 1, x.shape) * float(info.eps))).astype(x.dtype))
+
+    def _unsettled(self, node: Node, operands: Sequence[Array | None], attrs: dict[str, Any]) -> Any:
+        """Where the order of sums and products decides what is finite."""
+        name, given = node.op.name, [x for x in operands if x is not None and DType.of(x).is_float]
+        largest = float(np.finfo(_computes(given[0])).max)
+        wide = [np.abs(x.astype(np.float64)) for x in given]
+        finite = [np.where(np.isfinite(x), x, 0) for x in wide]
+        if name in ("conv", "conv_transpose") and not np.isfinite(wide[1]).all():
+            return True    # zeros around the image meet infinite weights, or do not
+        if name == "conv" and self.lax and not np.isfinite(wide[0]).all():
+            return True    # convolutions by fewer multiplications spread what is not finite to its neighbours
+        if name in STEEP:
+            most = max((float(x.max(initial=0)) for x in finite), default=0)
+            least = min((float(x.min(initial=1, where=x > 0)) for x in finite), default=1)
+            prods = name in ("reduce_prod", "cumprod")
+            return most > largest ** 0.3 or (prods and (least < largest ** -0.1 or most > largest ** 0.1))
+        if name not in SUMS:
+            return False
+        if given[0].dtype == np.float64:
+            finite = [x * 2.0**-400 for x in finite]
+            largest *= 2.0 ** (-800 if name in ("matmul", "conv", "conv_transpose") else -400)
+        slots = iter(finite)
+        bound = node.op.reference(*[None if x is None else next(slots) for x in operands], **attrs)
+        if name == "reduce_mean":
+            bound = np.asarray(bound) * max(1, given[0].size)
+        return np.asarray(bound) * math.prod(attrs.get("kernel", ())) > largest / 8
+
+    def _move(self, x: Array, ulps: float) -> Array:
+        if x.dtype.kind != "f" or x.dtype.itemsize < 4 or not x.size:
+            return x
+        info = np.finfo(x.dtype)
+        shift = self.rng.uniform(-ulps, ulps, x.shape)
+        least = shift * float(info.smallest_subnormal)
+        return np.asarray(x + x * (shift * float(info.eps)).astype(x.dtype) + least.astype(x.dtype)).astype(x.dtype)
+
+    def _signs(self, x: Array) -> Array:
+        if not DType.of(x).is_float or not x.size or DType.of(x) is DType.F8E8M0:
+            return x
+        flip = (self.rng.random(x.shape) < 0.5) & np.asarray(x == 0)
+        return np.where(flip, -x, x) if flip.any() else x
+
+    def _spoil(self, x: Array, want: Array, axis: int) -> Array:
+        bad = np.isnan(want.astype(np.float64)).any(axis=axis, keepdims=True) & np.ones(x.shape, bool)
+        return np.where(bad, np.asarray(np.nan if self.odd else 0.0, x.dtype), x)
+
+
+def _computes(x: Array) -> Any:
+    """The type that the op computes in."""
+    return np.float64 if x.dtype == np.float64 else np.float32
+
+
+def _widened(node: Node, x: Array) -> Array:
+    """Narrow floats in the type that the op computes in, so that they move by its units and not by their own."""
+    computes_wide = hasattr(node.op.reference, "__wrapped__")  # `widened` wraps
+    return x.astype(np.float32) if computes_wide and DType.of(x).is_float and DType.of(x) not in WIDE else x
+
+
+def _as(new: Array, like: Array) -> Array:
+    return new if new.dtype == like.dtype else np.asarray(convert(new, DType.of(like)))
+
+
+@dataclass(frozen=True, eq=False)
+class Expected:
+    """What a run of a program may give: the plain interpretation first, then samples with rounding errors."""
+
+    samples: list[list[Array]]
+    types: list[TensorType]
+
+    def problem(self, got: Sequence[Array]) -> str:
+        """"" if every output may be right, else what is not."""
+        for i, (result, type) in enumerate(zip(got, self.types, strict=True)):
+            if text := _problem(result, [s[i] for s in self.samples], type):
+                return f"output {i} ({type}): {text}"
+        return ""
+
+
+def expect(graph: Graph, inputs: Sequence[Array], samples: int = 6, lax: bool = True) -> Expected:
+    """Raises LeptonError where the program fails even when nothing is moved."""
+    outcomes = [evaluate(graph, *inputs)]
+    for seed in range(samples):
+        try:
+            outcomes.append(evaluate(graph, *inputs, alter=Noise(seed, lax)))
+        except LeptonError:  # an index moved out of its axis
+            continue
+    return Expected(outcomes, [v.tensor for v in graph.outputs])
+
+
+def _problem(got: Array, samples: list[Array], type: TensorType) -> str:
+    want = samples[0]
+    if got.dtype != want.dtype:
+        return f"{got.dtype}, expected {want.dtype}"
+    if any(s.shape != want.shape for s in samples):
+        return ""
+    if got.shape != want.shape:
+        return f"shape {list(got.shape)}, expected {list(want.shape)}"
+    if not want.size:
+        return ""
+    wrong = _wrong_floats(got, samples) if type.dtype.is_float else _wrong(got, samples)
+    if not wrong.any():
+        return ""
+    at = tuple(int(i) for i in np.argwhere(wrong)[0])
+    return (f"{int(wrong.sum())} of {want.size} elements, first {list(at)}: {got[at]!r}, expected {want[at]!r}"
+            f" (samples {min(map(str, (s[at] for s in samples)))} … {max(map(str, (s[at] for s in samples)))})")
+
+
+def _wrong(got: Array, samples: list[Array]) -> Array:
+    stack = np.stack([np.asarray(s) for s in samples])
+    settled = np.asarray(stack == stack[0]).all(axis=0)
+    return settled & np.asarray(got != samples[0])
+
+
+def _wrong_floats(got: Array, samples: list[Array]) -> Array:
+    """Where `got` is of another kind than all samples, or outside their spread and a little."""
+    stack, g = np.stack([s.astype(np.float64) for s in samples]), got.astype(np.float64)
+    kind, mine = _kinds(stack), _kinds(g)
+    settled = (kind == kind[0]).all(axis=0)
+    finite = kind[0] == 0
+    with np.errstate(all="ignore"):
+        values = np.where(finite & settled, stack, 0)
+        low, high = values.min(axis=0), values.max(axis=0)
+        info: Any = ml_dtypes.finfo(got.dtype)
+        room = 2 * (high - low) + 2 * float(info.eps) * np.maximum(abs(low), abs(high)) * (high > low)
+        room = room + 2 * float(info.smallest_subnormal) * (high > low)
+        off = (g < low - room) | (g > high + room)
+    return settled & ((kind[0] != mine) | (finite & (mine == 0) & off))
+
+
+def _kinds(x: Array) -> Array:
+    """0 finite, 1 NaN, 2 inf, 3 -inf."""
+    return np.where(np.isnan(x), 1, np.where(np.isposinf(x), 2, np.where(np.isneginf(x), 3, 0)))

@@ -1,0 +1,3 @@
+EXPLAINED = "explained: "
+def one_model(seed): raise NotImplementedError
+def replay(seed): raise NotImplementedError

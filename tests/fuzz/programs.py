@@ -1,0 +1,70 @@
+"""Random programs over the op records: well typed, with open sizes, control flow, every element type."""
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass
+
+import numpy as np
+
+from lepton.ir import ops
+from lepton.ir.core import Graph, Value
+from lepton.ir.tensor import Array
+from tests.fuzz import makers_basic, makers_control, makers_layers
+from tests.fuzz.draw import OPEN, SIZES, Draw
+
+MAKERS = (*makers_basic.MAKERS, *makers_layers.MAKERS, *makers_control.MAKERS)
+_MAKERS = tuple(maker for maker, _ in MAKERS)
+_WEIGHTS = tuple(weight for _, weight in MAKERS)
+# Ops that no maker makes, and why.
+NOT_MADE = {
+    "constant": "made by `Draw.constant`",
+    "fusion": "made by the passes, which run on every program",
+    "random_normal": "not a function of its operands", "random_uniform": "not a function of its operands",
+}
+
+
+@dataclass(frozen=True, eq=False)
+class Program:
+    """A graph and what to feed it: one list of arrays per run, with other sizes in each."""
+
+    seed: int
+    graph: Graph
+    runs: list[list[Array]]
+
+
+def random_program(seed: int) -> Program:
+    """The program that this seed stands for: two to sixteen nodes, one to three outputs, two runs."""
+    choose = random.Random(seed)
+    envs = [_sizes(choose) for _ in range(2)] if choose.random() < 0.7 else [{}]
+    d = Draw(choose, np.random.default_rng(seed), envs, hard=choose.random() < 0.35)
+    for _ in range(choose.choice((1, 1, 2, 3))):
+        while d.fresh(d.dtype(), d.shape()) is None:
+            pass
+    grow(d, choose.choice((2, 4, 6, 9, 14, 20)))
+    ends = [v for v in d.pool if not v.uses and v.producer is not None and v.producer.op is not ops.constant]
+    if not ends:
+        ends = [_anything(d)]
+    outputs = choose.sample(ends, min(len(ends), choose.choice((1, 1, 2, 3))))
+    if choose.random() < 0.15:  # something that others read goes out as well
+        outputs = list(dict.fromkeys([*outputs, choose.choice(d.pool)]))
+    outputs = [v if v.producer is not None or v in d.inputs else ends[0] for v in outputs]
+    return Program(seed, Graph.of(f"p{seed}", d.inputs, outputs),
+                   [[d.held[v][run] for v in d.inputs] for run in range(len(envs))])
+
+
+def grow(d: Draw, nodes: int) -> None:
+    """Add about this many nodes."""
+    for _ in range(nodes):
+        for _ in range(6):
+            if d.choose.choices(_MAKERS, _WEIGHTS)[0](d) is not None:
+                break
+
+
+def _sizes(choose: random.Random) -> dict[str, int]:
+    return {name: 0 if choose.random() < 0.03 else choose.choice(SIZES) for name in OPEN}
+
+
+def _anything(d: Draw) -> Value:
+    value = d.apply(ops.neg, d.fresh(makers_layers.DType.F32, (3,)))
+    assert value is not None
+    return value
