@@ -26,8 +26,9 @@ from lepton.ir.core import Graph, Node, Value
 from lepton.ir.diagnostics import Location, UnsupportedError
 from lepton.ir.dims import Dim, collect_guards, dim_max, symbols
 from lepton.ir.op import Op, Trait
-from lepton.ir.tensor import Tensor
-from lepton.ir.types import TensorType
+from lepton.ir.strings import to_bytes
+from lepton.ir.tensor import Array, Tensor
+from lepton.ir.types import DType, TensorType
 
 # Kernels that pack or gather their operands anyway, so that a strided view costs them nothing.
 TAKES_ANY_STRIDES: frozenset[Op] = frozenset({ops.matmul, ops.attention})
@@ -117,8 +118,15 @@ class Planner:
         buffer = self.constants.get(tensor)
         if buffer is None:
             buffer = self.constants[tensor] = self._buffer(Storage.CONSTANT, tensor.type)
-            buffer.data, buffer.digest = tensor.array, digest(tensor.array)
+            buffer.data = self._numbers(tensor.array) if tensor.type.dtype is DType.STRING else tensor.array
+            buffer.digest = digest(buffer.data)
         return dense_place(buffer, tensor.type)
+
+    def _numbers(self, texts: Array) -> Array:
+        """Strings as their numbers among the program's constants."""
+        known = self.program.strings
+        numbers = [known.setdefault(to_bytes(text), len(known)) for text in texts.reshape(-1)]
+        return np.array(numbers, np.int64).reshape(texts.shape)
 
     def _packed(self, packed: Packed) -> Buffer:
         key = digest(packed.array)

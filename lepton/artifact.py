@@ -21,7 +21,7 @@ from lepton._rt import ffi, lib
 from lepton.elf import check_artifact
 from lepton.ir.diagnostics import LeptonError, ResourceError, UsageError
 from lepton.ir.structure import Structure
-from lepton.ports import Array, Port, as_input, check_output, pointer, read_ports
+from lepton.ports import Array, Port, as_input, check_output, pointer, read_ports, read_strings
 
 ABI_VERSION = 1
 
@@ -168,7 +168,7 @@ class Session:
             results = self._place_outputs(shapes, given, held)
             self._code.check(
                 lib.lpt_call_run(self._code.api, self._handle, self._inputs, self._outputs), self._handle)
-            return [self._late_result(i) if r is None else r for i, r in enumerate(results)]
+            return [self._late_result(i, r) for i, r in enumerate(results)]
 
     def _set_shape(self, index: int, shape: tuple[int, ...]) -> None:
         self._out_shapes, self._shapes[index] = None, None
@@ -193,19 +193,27 @@ class Session:
             if given is not None and port.name in given:
                 result = given[port.name]
                 check_output(result, port, shape)
-            elif -1 not in shape:
+            elif -1 not in shape and port.dtype != object:
                 result = np.empty(shape, port.dtype)
-            where = ffi.NULL if result is None else pointer(result)
+            own = result is None or port.dtype == object  # strings are read from the session's memory
+            where = ffi.NULL if own or result is None else pointer(result)
             row.data = where
             held.append(where)
             results.append(result)
         return results
 
-    def _late_result(self, index: int) -> Array:
-        """A copy of what the runtime keeps in memory of its own."""
+    def _late_result(self, index: int, result: Array | None) -> Array:
+        """The result, or a copy of what the runtime keeps in memory of its own."""
         row, port = self._out_rows[index], self.model.outputs[index]
-        result = np.empty(tuple(row.shape[0:row.rank]), port.dtype)
-        ffi.memmove(pointer(result), row.data, result.nbytes)
+        shape = tuple(row.shape[0:row.rank])
+        if port.dtype == object:
+            texts = read_strings(row.data, shape)
+            if result is None:
+                return texts
+            result[...] = texts
+        elif result is None:
+            result = np.empty(shape, port.dtype)
+            ffi.memmove(pointer(result), row.data, result.nbytes)
         return result
 
 

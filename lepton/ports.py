@@ -9,8 +9,11 @@ import numpy as np
 
 from lepton._rt import ffi
 from lepton.ir.diagnostics import UsageError
+from lepton.ir.strings import to_bytes, to_text
 
 Array = np.ndarray[Any, np.dtype[Any]]
+STRING_ROW = np.dtype([("data", np.uint64), ("size", np.uint64)])  # lepton_string
+TEXT_KINDS = "OUST"  # of numpy's dtypes: what tensors of strings are made from
 
 # lepton_dtype -> our name, numpy's name. Those from ml_dtypes are imported when a model uses one.
 DTYPES: dict[int, tuple[str, str]] = dict(enumerate((
@@ -61,21 +64,58 @@ def _numpy_dtype(code: int) -> np.dtype[Any]:
 
 def type_words(dtype: np.dtype[Any], shape: Sequence[int | str]) -> str:
     """`f32[N,3]`; numpy's own word for a dtype no model can have."""
-    word = _NAMES.get(dtype.name) if dtype.isnative and dtype.kind != "O" else None
+    if dtype.kind in TEXT_KINDS:
+        return f"string[{','.join(map(str, shape))}]"
+    word = _NAMES.get(dtype.name) if dtype.isnative else None
     return f"{word or dtype.str}[{','.join(map(str, shape))}]"
 
 
 def as_input(value: object, port: Port) -> Array:
     """The value as an aligned C-contiguous array of the port's dtype: itself where it is one, else a copy.
 
-    DLPack objects on the CPU are read in place; lists and scalars go through numpy. Raises LeptonError.
+    DLPack objects on the CPU are read in place; lists and scalars go through numpy. Strings come as the runtime takes
+    them (`string_rows`). Raises LeptonError.
     """
     array = value if type(value) is np.ndarray else _to_numpy(value, port)
+    if port.dtype == object and array.dtype.kind in TEXT_KINDS:
+        return string_rows(array, port)
     if array.dtype != port.dtype:
-        raise UsageError(f"input '{port.name}': expected {type_words(port.dtype, port.shape)}, "
-                         f"got {type_words(array.dtype, array.shape)}")
+        got = f"{array.dtype.str}{list(array.shape)}" if array.dtype == object else type_words(array.dtype, array.shape)
+        raise UsageError(f"input '{port.name}': expected {type_words(port.dtype, port.shape)}, got {got}")
     flags = array.flags
     return array if flags.c_contiguous and flags.aligned else np.array(array, order="C")
+
+
+def string_rows(array: Array, port: Port) -> Array:
+    """A `lepton_string[]` of the array's shape that holds its elements: str (as UTF-8) or bytes (as they are).
+
+    The bytes lie behind the rows in the same memory. Raises LeptonError."""
+    encoded = []
+    for i, text in enumerate(array.reshape(-1).tolist()):
+        try:
+            encoded.append(to_bytes(text))
+        except ValueError as e:
+            raise UsageError(f"input '{port.name}': element {i} is no string: {e}") from e
+    sizes = np.fromiter(map(len, encoded), np.uint64, len(encoded))
+    memory = np.frombuffer(bytearray(16 * len(encoded) + int(sizes.sum())), np.uint8)
+    memory[16 * len(encoded):] = np.frombuffer(b"".join(encoded), np.uint8)
+    rows = memory[:16 * len(encoded)].view(STRING_ROW)
+    rows["size"] = sizes
+    rows["data"] = memory.ctypes.data + 16 * len(encoded) + np.cumsum(sizes, dtype=np.uint64) - sizes
+    return rows.reshape(array.shape)
+
+
+def read_strings(rows: Any, shape: tuple[int, ...]) -> Array:
+    """An array of str from a `lepton_string *`. What is not UTF-8 is escaped, as `to_text` says."""
+    result: Array = np.empty(shape, object)
+    known: dict[tuple[int, int], str] = {}  # the runtime holds each string once
+    texts = []
+    for data, size in np.frombuffer(ffi.buffer(rows, 16 * result.size), np.uint64).reshape(-1, 2).tolist():
+        if (data, size) not in known:
+            known[data, size] = to_text(bytes(ffi.buffer(ffi.cast("char *", data), size))) if size else ""
+        texts.append(known[data, size])
+    result.reshape(-1)[:] = texts
+    return result
 
 
 def _to_numpy(value: object, port: Port) -> Array:

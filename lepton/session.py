@@ -11,7 +11,8 @@ from lepton.ir.diagnostics import UsageError
 from lepton.ir.structure import Tree, ports
 from lepton.ports import Port
 
-_ONNX_NAMES = {"float32": "float", "float64": "double", "int4": "int4", "uint4": "uint4"}
+_ONNX_NAMES = {"float32": "float", "float64": "double", "int4": "int4", "uint4": "uint4",
+               "object": "string"}
 
 
 class SessionOptions:

@@ -1,7 +1,8 @@
 """Element types in memory and in registers, and the conversions between them.
 
 In registers: bool is i1, floats narrower than f32 are float, integers keep their width but for those of 2 and 4 bits,
-which are i8. In memory bool is a byte of 0 or 1, and what is narrower than a byte takes one.
+which are i8. In memory bool is a byte of 0 or 1, and what is narrower than a byte takes one. A string is its number,
+an i64 (docs/architecture.md §4.3).
 """
 from __future__ import annotations
 
@@ -14,7 +15,7 @@ from lepton.ir.types import DType
 REGISTER: dict[DType, str] = {
     DType.F32: "float", DType.F64: "double", DType.F16: "float", DType.BF16: "float", DType.BOOL: "i1",
     DType.I8: "i8", DType.U8: "i8", DType.I16: "i16", DType.U16: "i16", DType.I32: "i32", DType.U32: "i32",
-    DType.I64: "i64", DType.U64: "i64",
+    DType.I64: "i64", DType.U64: "i64", DType.STRING: "i64",
 }
 REGISTER |= {d: "i8" if d in INTEGERS else "float" for d in NARROW}
 MEMORY: dict[DType, str] = {**REGISTER, DType.F16: "i16", DType.BF16: "i16", DType.BOOL: "i8"}
@@ -25,6 +26,8 @@ def widened(dtype: DType) -> DType:
     """The type in which values of `dtype` are computed."""
     if dtype in INTEGERS:
         return INTEGERS[dtype]
+    if dtype is DType.STRING:
+        return DType.I64
     return DType.F32 if dtype in (DType.F16, DType.BF16) or dtype in NARROW else dtype
 
 
