@@ -39,6 +39,7 @@ class LowerOptions:
     target: Target
     math: str = "default"        # strict | default | fast
     winograd: bool = True        # 3x3 convolutions by fewer multiplications, unless math is strict
+    seed: int = 0                # what the random draws of a new session start from
 
 
 Lowering = Callable[[Group, LowerOptions], Kernel]

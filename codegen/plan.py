@@ -20,6 +20,7 @@ from lepton.codegen.lower.sized import SIZERS
 from lepton.codegen.memory import check_sizes_known
 from lepton.codegen.program import Buffer, GuardRow, Operand, Program, Step, StepKind, Storage, digest
 from lepton.codegen.rounds import emit_loop, emit_scan
+from lepton.codegen.state import emit_draw_state
 from lepton.codegen.views import Place, dense_place, inner_is_contiguous, place_operand, view
 from lepton.ir import ops
 from lepton.ir.core import Graph, Node, Value
@@ -62,10 +63,12 @@ def check_supported(graph: Graph) -> None:
             + "\n  ".join(lost[:40]))
 
 
-_STRUCTURAL: frozenset[Op] = frozenset({ops.constant, ops.concat, ops.if_, ops.loop_, ops.scan, ops.fusion})
+_STRUCTURAL: frozenset[Op] = frozenset({
+    ops.constant, ops.concat, ops.if_, ops.loop_, ops.scan, ops.fusion, ops.draw_state})
 
 
-CONTROL: dict[Op, Callable[[Planner, Node], None]] = {ops.if_: emit_if, ops.loop_: emit_loop, ops.scan: emit_scan}
+CONTROL: dict[Op, Callable[[Planner, Node], None]] = {
+    ops.if_: emit_if, ops.loop_: emit_loop, ops.scan: emit_scan, ops.draw_state: emit_draw_state}
 
 
 class Planner:
@@ -78,6 +81,7 @@ class Planner:
         self.wanted: dict[Value, Place] = {}
         self.constants: dict[Tensor, Buffer] = {}
         self.packed: dict[str, Buffer] = {}
+        self.streams: dict[int, int] = {}    # of random draws: which of the session's counters is whose
         self.guards: dict[tuple[Dim, Dim], GuardRow] = {}
         self.in_place: list[tuple[int, Value, Sequence[Value]]] = []
         self.given = {name for v in graph.inputs for d in v.tensor.shape for name in symbols(d)}

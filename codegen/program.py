@@ -23,6 +23,7 @@ class Storage(IntEnum):
     OUTPUT = 1
     CONSTANT = 2
     WORKSPACE = 3
+    STATE = 4
     GROWING = 5          # memory of its own, as large as RESERVE steps say
 
 
@@ -37,14 +38,14 @@ class Buffer:
     """A piece of memory with a lifetime: from the start of step `first` to the end of step `last`."""
 
     storage: Storage
-    index: int = 0                       # which input or output
+    index: int = 0                       # which input or output, which number of the session's state
     size: Dim = 0                        # bytes
     data: Array | None = None            # CONSTANT
     digest: str = ""                     # CONSTANT: hash of the bytes, by which equal ones are shared
     alignment: int = 64
     first: int = -1
     last: int = -1
-    offset: int = 0                      # WORKSPACE of a static program: planned
+    offset: int = 0                      # WORKSPACE of a static program: planned; STATE: its first value
 
     def touch(self, step: int) -> None:
         self.first = step if self.first < 0 else min(self.first, step)

@@ -52,6 +52,8 @@ def parser() -> argparse.ArgumentParser:
                       "in: a number, a list or @FILE.npy; for inputs that sizes depend on")
     code.add_argument("--structure", action="append", default=[], metavar="NAME=N", help="what a sequence or optional "
                       "among the inputs holds: x=3 members, x=[[2,3],[4,3]] their shapes, x=null, x=true")
+    code.add_argument("--seed", type=count, default=0, metavar="N", help="of the random draws in a new session "
+                      "(default 0)")
     code.add_argument("--threads-default", type=count, default=0, metavar="N", help="threads of a run (0: all cores)")
 
     out = made.add_argument_group("what comes out")
@@ -123,7 +125,7 @@ def options_of(args: argparse.Namespace, repro: Path) -> Options:
     return Options.of({
         "values": parse_values(args.value), "structure": parse_structure(args.structure),
         "target": args.target, "level": args.level, "math": args.math, "dims": parse_dims(args.dim),
-        "threads": args.threads_default, "passes": args.passes, "load_pass": args.load_pass,
+        "threads": args.threads_default, "seed": args.seed, "passes": args.passes, "load_pass": args.load_pass,
         "dump_dir": args.dump_dir, "verify_each": args.verify_each, "time_passes": args.time_passes,
         "self_check": args.self_check, "repro_dir": str(repro)})
 

@@ -54,6 +54,7 @@ class Options:
     structure: Mapping[str, Spec] = field(default_factory=dict)  # what sequences and optionals among the inputs hold
     threads: int = 0                     # the artifact's default; 0: one per core it may use
     passes: str = ""                     # a pipeline in words, in place of the level's
+    seed: int = 0                        # what random draws start from in a new session
     load_pass: str = ""                  # a Python file that defines passes
     dump_dir: str = ""
     verify_each: bool = False
@@ -72,6 +73,8 @@ class Options:
             raise UsageError(f"optimisation level {made.level}; there are 0, 1, 2 and 3")
         if made.math not in ("strict", "default", "fast"):
             raise UsageError(f"math policy {made.math!r}; there are strict, default and fast")
+        if not 0 <= made.seed < 2**64:
+            raise UsageError(f"seed {made.seed}; it must fit 64 bits without a sign")
         if made.threads < 0:
             raise UsageError(f"{made.threads} threads; 0 stands for one per core")
         return made
@@ -194,7 +197,7 @@ def program_of(graph: Graph, target: Target, options: Options) -> Program:
     """The plan of an optimised graph, its memory laid out. Raises UnsupportedError."""
     check_supported(graph)
     check_sizes(graph)
-    program = plan(graph, LowerOptions(target, options.math, winograd=options.level >= 2))
+    program = plan(graph, LowerOptions(target, options.math, winograd=options.level >= 2, seed=options.seed))
     plan_memory(program)
     debug.show_program(program, target)
     return program

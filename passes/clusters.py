@@ -29,7 +29,8 @@ PROLOGUE: frozenset[Op] = frozenset({
 # Anchors that compute elementwise readers before they store their result.
 EPILOGUE: frozenset[Op] = PROLOGUE | {
     ops.conv, ops.conv_transpose, ops.matmul, ops.attention, ops.max_pool, ops.avg_pool, ops.lp_pool, ops.resize,
-    ops.gather, ops.gather_elements, ops.gather_nd, ops.pad, ops.matmul_integer, ops.conv_integer,
+    ops.gather, ops.gather_elements, ops.gather_nd, ops.pad, ops.matmul_integer, ops.conv_integer, ops.random_normal,
+    ops.random_uniform,
 }
 
 

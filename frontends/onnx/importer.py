@@ -44,6 +44,7 @@ class Importer:
         self.functions = {function_key(f): f for f in file.proto.functions}
         self._inlined = 0
         self.input_names: set[str] = set()  # of the ports whose contents may be asked for
+        self.streams = 0  # of random draws: how many nodes draw so far
 
     def run(self, border: Border) -> Graph:
         proto = self.file.proto.graph

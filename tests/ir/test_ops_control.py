@@ -1,4 +1,4 @@
-"""Ops that hold graphs, against ONNX Runtime's If, Loop and Scan; and random draws."""
+"""Ops that hold graphs, against ONNX Runtime's If, Loop and Scan."""
 from __future__ import annotations
 
 from typing import Any
@@ -11,7 +11,6 @@ from onnx import TensorProto, helper
 from lepton.ir import ops
 from lepton.ir.core import Graph, Value
 from lepton.ir.diagnostics import LeptonError, TypeRuleError
-from lepton.ir.dims import sym
 from lepton.ir.evaluate import evaluate
 from lepton.ir.tensor import Array, Tensor
 from lepton.ir.types import DType, parse_type
@@ -197,32 +196,6 @@ def test_scan_refuses_unequal_lengths() -> None:
     with pytest.raises(TypeRuleError, match="lengths of the scanned values differ: 3 and 4"):
         ops.scan.node(v("f32[2]"), v("f32[3,2]"), v("f32[4,2]"), carried=1, input_axes=(0, 0), output_axes=(),
                       input_reverse=(False, False), output_reverse=(), regions=(body,))
-
-
-# --- random ---------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("dtype", [DType.F32, DType.F64, DType.F16])
-def test_random(dtype: DType) -> None:
-    x = v("f32[N]")
-    shape = (sym("N"), 100)
-    same = [ops.random_normal(shape=shape, dtype=dtype, mean=3.0, scale=2.0, seed=7) for _ in range(2)]
-    even = ops.random_uniform(shape=shape, dtype=dtype, low=-1.0, high=3.0)
-    graph = Graph.of("g", [x], [*same, even, ops.random_uniform(shape=shape, dtype=dtype, low=-1.0, high=3.0)])
-    a, b, u, w = evaluate(graph, np.zeros(50, F32))
-    np.testing.assert_array_equal(a, b)
-    assert a.shape == (50, 100)
-    assert a.dtype == dtype.numpy
-    assert abs(a.astype(float).mean() - 3) < 0.2
-    assert abs(a.astype(float).std() - 2) < 0.2
-    assert -1 <= u.min() < -0.9
-    assert 2.9 < u.max() <= 3
-    assert not np.array_equal(u, w)
-
-
-def test_random_draws_are_floats() -> None:
-    with pytest.raises(TypeRuleError, match="random draws are floats, not i32"):
-        ops.random_normal(shape=(2,), dtype=DType.I32)
 
 
 def test_errors_name_the_region() -> None:

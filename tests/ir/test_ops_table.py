@@ -9,7 +9,8 @@ from lepton.ir import ops
 from lepton.ir.op import OPS, Op, Trait
 from tests.ir.ops_table import CASES
 
-TESTED_ELSEWHERE = {"fusion", "if", "loop", "scan", "random_normal", "random_uniform"}   # test_ops_control.py
+TESTED_ELSEWHERE = {"fusion", "if", "loop", "scan",                        # test_ops_control.py
+                    "draw_state", "random_normal", "random_uniform"}       # test_draws.py
 
 
 @pytest.fixture(params=[name for name in OPS if OPS[name].reference.__module__.startswith("lepton.ir.ops")])

@@ -204,18 +204,3 @@ def _power_of_two(c: Call, x: Value, mode: str, saturate: bool) -> Value:
 @imports("BitCast", since=26)
 def bit_cast(c: Call) -> Value:
     return c(ops.bitcast, c.x(), to=c.dtype("to", REQUIRED))
-
-
-@imports("Dropout")
-def dropout(c: Call) -> list[Value]:
-    """Nothing is dropped at inference, or with a ratio of 0; the mask says that all is kept."""
-    c.ignore("ratio", "is_test", "seed", "consumed_inputs")
-    if c.opt(2) is not None and c.int_in(2, "whether it is training"):
-        if c.opt(1) is None:
-            c.fail("dropout in training mode")
-        if (ratio := c.numbers(1)) is None:
-            c.depends(1, "the ratio")
-        if ratio != (0,):
-            c.fail("dropout in training mode with a ratio other than 0")
-    kept = c(ops.broadcast_to, c.const(True), shape=c.x().tensor.shape) if c.wants(1) else None
-    return [c.x()] if kept is None else [c.x(), kept]
