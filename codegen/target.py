@@ -31,6 +31,7 @@ class Target:
     needs: int                # cpu_features bits
     l1_bytes: int = 32 * 1024
     l2_bytes: int = 1024 * 1024
+    dots: str = "pairs"       # how bytes are multiplied (templates/dots.py)
 
     def lanes(self, dtype: DType) -> int:
         """Elements of `dtype` in one vector."""
@@ -47,10 +48,12 @@ TARGETS: dict[str, Target] = {t.name: t for t in (
     Target("x86-avx512", X86, "skylake-avx512", "-prefer-256-bit", 64, 32, True, True,
            SSE42 | AVX2_FMA | F16C | AVX512),
     Target("x86-avx512vnni", X86, "cascadelake", "-prefer-256-bit", 64, 32, True, True,
-           SSE42 | AVX2_FMA | F16C | AVX512 | AVX512_VNNI),
+           SSE42 | AVX2_FMA | F16C | AVX512 | AVX512_VNNI, dots="bytes"),
     Target("x86-amx", X86, "sapphirerapids", "-prefer-256-bit", 64, 32, True, True,
-           SSE42 | AVX2_FMA | F16C | AVX512 | AVX512_VNNI | AVX512_BF16 | AMX, l2_bytes=2048 * 1024),
-    Target("aarch64-neon", ARM, "generic", "+neon", 16, 32, True, False, NEON, l2_bytes=512 * 1024),
+           SSE42 | AVX2_FMA | F16C | AVX512 | AVX512_VNNI | AVX512_BF16 | AMX, l2_bytes=2048 * 1024,
+           dots="bytes"),
+    Target("aarch64-neon", ARM, "generic", "+neon", 16, 32, True, False, NEON, l2_bytes=512 * 1024,
+           dots="single"),
 )}
 
 

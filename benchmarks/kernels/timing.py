@@ -22,9 +22,10 @@ from lepton.codegen.kernel import Access, Packed, dense_strides
 from lepton.codegen.llvm.builder import Module, Val, literal, vec
 from lepton.codegen.llvm.machine import compile_module
 from lepton.codegen.target import TARGETS, Target, native
-from lepton.codegen.templates.memory import fma
+from lepton.codegen.templates.dots import FMA, Dot, bytes_dot
 from lepton.ir.core import Node, Value
 from lepton.ir.tensor import Array
+from lepton.ir.types import DType
 
 assert lepton.codegen.lower
 ROUNDS = 12
@@ -56,8 +57,8 @@ class Result:
         return f"{self.seconds * 1e6:9.1f} us {self.gflops:7.1f} GFLOP/s {share:6.1f} % of peak{other}"
 
 
-def main(cases: Callable[[], Iterable[Case]], about: str) -> None:
-    """The command line that all benchmarks share."""
+def main(cases: Callable[[], Iterable[Case]], about: str, elements: DType = DType.F32) -> None:
+    """The command line that all benchmarks share; `elements`: whose products the peak is measured of."""
     parser = argparse.ArgumentParser(description=about)
     parser.add_argument("--target", default=native().name, choices=list(TARGETS))
     parser.add_argument("--core", type=int, default=max(os.sched_getaffinity(0)))
@@ -70,7 +71,7 @@ def main(cases: Callable[[], Iterable[Case]], about: str) -> None:
     ratios = []
     for case in cases():
         if args.only in case.name:
-            result = measure(case, options, compare=not args.no_ort)
+            result = measure(case, options, compare=not args.no_ort, elements=elements)
             print(f"{case.name:34s} {result}", flush=True)
             if result.runtime is not None:
                 ratios.append(result.runtime / result.seconds)
@@ -78,9 +79,10 @@ def main(cases: Callable[[], Iterable[Case]], about: str) -> None:
         print(f"{'geometric mean against ORT':34s} {np.exp(np.mean(np.log(ratios))):.2f}x over {len(ratios)}")
 
 
-def measure(case: Case, options: LowerOptions, *, compare: bool) -> Result:
+def measure(case: Case, options: LowerOptions, *, compare: bool, elements: DType = DType.F32) -> Result:
     kernel, flops = kernel_runner(case.node, options)
-    peak_loop, per_call = peak_runner(options.target)
+    peak_loop, per_call = peak_runner(options.target, FMA if elements is DType.F32 else bytes_dot(options.target,
+                                                                                              elements))
     runners = [kernel, peak_loop]
     if compare and case.model is not None:
         runners.append(runtime_runner(case))
@@ -138,26 +140,28 @@ def _filled(operand: Value | Packed) -> Array:
     size = operand.tensor.size
     assert isinstance(size, int)
     memory = aligned(size * operand.tensor.dtype.bytes)
-    memory.view(operand.tensor.dtype.numpy)[:] = np.random.default_rng(0).random(size)
+    numbers = np.random.default_rng(0).random(size)
+    memory.view(operand.tensor.dtype.numpy)[:] = numbers if operand.tensor.dtype.is_float else numbers * 127
     return memory
 
 
-def peak_runner(target: Target, turns: int = 20_000) -> tuple[Callable[[], None], int]:
+def peak_runner(target: Target, dot: Dot = FMA, turns: int = 20_000) -> tuple[Callable[[], None], int]:
     """Independent multiply-adds in registers, and how many operations a call does."""
     module, lanes = Module(), target.vector_bytes // 4
     fn = module.kernel("peak")
-    type = vec(lanes, "float")
+    type = vec(lanes, "float" if dot.group == 1 else "i32")
     count = target.vector_registers - 6
     x = fn.load(type, Val("ptr", "%scratch"), 0, 4)
-    sums = fn.loop(Val("i64", "%hi"), lambda _, v: [fma(fn, target.fma, x, x, s) for s in v],
-                   [literal(type, 0.0)] * count)
+    left, right = dot.left(fn, target, x), dot.right(fn, target, x)
+    sums = fn.loop(Val("i64", "%hi"), lambda _, v: [dot.accumulate(fn, target, left, right, s) for s in v],
+                   [literal(type, 0)] * count)
     total = sums[0]
     for other in sums[1:]:
-        total = fn.op("fadd", total, other)
+        total = fn.op("fadd" if dot.group == 1 else "xor", total, other)
     fn.store(total, Val("ptr", "%scratch"), 0, 4)
     function, scratch = load(str(module), target, "peak"), aligned(256)
     _kept.append(scratch)
-    return lambda: function(None, None, scratch.ctypes.data, 0, turns), 2 * lanes * count * turns
+    return lambda: function(None, None, scratch.ctypes.data, 0, turns), 2 * dot.group * lanes * count * turns
 
 
 def runtime_runner(case: Case) -> Callable[[], None]:
@@ -175,12 +179,13 @@ def runtime_runner(case: Case) -> Callable[[], None]:
 
 
 def model_of(op: str, inputs: Sequence[tuple[str, Sequence[int]]], constants: dict[str, Array],
-             **attrs: Any) -> onnx.ModelProto:
-    """An ONNX model of one node on f32 tensors; its operands are the inputs, then the constants."""
+             elements: DType = DType.F32, **attrs: Any) -> onnx.ModelProto:
+    """An ONNX model of one node on tensors of `elements`; its operands are the inputs, then the constants."""
     helper, numpy_helper = onnx.helper, onnx.numpy_helper
     node = helper.make_node(op, [*(n for n, _ in inputs), *constants], ["y"], **attrs)
-    given = [helper.make_tensor_value_info(n, onnx.TensorProto.FLOAT, list(s)) for n, s in inputs]
-    result = helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, None)
+    kinds = helper.np_dtype_to_tensor_dtype(elements.numpy), onnx.TensorProto.FLOAT
+    given = [helper.make_tensor_value_info(n, kinds[0], list(s)) for n, s in inputs]
+    result = helper.make_tensor_value_info("y", kinds[1] if elements is DType.F32 else onnx.TensorProto.INT32, None)
     tensors = [numpy_helper.from_array(a, n) for n, a in constants.items()]
     graph = helper.make_graph([node], op, given, [result], tensors)
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10)

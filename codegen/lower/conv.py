@@ -14,6 +14,7 @@ from lepton.codegen.lower.matmul import MOST_TASKS, TASK_FLOPS, Made, Problem, g
 from lepton.codegen.target import Target
 from lepton.codegen.templates.convolution import Convolution, Three, Window, pack_filters
 from lepton.codegen.templates.depthwise import Depthwise, pack_taps, tile_width
+from lepton.codegen.templates.dots import FMA, Dot
 from lepton.codegen.templates.epilogue import Epilogue, Operand
 from lepton.codegen.templates.fused import Bindings, Fused, Strides, collapse, constant_array, outer
 from lepton.codegen.templates.tiles import WIDTHS, aliases, choose, most_rows, tile_cost
@@ -163,35 +164,53 @@ def direct(group: Group, options: LowerOptions, fused: Fused, shape: Shape, x: V
                   grain_of(shape.flops, made.tasks), shape.flops, group.outputs)
 
 
-def direct_body(bindings: Bindings, target: Target, shape: Shape, x: Operand, epilogue: Epilogue) -> Made:
-    """The body of a direct convolution: tile, blocks, whether the input is copied."""
-    planar = shape.x[4] != 1 and shape.channels > 1
-    crowded = not planar and _crowded(target, shape)
-    copied = shape.padded or crowded or not (planar or shape.x[4] == 1 or shape.channels == 1)
-    gap = 16 if crowded else 0
-    height, width, vectors = tile_of(target, shape)
+@dataclass(frozen=True, slots=True)
+class Blocking:
+    """How a direct convolution is cut."""
+
+    tile: tuple[int, int]          # output rows and columns of a tile
+    vectors: int
+    block: tuple[Dim, Dim]         # output rows and columns of a task
+    block_panels: int
+    spans: tuple[Dim, Dim, Dim]    # input positions under a block
+    tasks: Dim
+    crowded: bool                  # the pixels of a tile share sets of the cache
+
+
+def blocking(target: Target, shape: Shape, dot: Dot = FMA) -> Blocking:
+    """Tile and blocks of the least cost. Of bytes, the shape's elements are groups of them."""
+    height, width, vectors = tile_of(target, shape, dot)
     rows, columns = block_of(target, shape, height, width)
     panels = -(-shape.filters // (vectors * target.lanes(shape.dtype)))
-    block_panels = panels_of(shape, rows, columns, panels)
-    filters = bindings.buffer(packed(pack_filters(shape.weights, shape.groups, target, vectors, planar, shape.dtype)))
-    images, *rest = bindings.sizes((shape.images, *shape.out, *shape.into, *shape.pads, rows, columns))
+    each = panels_of(shape, rows, columns, panels)
+    tasks = product((shape.images, shape.groups, shape.out[0], ceildiv(shape.out[1], rows),
+                     ceildiv(shape.out[2], columns), -(-panels // each)))
+    spans = (shape.kernel[0], _span(shape, 1, rows), _span(shape, 2, columns))
+    return Blocking((height, width), vectors, (rows, columns), each, spans, tasks, _crowded(target, shape))
+
+
+def direct_body(bindings: Bindings, target: Target, shape: Shape, x: Operand, epilogue: Epilogue) -> Made:
+    """The body of a direct convolution: tile, blocks, whether the input is copied."""
+    cut = blocking(target, shape)
+    planar = shape.x[4] != 1 and shape.channels > 1
+    crowded = not planar and cut.crowded
+    copied = shape.padded or crowded or not (planar or shape.x[4] == 1 or shape.channels == 1)
+    gap = 16 if crowded else 0
+    filters = bindings.buffer(packed(pack_filters(shape.weights, shape.groups, target, cut.vectors, planar,
+                                                  shape.dtype)))
+    images, *rest = bindings.sizes((shape.images, *shape.out, *shape.into, *shape.pads, *cut.block))
     out, into, pads, block = rest[:3], rest[3:6], rest[6:9], rest[9:]
     window = Window(shape.kernel, shape.strides, shape.dilations, (pads[0], pads[1], pads[2]))
     body = Convolution(
         shape.dtype, images, (out[0], out[1], out[2]), (into[0], into[1], into[2]), shape.groups, shape.channels,
-        shape.filters, window, x, filters, epilogue, (height, width), vectors, (block[0], block[1]), block_panels,
+        shape.filters, window, x, filters, epilogue, cut.tile, cut.vectors, (block[0], block[1]), cut.block_panels,
         copied, planar, gap)
-    scratch: Dim = 0
-    if copied:
-        scratch = product((shape.kernel[0], _span(shape, 1, rows), _span(shape, 2, columns),
-                           (shape.channels + gap) * shape.dtype.bytes))
-    tasks = product((shape.images, shape.groups, shape.out[0], ceildiv(shape.out[1], rows),
-                     ceildiv(shape.out[2], columns), -(-panels // block_panels)))
-    return Made(body, tasks, scratch)
+    scratch = product((*cut.spans, (shape.channels + gap) * shape.dtype.bytes)) if copied else 0
+    return Made(body, cut.tasks, scratch)
 
 
-def depthwise(group: Group, options: LowerOptions, fused: Fused, shape: Shape, x: Value) -> Kernel:
-    """One filter for each channel: no microkernel, vectors of channels."""
+def depthwise(group: Group, options: LowerOptions, fused: Fused, shape: Shape, x: Value, zero: int = 0) -> Kernel:
+    """One filter for each channel: no microkernel, vectors of channels. x may hold bytes, with a zero point."""
     target, bindings = options.target, Bindings()
     lanes = target.lanes(shape.dtype)
     view = bindings.operand(outer(group, x), x.tensor, shape.x)
@@ -206,7 +225,7 @@ def depthwise(group: Group, options: LowerOptions, fused: Fused, shape: Shape, x
     most = tile_width(target, shape.kernel[2])
     tile = -(-wide // -(-wide // most)) if wide else 1
     body = Depthwise(shape.dtype, images, (out[0], out[1], out[2]), (into[0], into[1], into[2]), shape.groups, window,
-                     view, filters, epilogue, tile, block)
+                     view, filters, epilogue, tile, block, zero)
     tasks = product((shape.images, shape.out[0], ceildiv(shape.out[1], block)))
     return Kernel(group.name, body, tuple(bindings.bound), tasks, bindings.table.dims, 0,
                   grain_of(shape.flops, tasks, DEPTHWISE_TASK_FLOPS), shape.flops, group.outputs)
@@ -274,7 +293,7 @@ def _known(dim: Dim) -> int:
     return max(dim, 1) if isinstance(dim, int) else UNKNOWN_OUTPUT
 
 
-def tile_of(target: Target, shape: Shape) -> tuple[int, int, int]:
+def tile_of(target: Target, shape: Shape, dot: Dot = FMA) -> tuple[int, int, int]:
     """(output rows, output columns, vectors of filters) of the cheapest tile."""
     high, wide = _known(shape.out[1]), _known(shape.out[2])
     lanes = target.lanes(shape.dtype)
@@ -282,7 +301,7 @@ def tile_of(target: Target, shape: Shape) -> tuple[int, int, int]:
     static = all(isinstance(d, int) for d in (*shape.out, *shape.into))
     found: list[tuple[float, tuple[int, int, int]]] = []
     for v in WIDTHS:
-        most = min(most_rows(target, v), MOST_TILE_ROWS)
+        most = min(most_rows(target, v, dot), MOST_TILE_ROWS)
         if v > vectors or most < 1:
             continue
         for w in {min(wide, most), -(-wide // -(-wide // most)), -(-wide // (-(-wide // most) + 1))}:

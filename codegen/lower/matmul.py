@@ -7,6 +7,7 @@ from typing import cast
 from lepton.codegen.group import Group, LowerOptions, lowers
 from lepton.codegen.kernel import Body, Kernel, packed
 from lepton.codegen.target import Target
+from lepton.codegen.templates.dots import FMA, Dot
 from lepton.codegen.templates.epilogue import Epilogue, Operand
 from lepton.codegen.templates.fused import Bindings, Fused, Strides, collapse, constant_array, outer
 from lepton.codegen.templates.gemm import Gemm, pack_constant
@@ -169,13 +170,13 @@ def _reads_in_place(problem: Problem, tile: Tile) -> bool:
     return problem.b[-1] == 1 and isinstance(problem.m, int) and problem.m <= 2 * tile.rows
 
 
-def tile_of(target: Target, problem: Problem, dtype: DType) -> Tile:
+def tile_of(target: Target, problem: Problem, dtype: DType, dot: Dot = FMA) -> Tile:
     rows = problem.m if isinstance(problem.m, int) else UNKNOWN_ROWS
     columns = problem.n if isinstance(problem.n, int) else UNKNOWN_COLUMNS
     k = problem.k if isinstance(problem.k, int) else UNKNOWN_K
     row, step = problem.a[-2:]
     stride = row * dtype.bytes if isinstance(row, int) and isinstance(step, int) else None
-    return choose(target, rows, columns, k, dtype, row_stride=stride)
+    return choose(target, rows, columns, k, dtype, row_stride=stride, dot=dot)
 
 
 def blocks(target: Target, problem: Problem, tile: Tile, dtype: DType) -> tuple[int, int, bool]:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from lepton.codegen.group import Group, LowerOptions, lowers
+from lepton.codegen.group import Group, LowerOptions
 from lepton.codegen.kernel import Access, Kernel, packed
 from lepton.codegen.llvm.convert import widened
 from lepton.codegen.loops import Apply, Cast, Const, Expr, For, LoopKind, Ref, Select, Stmt, Update, Var, add, i64, mul
@@ -24,22 +24,12 @@ TASK_PRODUCTS = 16384     # multiplications of a task, about
 
 
 def generic_matmul(group: Group, options: LowerOptions) -> Kernel:
-    """A matmul of any element type; halves are summed in f32, integers wrap."""
+    """A matmul of any element type, or a matmul_integer; halves are summed in f32, integers wrap."""
     return _Matmul(group).kernel()
 
 
 def generic_conv(group: Group, options: LowerOptions) -> Kernel:
     """A convolution of any element type, rank, layout and filters."""
-    return _Conv(group).kernel()
-
-
-@lowers(ops.matmul_integer)
-def lower_matmul_integer(group: Group, options: LowerOptions) -> Kernel:
-    return _Matmul(group).kernel()
-
-
-@lowers(ops.conv_integer)
-def lower_conv_integer(group: Group, options: LowerOptions) -> Kernel:
     return _Conv(group).kernel()
 
 

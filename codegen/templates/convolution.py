@@ -6,6 +6,9 @@ of a block are first copied to scratch with zeros around them; consecutive tasks
 
 Input in two orders: pixels (channels adjacent: NHWC) or planes (columns adjacent: NCHW, good for few channels). The
 filters are packed in the order in which the input is walked.
+
+Of bytes (`dot`), channels go in groups of four; where they do not fill them, or the input lies awkwardly, the copy
+makes it so. Borders hold `fill`, the input's zero point.
 """
 from __future__ import annotations
 
@@ -16,11 +19,13 @@ import numpy as np
 from lepton.codegen.kernel import Size
 from lepton.codegen.llvm.builder import Function, Int, Module, Val
 from lepton.codegen.target import Target
+from lepton.codegen.templates.dots import FMA, Dot
 from lepton.codegen.templates.epilogue import Epilogue, Operand
 from lepton.codegen.templates.gemm import Ahead, cover, frozen, heights, pack_constant, unravel, when
 from lepton.codegen.templates.memory import size
 from lepton.codegen.templates.microkernel import Micro, on_tile, stride_arguments
 from lepton.codegen.templates.pack import Border, copy_line
+from lepton.codegen.templates.quads import Zero
 from lepton.codegen.templates.tiles import Tile
 from lepton.ir.tensor import Array
 from lepton.ir.types import DType
@@ -47,7 +52,7 @@ class Window:
 class Convolution:
     """The body of a convolution kernel with constant filters."""
 
-    dtype: DType
+    dtype: DType                       # of the sums
     images: Size
     out: tuple[Size, Size, Size]
     into: tuple[Size, Size, Size]      # the input's spatial sizes
@@ -65,6 +70,18 @@ class Convolution:
     copied: bool                       # the input goes through scratch
     planar: bool                       # columns, not channels, are the innermost axis of what the microkernel reads
     gap: int = 0                       # elements between the copied pixels, so that few share a set of the cache
+    dot: Dot = FMA
+    passes: int = 1                    # times the input is walked: filters of nine bits lie in two panels
+    fill: Zero | None = None           # None: 0.0
+
+    @property
+    def groups_of_channels(self) -> int:
+        return -(-self.channels // self.dot.group)
+
+    @property
+    def depth(self) -> int:
+        """Rows of a panel."""
+        return int(np.prod(self.window.kernel)) * self.groups_of_channels * self.passes + int(self.dot.starts)
 
     def emit(self, module: Module, symbol: str, target: Target) -> None:
         _Convolution(self, module.kernel(symbol), target).run()
@@ -82,7 +99,7 @@ def pack_filters(w: Array, groups: int, target: Target, vectors: int, planar: bo
 class _Convolution:
     def __init__(self, body: Convolution, fn: Function, target: Target) -> None:
         self.body, self.fn, self.target = body, fn, target
-        self.bytes = body.dtype.bytes
+        self.bytes = body.x.dtype.bytes
         self.images = size(fn, body.images)
         self.out = tuple(size(fn, d) for d in body.out)
         self.into = tuple(size(fn, d) for d in body.into)
@@ -108,7 +125,8 @@ class _Convolution:
             columns = window.span(2, self.block_w, fn)
             rows = window.span(1, self.block_h, fn)
             whole = fn.mul(fn.mul(rows, columns), window.kernel[0])
-            self.pixel, self.channel = (1, whole) if body.planar else (channels + body.gap, 1)
+            pixel = body.groups_of_channels * body.dot.group + body.gap
+            self.pixel, self.channel = (1, whole) if body.planar else (pixel, 1)
             self.line = fn.mul(columns, self.pixel)
             self.plane = fn.mul(rows, self.line)
         kd, kh, kw = window.kernel
@@ -117,7 +135,9 @@ class _Convolution:
         if body.planar:
             loops = [(channels, self.channel), *taps]
         else:
-            loops = [*taps, (channels, self.channel)]
+            loops = [*taps, (body.groups_of_channels, fn.mul(self.channel, body.dot.group))]
+        if body.passes > 1:
+            loops.insert(0, (body.passes, 0))
         loops = [(count, stride) for count, stride in loops if count != 1] or [(1, 1)]
         while len(loops) > 1 and isinstance(loops[-1][1], int) and loops[-2][1] == loops[-1][0] * loops[-1][1]:
             loops[-2:] = [(loops[-2][0] * loops[-1][0], loops[-1][1])]
@@ -176,6 +196,8 @@ class _Convolution:
         border = Border.around(fn, x, count_x, self.into[2])
         base = fn.add(fn.mul(n, self.x_strides[0]), fn.mul(fn.mul(group, self.body.channels), self.x_strides[4]))
 
+        fill = None if self.body.fill is None else self.body.fill.byte(fn)
+
         def line(kd: Int, i: Int) -> None:
             depth, row = fn.add(d, fn.mul(kd, window.dilations[0])), fn.add(y, i)
             inside = self._inside(((depth, self.into[0]), (row, self.into[1])))
@@ -183,8 +205,8 @@ class _Convolution:
             offset = fn.add(offset, fn.mul(x, self.x_strides[3]))
             to = fn.gep(target, fn.mul(fn.add(fn.mul(kd, self.plane), fn.mul(i, self.line)), self.bytes))
             source = fn.gep(self.x, fn.mul(offset, self.bytes))
-            copy_line(fn, self.target, self.body.dtype, source, to, border.unless(fn, inside), self.body.channels,
-                      (self.x_strides[3], self.x_strides[4]), (self.pixel, self.channel))
+            copy_line(fn, self.target, self.body.x.dtype, source, to, border.unless(fn, inside), self.body.channels,
+                      (self.x_strides[3], self.x_strides[4]), (self.pixel, self.channel), fill)
 
         fn.loop(window.kernel[0], lambda kd, _: fn.loop(count_y, lambda i, _: line(kd, i)) and None)
 
@@ -219,8 +241,7 @@ class _Convolution:
     def panel(self, at: tuple[Int, Int, Int, Int], group: Int, extent: tuple[Int, Int], panel: Int, vectors: int,
               columns: int, a: Val) -> None:
         fn, body = self.fn, self.body
-        depth = int(np.prod(body.window.kernel)) * body.channels
-        vectors_of_group = -(-body.filters // self.lanes)
+        depth, vectors_of_group = body.depth, -(-body.filters // self.lanes)
         offset = fn.add(fn.mul(group, depth * vectors_of_group), fn.mul(panel, depth * body.vectors))
         w = fn.gep(self.w, fn.mul(offset, self.target.vector_bytes))
         channel = fn.add(fn.mul(group, body.filters), fn.mul(panel, self.width))
@@ -251,4 +272,4 @@ class _Convolution:
         assert rows is not None or height == 1
         step = self.step * self.bytes if isinstance(self.step, int) else None
         return Micro(body.dtype, (height, width), vectors, rows, step, True, len(self.nest),
-                     self.on_tile, columns, vectors * self.target.vector_bytes, True, lines)
+                     self.on_tile, columns, vectors * self.target.vector_bytes, True, lines, dot=body.dot)

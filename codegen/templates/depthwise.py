@@ -28,7 +28,7 @@ from lepton.ir.types import DType
 class Depthwise:
     """The body of a depthwise kernel: every channel has its own filter."""
 
-    dtype: DType
+    dtype: DType                # of the sums; x may hold bytes, which are exact in them
     images: Size
     out: tuple[Size, Size, Size]
     into: tuple[Size, Size, Size]
@@ -39,6 +39,7 @@ class Depthwise:
     epilogue: Epilogue          # over (n, d, h, w, channel)
     tile: int                   # output pixels of a tile
     block: int                  # output lines of a task
+    zero: int = 0               # the zero point of bytes
 
     def emit(self, module: Module, symbol: str, target: Target) -> None:
         _Depthwise(self, module.kernel(symbol), target).run()
@@ -70,7 +71,7 @@ class _Line:
 class _Depthwise:
     def __init__(self, body: Depthwise, fn: Function, target: Target) -> None:
         self.body, self.fn, self.target = body, fn, target
-        self.bytes, self.lanes = body.dtype.bytes, target.lanes(body.dtype)
+        self.bytes, self.lanes = body.x.dtype.bytes, target.lanes(body.dtype)
         self.type = vec(self.lanes, memory_type(body.dtype))
         self.images = size(fn, body.images)
         self.out, self.into = tuple(size(fn, d) for d in body.out), tuple(size(fn, d) for d in body.into)
@@ -170,13 +171,13 @@ class _Depthwise:
                 for position, j, k in used:
                     if position not in loaded:
                         place = fn.mul(position, self.strides[3])
-                        loaded[position] = load_raw(fn, memory_type(self.body.dtype), line, self.lanes, place, mask)
+                        loaded[position] = self.load(line, place, mask)
                     sums[j] = fma(fn, self.target.fma, loaded[position], filters[k], sums[j])
                 return [fn.gep(line, fn.mul(self.strides[2], window.dilations[1])),
                         fn.gep(weights, window.kernel[2] * self.tap), *sums]
 
             first = fn.gep(at.x, fn.add(fn.mul(start, self.strides[3]), fn.mul(channel, self.bytes)))
-            return self.vertical(at, first, fn.gep(at.w, fn.mul(channel, self.bytes)), taps, len(pattern))
+            return self.vertical(at, first, fn.gep(at.w, fn.mul(channel, self.body.dtype.bytes)), taps, len(pattern))
 
         self.channels(lines, at, x, len(pattern))
 
@@ -188,7 +189,7 @@ class _Depthwise:
         def lines(channel: Int, mask: Mask) -> list[Val]:
             def taps(_: Int, state: list[Val]) -> list[Val]:
                 def one(_: Int, inner: list[Val]) -> list[Val]:
-                    value = load_raw(fn, memory_type(self.body.dtype), inner[0], self.lanes, 0, mask)
+                    value = self.load(inner[0], 0, mask)
                     weight = fn.load(self.type, inner[1], 0, self.target.vector_bytes)
                     return [fn.gep(inner[0], fn.mul(self.strides[3], window.dilations[2])), fn.gep(inner[1], self.tap),
                             fma(fn, self.target.fma, value, weight, inner[2])]
@@ -198,7 +199,7 @@ class _Depthwise:
                         fn.gep(state[1], window.kernel[2] * self.tap), total]
 
             first = fn.gep(at.x, fn.add(fn.mul(start, self.strides[3]), fn.mul(channel, self.bytes)))
-            weights = fn.gep(at.w, fn.add(fn.mul(before, self.tap), fn.mul(channel, self.bytes)))
+            weights = fn.gep(at.w, fn.add(fn.mul(before, self.tap), fn.mul(channel, self.body.dtype.bytes)))
             return self.vertical(at, first, weights, taps, 1)
 
         self.channels(lines, at, x, 1)
@@ -217,6 +218,15 @@ class _Depthwise:
 
         return fn.loop(at.counts[0], plane, [x, w, *zero])[2:]
 
+    def load(self, line: Val, place: Int, mask: Mask) -> Val:
+        """A vector of channels of one pixel."""
+        fn, body, dtype = self.fn, self.body, self.body.x.dtype
+        raw = load_raw(fn, memory_type(dtype), line, self.lanes, place, mask)
+        if dtype is body.dtype:
+            return raw
+        level = fn.convert("sitofp" if dtype.is_signed else "uitofp", raw, self.type)
+        return fn.op("fsub", level, literal(self.type, body.zero)) if body.zero else level
+
     # --- channels ---
 
     def channels(self, sums: Callable[[Int, Mask], list[Val]], at: _Line, x: Int, many: int) -> None:
@@ -229,6 +239,8 @@ class _Depthwise:
             for j, value in enumerate(results):
                 places = [Place(fn.gep(b, fn.add(fn.mul(s[3], j), fn.mul(channel, s[4]))), size(fn, o.strides[4]))
                           for b, s, o in zip(bases, self.steps, self.body.epilogue.operands, strict=True)]
+                if self.body.x.dtype is not self.body.dtype:
+                    value = fn.convert("fptosi", value, vec(self.lanes, "i32"))
                 finish(fn, self.target, self.body.epilogue, value, self.lanes, places, mask)
 
         whole, rest = divmod(self.body.channels, self.lanes)

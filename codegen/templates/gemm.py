@@ -3,6 +3,8 @@
 A is read where it lies, with any strides. B is either a constant, packed by `pack_constant` into panels of a few
 vectors, or a value: read where it lies if its columns are adjacent and it is used for few rows, else packed panel by
 panel into scratch. A task is a block of rows times a block of panels of one batch entry.
+
+Of bytes (`dot`), k counts groups of four, and B in scratch is quads.py's work.
 """
 from __future__ import annotations
 
@@ -14,10 +16,12 @@ import numpy as np
 from lepton.codegen.kernel import Size
 from lepton.codegen.llvm.builder import Function, Int, Module, Val
 from lepton.codegen.target import Target
+from lepton.codegen.templates.dots import FMA, Dot
 from lepton.codegen.templates.epilogue import Epilogue, Operand
 from lepton.codegen.templates.memory import size
 from lepton.codegen.templates.microkernel import Micro, on_tile, stride_arguments
 from lepton.codegen.templates.pack import pack_panel
+from lepton.codegen.templates.quads import Quads
 from lepton.codegen.templates.tiles import Tile
 from lepton.ir.tensor import Array
 from lepton.ir.types import DType
@@ -29,11 +33,11 @@ NEAR_BYTES = 8192     # how far ahead of its reads a panel is prefetched
 class Gemm:
     """The body of a matrix product kernel."""
 
-    dtype: DType
+    dtype: DType             # of the sums
     batch: tuple[Size, ...]
     m: Size
     n: Size
-    k: Size
+    k: Size                  # groups that the dot takes, whole ones
     a: Operand               # over (*batch, m, k)
     b: Operand | int         # over (*batch, k, n); or the buffer of panels made by pack_constant
     epilogue: Epilogue       # over (*batch, m, n)
@@ -42,6 +46,10 @@ class Gemm:
     block_panels: int        # panels of a task
     rows_fastest: bool       # which blocks follow each other in the order of tasks
     in_place: bool = False   # B is read where it lies: its columns are adjacent
+    dot: Dot = FMA
+    tail: int = 0            # elements of A's rows after the last whole group
+    passes: int = 1          # times A is walked: weights of nine bits lie in two panels
+    quads: Quads | None = None   # how B is packed into scratch, where `dot` takes groups
 
     def emit(self, module: Module, symbol: str, target: Target) -> None:
         _Gemm(self, module.kernel(symbol), target).run()
@@ -153,8 +161,12 @@ class _Gemm:
         self.b = fn.buffer(body.b if isinstance(body.b, int) else body.b.buffer)
         self.on_tile = on_tile(body.epilogue, None, len(body.batch), len(body.batch) + 1)
         self.arguments = stride_arguments(fn, body.epilogue, None, len(body.batch), len(body.batch) + 1)
-        self.row, self.step = (fn.mul(size(fn, s), body.dtype.bytes) for s in body.a.strides[-2:])
-        self.arguments |= {"row": self.row, "step": self.step, "k": self.k}
+        self.bytes = body.a.dtype.bytes
+        self.row, self.step = (fn.mul(size(fn, s), self.bytes) for s in body.a.strides[-2:])
+        self.step = fn.mul(self.step, body.dot.group)
+        self.arguments |= {"row": self.row, "step": self.step, "k": self.k, "count0": body.passes, "stride0": 0}
+        groups = fn.add(self.k, 1 if body.tail else 0)
+        self.depth = fn.add(fn.mul(groups, body.passes), 1 if body.dot.starts else 0)   # rows of a panel
 
     def run(self) -> None:
         fn = self.fn
@@ -200,20 +212,19 @@ class _Gemm:
         column = fn.mul(panel, self.width)
         vectors = -(-columns // self.lanes) if isinstance(columns, int) else body.tile.vectors
         w, pitch, padded = self.panel_of_b(batch, panel, column, columns, vectors)
-        base = fn.gep(self.a, fn.mul(self.offset(body.a, batch), body.dtype.bytes))
+        base = fn.gep(self.a, fn.mul(self.offset(body.a, batch), self.bytes))
         known_row = body.a.strides[-2] if isinstance(body.a.strides[-2], int) else None
         known_step = body.a.strides[-1] if isinstance(body.a.strides[-1], int) else None
-        size_of = body.dtype.bytes
-
-        ahead = Ahead(fn, self.target, rows, body.tile.rows, self.k, pitch) if isinstance(body.b, int) else None
+        step = None if known_step is None else known_step * self.bytes * body.dot.group
+        ahead = Ahead(fn, self.target, rows, body.tile.rows, self.depth, pitch) if isinstance(body.b, int) else None
 
         def tile(start: Int, height: int) -> None:
             micro = Micro(
                 body.dtype, (1, height), vectors,
-                None if known_row is None else tuple(r * known_row * size_of for r in range(height)),
-                None if known_step is None else known_step * size_of,
-                isinstance(self.k, int) and self.k > 0, 0, self.on_tile, columns if isinstance(columns, int) else None,
-                pitch if isinstance(pitch, int) else None, padded, ahead.lines if ahead else 0, not body.in_place)
+                None if known_row is None else tuple(r * known_row * self.bytes for r in range(height)), step,
+                isinstance(self.k, int) and self.k > 0, int(body.passes > 1), self.on_tile,
+                columns if isinstance(columns, int) else None, pitch if isinstance(pitch, int) else None, padded,
+                ahead.lines if ahead else 0, not body.in_place, body.dot, body.tail)
             at = fn.add(row, start)
             pointers = [o.at(fn, p, (*batch, at, column))
                         for o, p in zip(body.epilogue.operands, self.pointers, strict=True)]
@@ -241,10 +252,13 @@ class _Gemm:
         fn, body = self.fn, self.body
         pitch = vectors * self.target.vector_bytes
         if isinstance(body.b, int):
-            return fn.gep(self.b, fn.mul(fn.mul(panel, self.k), self.width * body.dtype.bytes)), pitch, True
+            return fn.gep(self.b, fn.mul(fn.mul(panel, self.depth), self.width * body.dtype.bytes)), pitch, True
         k_stride, n_stride = (size(fn, s) for s in body.b.strides[-2:])
         offset = fn.add(self.offset(body.b, batch), fn.mul(column, n_stride))
-        source = fn.gep(self.b, fn.mul(offset, body.dtype.bytes))
+        source = fn.gep(self.b, fn.mul(offset, body.b.dtype.bytes))
+        if body.quads is not None:
+            body.quads.pack(fn, self.target, source, columns, (k_stride, n_stride), Val("ptr", "%scratch"), vectors)
+            return Val("ptr", "%scratch"), pitch, True
         if body.in_place:
             padded = isinstance(columns, int) and columns % self.lanes == 0
             return source, fn.mul(k_stride, body.dtype.bytes), padded

@@ -20,8 +20,9 @@ from lepton.codegen.kernel import Size
 from lepton.codegen.llvm.builder import Function, Int, Module, Val, vec
 from lepton.codegen.llvm.convert import memory_type
 from lepton.codegen.target import Target
+from lepton.codegen.templates.dots import FMA, Dot
 from lepton.codegen.templates.epilogue import Epilogue, Operand, Place, finish
-from lepton.codegen.templates.memory import fma, load_raw, mask_of, prefetch, size, zeros
+from lepton.codegen.templates.memory import load_raw, mask_of, prefetch, size, zeros
 from lepton.ir.types import DType
 
 ROLL_FROM = 8        # epilogues heavier than this run as a loop over the tile instead of once per register
@@ -31,7 +32,7 @@ ROLL_FROM = 8        # epilogues heavier than this run as a loop over the tile i
 class Micro:
     """What the code of a microkernel depends on. Byte offsets and byte strides throughout."""
 
-    dtype: DType                         # F32 or F64: of A, W and the accumulators
+    dtype: DType                         # of the accumulators; of A and W too, unless `dot` takes groups
     shape: tuple[int, int]               # the tile's rows as a grid (y, x): how epilogue operands see them
     vectors: int
     rows: tuple[int, ...] | None         # offset of each row of A, as in the grid; None: one stride, an argument
@@ -44,6 +45,8 @@ class Micro:
     padded: bool = True                  # W's rows may be read to the end of the last vector
     ahead: int = 0                       # cache lines asked for at each k: from `next` on, `share` bytes further each
     packed: bool = True                  # W is a panel of Lepton's own, which begins where a vector may
+    dot: Dot = FMA                       # what one step multiplies
+    tail: int = 0                        # elements of A after the last whole group
 
     @property
     def name(self) -> str:
@@ -110,9 +113,10 @@ def stride_arguments(fn: Function, epilogue: Epilogue, y: int | None, x: int, co
 class _Emitter:
     def __init__(self, micro: Micro, fn: Function, target: Target) -> None:
         self.micro, self.fn, self.target = micro, fn, target
-        self.element = memory_type(micro.dtype)
+        self.element = memory_type(micro.dtype) if micro.dot.group == 1 else "i32"
         self.lanes = target.lanes(micro.dtype)
         self.type = vec(self.lanes, self.element)
+        self.sums = vec(self.lanes, memory_type(micro.dtype))
         self.row_bytes = micro.vectors * target.vector_bytes
         self.columns: Int = Val("i64", "%columns") if micro.columns is None else micro.columns
         self.pitch: Int = Val("i64", "%pitch") if micro.pitch is None else micro.pitch
@@ -122,8 +126,13 @@ class _Emitter:
 
     def run(self) -> None:
         micro = self.micro
-        start = [zeros(self.type)] * (len(self.rows) * micro.vectors)
-        accumulators = self.sum(start)
+        w = Val("ptr", "%w")
+        start = [zeros(self.sums)] * micro.vectors
+        if micro.dot.starts:
+            start = [self.fn.load(self.sums, w, v * self.target.vector_bytes, self.target.vector_bytes)
+                     for v in range(micro.vectors)]
+            w = self.fn.gep(w, self.pitch)
+        accumulators = self.sum(start * len(self.rows), w)
         if micro.epilogue.weight > ROLL_FROM and len(accumulators) > 1:
             self.finish_in_loop(accumulators)
         else:
@@ -131,8 +140,8 @@ class _Emitter:
 
     # --- the sum ---
 
-    def sum(self, accumulators: list[Val]) -> list[Val]:
-        state = [*accumulators, Val("ptr", "%a"), Val("ptr", "%w")]
+    def sum(self, accumulators: list[Val], w: Val) -> list[Val]:
+        state = [*accumulators, Val("ptr", "%a"), w]
         state += [Val("ptr", "%next")] if self.micro.ahead else []
         if self.micro.depth:
             state = self.nest(state)
@@ -140,6 +149,8 @@ class _Emitter:
             state = repeat(self.fn, Val("i64", "%k"), self.step_k, state)
         else:
             state = self.fn.loop(Val("i64", "%k"), lambda _, v: self.step_k(v), state)
+        if self.micro.tail:
+            state = self.step_k(state, self.micro.tail)
         return state[:len(accumulators)]
 
     def nest(self, state: list[Val]) -> list[Val]:
@@ -170,17 +181,21 @@ class _Emitter:
 
         return repeat(fn, fn.i64(total), turn, [*counts[1:], *state])[depth:]
 
-    def step_k(self, state: list[Val]) -> list[Val]:
-        """One k: state is (*accumulators, a, w) and what is prefetched."""
-        fn, micro = self.fn, self.micro
+    def step_k(self, state: list[Val], tail: int = 0) -> list[Val]:
+        """One k: state is (*accumulators, a, w) and what is prefetched. `tail`: of this many elements of A."""
+        fn, micro, dot, target = self.fn, self.micro, self.micro.dot, self.target
         count = len(self.rows) * micro.vectors
         sums, (a, w, *following) = list(state[:count]), state[count:]
-        row = [self.load_w(w, v) for v in range(micro.vectors)]
+        row = [dot.right(fn, target, self.load_w(w, v)) for v in range(micro.vectors)]
         for r, offset in enumerate(self.rows):
-            one = fn.splat(fn.load(self.element, a, offset, micro.dtype.bytes), self.lanes)
+            if tail:
+                group = dot.load_tail(fn, fn.gep(a, offset), tail)
+            else:
+                group = fn.load(self.element, a, offset, micro.dtype.bytes // dot.group)
+            one = dot.left(fn, target, fn.splat(group, self.lanes))
             for v in range(micro.vectors):
                 i = r * micro.vectors + v
-                sums[i] = fma(fn, self.target.fma, one, row[v], sums[i])
+                sums[i] = dot.accumulate(fn, target, one, row[v], sums[i])
         for line in range(micro.ahead):
             prefetch(fn, fn.gep(following[0], 64 * line))
         after = [fn.gep(f, Val("i64", "%share")) for f in following]

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from lepton.codegen.llvm.builder import Function, Int, Val, vec
 from lepton.codegen.llvm.convert import memory_type
+from lepton.codegen.llvm.expr import broadcast
 from lepton.codegen.target import Target
 from lepton.codegen.templates.memory import (
     Mask,
@@ -17,6 +18,8 @@ from lepton.codegen.templates.memory import (
     zeros,
 )
 from lepton.ir.types import DType
+
+FEW = 4      # bytes that are copied one by one, without a loop or a mask
 
 
 def pack_panel(fn: Function, machine: Target, dtype: DType, source: Val, extent: tuple[Int, Int],
@@ -109,9 +112,9 @@ def copy_run(fn: Function, dtype: DType, source: Val, target: Val, count: Int, l
         fn, load_raw(fn, element, fn.gep(source, at), lanes, 0, mask), fn.gep(target, at), 0, mask), dtype)
 
 
-def fill_zero(fn: Function, dtype: DType, target: Val, count: Int, lanes: int) -> None:
-    """target[i] = 0 for i < count."""
-    value = zeros(vec(lanes, memory_type(dtype)))
+def fill_run(fn: Function, dtype: DType, target: Val, count: Int, lanes: int, fill: Val | None = None) -> None:
+    """target[i] = fill (as it lies in memory; None: 0) for i < count."""
+    value = zeros(vec(lanes, memory_type(dtype))) if fill is None else broadcast(fn, fill, lanes)
     fn.loop(fn.div(count, lanes), lambda i, _: fn.store(value, target, fn.mul(i, lanes * dtype.bytes)))
     _rest(fn, count, lanes, lambda at, mask: store_raw(fn, value, fn.gep(target, at), 0, mask), dtype)
 
@@ -152,16 +155,22 @@ class Border:
 
 
 def copy_line(fn: Function, machine: Target, dtype: DType, source: Val, target: Val, border: Border, channels: int,
-              strides: tuple[Int, Int], to: tuple[Int, Int]) -> None:
+              strides: tuple[Int, Int], to: tuple[Int, Int], fill: Val | None = None) -> None:
     """One line of pixels with its borders: pixel i, channel c goes to target[i*to[0] + c*to[1]].
 
-    `source` is where pixel 0 would lie, borders counted; `strides` are the source's between pixels and channels."""
+    `source` is where pixel 0 would lie, borders counted; `strides` are the source's between pixels and channels.
+    Borders hold `fill` (None: 0)."""
+    narrow, pixel_bytes, pitch = channels, strides[0], to[0]
+    if isinstance(narrow, int) and isinstance(pixel_bytes, int) and isinstance(pitch, int) and dtype.bytes == 1:
+        if strides[1] == to[1] == 1 and narrow % 4 == pixel_bytes % 4 == pitch % 4 == 0:
+            dtype, channels, strides, to = DType.I32, narrow // 4, (pixel_bytes // 4, 1), (pitch // 4, 1)
+            fill = None if fill is None else fn.op("mul", fn.convert("zext", fill, "i32"), Val("i32", str(0x01010101)))
     lanes, size = machine.lanes(dtype), dtype.bytes
     total = fn.add(border.left, border.inside)
     skip = fn.mul(border.left, size)
     if to[1] == 1:  # pixels one after the other, with or without gaps
         for start, count in ((0, border.left), (total, border.right)):
-            fill_zero(fn, dtype, fn.gep(target, fn.mul(fn.mul(start, to[0]), size)), fn.mul(count, to[0]), lanes)
+            fill_run(fn, dtype, fn.gep(target, fn.mul(fn.mul(start, to[0]), size)), fn.mul(count, to[0]), lanes, fill)
         first = fn.gep(target, fn.mul(skip, to[0]))
         at = fn.gep(source, fn.mul(skip, strides[0]))
         if strides == (channels, 1) and to[0] == channels:
@@ -179,7 +188,7 @@ def copy_line(fn: Function, machine: Target, dtype: DType, source: Val, target: 
     def plane(c: Int, _: list[Val]) -> None:
         line = fn.gep(target, fn.mul(fn.mul(c, to[1]), size))
         for start, count in ((0, border.left), (total, border.right)):
-            fill_zero(fn, dtype, fn.gep(line, fn.mul(start, size)), count, lanes)
+            fill_run(fn, dtype, fn.gep(line, fn.mul(start, size)), count, lanes, fill)
         at = fn.gep(source, fn.add(fn.mul(fn.mul(c, strides[1]), size), fn.mul(skip, strides[0])))
         copy_elements(fn, machine, dtype, at, fn.gep(line, skip), border.inside, strides[0])
 
@@ -189,6 +198,11 @@ def copy_line(fn: Function, machine: Target, dtype: DType, source: Val, target: 
 def copy_elements(fn: Function, machine: Target, dtype: DType, source: Val, target: Val, count: Int,
                   stride: Int) -> None:
     """target[i] = source[i*stride] for i < count."""
+    if isinstance(count, int) and count <= FEW and dtype.bytes == 1:
+        for i in range(count):
+            value = fn.load(memory_type(dtype), source, fn.mul(fn.mul(stride, i), dtype.bytes))
+            fn.store(value, target, i * dtype.bytes)
+        return
     if stride == 1:
         copy_run(fn, dtype, source, target, count, machine.lanes(dtype))
         return

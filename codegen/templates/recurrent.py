@@ -18,7 +18,7 @@ from lepton.codegen.templates.epilogue import Operand, plain
 from lepton.codegen.templates.gemm import cover, heights, unravel, when
 from lepton.codegen.templates.memory import Mask, mask_of, size, store_lanes, zeros
 from lepton.codegen.templates.microkernel import Micro
-from lepton.codegen.templates.pack import copy_elements, fill_zero, pack_panel
+from lepton.codegen.templates.pack import copy_elements, fill_run, pack_panel
 from lepton.codegen.templates.tiles import Tile
 from lepton.ir.types import DType
 
@@ -191,7 +191,7 @@ class _Recurrent:
     def copy(self, source: Operand | None, at: tuple[Int, ...], to: Val, count: int) -> None:
         """A run along the operand's last axis, zeros if there is none."""
         if source is None:
-            fill_zero(self.fn, self.body.dtype, to, count, self.lanes)
+            fill_run(self.fn, self.body.dtype, to, count, self.lanes)
             return
         start = source.at(self.fn, self.bases[source], at)
         copy_elements(self.fn, self.target, self.body.dtype, start, to, count, size(self.fn, source.strides[-1]))

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from lepton.codegen.target import Target
+from lepton.codegen.templates.dots import FMA, Dot
 from lepton.ir.types import DType
 
 LATENCY = 4                 # of a multiply-add: fewer accumulators than twice this leave the units idle
@@ -27,9 +28,10 @@ class Tile:
     vectors: int
 
 
-def most_rows(target: Target, vectors: int) -> int:
+def most_rows(target: Target, vectors: int, dot: Dot = FMA) -> int:
     """Rows of accumulators that fit in registers beside a row of W and a broadcast (and a product, without FMA)."""
-    free = target.vector_registers - vectors - (1 if target.fma else 2)
+    columns, others = dot.registers(target)
+    free = target.vector_registers - columns * vectors - others
     if not target.is_x86:
         # Loads that broadcast are instructions of their own there, and LLVM moves some of them up.
         return min(12, (free - 1) // vectors)
@@ -73,10 +75,10 @@ def sweep_cost(target: Target, tile: Tile, rows: int, columns: int, k: int, dtyp
     return total
 
 
-def candidates(target: Target, rows: int, limit: int = MOST_ROWS) -> Iterator[Tile]:
+def candidates(target: Target, rows: int, limit: int = MOST_ROWS, dot: Dot = FMA) -> Iterator[Tile]:
     """Tiles worth trying for a product of so many rows: as high as registers allow, or evenly split."""
     for vectors in WIDTHS:
-        most = min(most_rows(target, vectors), limit)
+        most = min(most_rows(target, vectors, dot), limit)
         if most < 1:
             continue
         yield Tile(min(most, max(rows, 1)), vectors)
@@ -84,14 +86,15 @@ def candidates(target: Target, rows: int, limit: int = MOST_ROWS) -> Iterator[Ti
             yield Tile(-(-rows // -(-rows // most)), vectors)
 
 
-def choose(target: Target, rows: int, columns: int, k: int, dtype: DType, *, row_stride: int | None = None) -> Tile:
+def choose(target: Target, rows: int, columns: int, k: int, dtype: DType, *, row_stride: int | None = None,
+           dot: Dot = FMA) -> Tile:
     """The cheapest tile. `row_stride`: bytes between rows of A where that is known; aliasing rows had better be few."""
     limit = FEW_ROWS if row_stride is None else 14
     crowded = row_stride is not None and aliases(target, row_stride)
     lanes = target.lanes(dtype)
     widest = -(-max(columns, 1) // lanes)
-    found = [t for t in candidates(target, rows, limit) if t.vectors <= widest]
-    found += [t for t in candidates(target, rows, FEW_ROWS) if t.vectors <= widest and crowded]
+    found = [t for t in candidates(target, rows, limit, dot) if t.vectors <= widest]
+    found += [t for t in candidates(target, rows, FEW_ROWS, dot) if t.vectors <= widest and crowded]
     rows, columns, k = max(rows, 1), max(columns, 1), max(k, 1)
 
     def cost(tile: Tile) -> tuple[float, int]:
