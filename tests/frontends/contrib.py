@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -31,16 +32,19 @@ Operand = np.ndarray | Held | None
 
 
 def node_model(op: str, *operands: Operand, outputs: int | tuple[int, ...] = 1, domain: str = DOMAIN, opset: int = 21,
-               open_dims: bool = True, **attributes: Any) -> tuple[onnx.ModelProto, dict[str, np.ndarray]]:
-    """A model of one node and its feeds. `outputs`: how many, or the places of those that are asked for."""
+               sizes: Mapping[str, int] | None = None, **attributes: Any,
+               ) -> tuple[onnx.ModelProto, dict[str, np.ndarray]]:
+    """A model of one node and its feeds. `outputs`: how many, or the places of those that are asked for. `sizes`: the
+    dimensions that are open, by name; absent: all, each with a name of its own."""
     wanted = tuple(range(outputs)) if isinstance(outputs, int) else outputs
     names = [f"x{i}" if x is not None else "" for i, x in enumerate(operands)]
     results = [f"y{i}" if i in wanted else "" for i in range(max(wanted) + 1)]
     node = helper.make_node(op, names, results, name="the_node", domain=domain, **attributes)
     feeds = {n: x for n, x in zip(names, operands, strict=True) if isinstance(x, np.ndarray)}
+    named = {size: name for name, size in (sizes or {}).items()}
     infos = [helper.make_tensor_value_info(
-        n, helper.np_dtype_to_tensor_dtype(x.dtype), [f"{n}_{i}" if open_dims else d for i, d in enumerate(x.shape)])
-        for n, x in feeds.items()]
+        n, helper.np_dtype_to_tensor_dtype(x.dtype),
+        [f"{n}_{i}" if sizes is None else named.get(d, d) for i, d in enumerate(x.shape)]) for n, x in feeds.items()]
     constants = [numpy_helper.from_array(np.ascontiguousarray(x.array).reshape(x.array.shape), n)
                  for n, x in zip(names, operands, strict=True) if isinstance(x, Held)]
     graph = helper.make_graph([node], "g", infos, [onnx.ValueInfoProto(name=r) for r in results if r], constants)

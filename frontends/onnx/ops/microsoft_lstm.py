@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from lepton.frontends.onnx.call import REQUIRED, Call
-from lepton.frontends.onnx.ops.movement import mirrored, parts
+from lepton.frontends.onnx.ops.movement import mirrored, nth, parts
 from lepton.frontends.onnx.ops.recurrent import activations
 from lepton.frontends.onnx.registry import imports
 from lepton.ir import dims, ops
@@ -49,7 +49,7 @@ def dynamic_quantize_lstm(c: Call) -> list[Value]:
     results = []
     for d, back in enumerate(backwards):
         cell = _Cell(c, hidden, functions[d], variant, _scale(c, d, 10), _at(c, 3, d), _at(c, 7, d))
-        gates = _product(c, levels, part(c, w, d), _scale(c, d, 8))
+        gates = _product(c, levels, nth(c, w, d), _scale(c, d, 8))
         results.append(_direction(c, cell, d, back, c.reshape(gates, (steps, batch, 4 * hidden))))
     return [_stacked(c, column) for column in zip(*results, strict=True)]
 
@@ -127,7 +127,7 @@ def _direction(c: Call, cell: _Cell, d: int, back: bool, gates: Value) -> tuple[
     steps, batch, _ = gates.tensor.shape
     zeros = c(ops.broadcast_to, c.const(0.0, DType.F32), shape=(batch, cell.hidden))
     h, memory = (zeros if (v := _at(c, i, d)) is None else c.reshape(v, zeros.tensor.shape) for i in (5, 6))
-    weights = cell.weights(part(c, c.x(2), d))
+    weights = cell.weights(nth(c, c.x(2), d))
     lens = c.opt(4)
     if lens is None:
         def step(states: Sequence[Value], slices: Sequence[Value], held: Sequence[Value]) -> tuple[list[Value], Value]:
@@ -174,24 +174,15 @@ def _is_constant(v: Value) -> bool:
     return v.producer is not None and v.producer.op is ops.constant
 
 
-def part(c: Call, x: Value, index: int) -> Value:
-    """x[index]; of a constant, a constant."""
-    if x.producer is not None and _is_constant(x):
-        return c.const(x.producer.attrs["value"].array[index])
-    rest = x.tensor.shape[1:]
-    row = c(ops.slice_, x, starts=(index, *(0 for _ in rest)), sizes=(1, *rest), steps=(1,) * x.tensor.rank)
-    return c.reshape(row, rest)
-
-
 def _at(c: Call, operand: int, d: int) -> Value | None:
     """What an operand has for the direction, if it is there."""
     value = c.opt(operand)
-    return None if value is None else part(c, value, d)
+    return None if value is None else nth(c, value, d)
 
 
 def _scale(c: Call, d: int, operand: int) -> _Scale:
     """The operands `operand` (scale) and the next (zero point), [D] or [D, 4H]."""
-    return _Scale(part(c, c.x(operand), d), part(c, c.x(operand + 1), d))
+    return _Scale(nth(c, c.x(operand), d), nth(c, c.x(operand + 1), d))
 
 
 def _product(c: Call, levels: Sequence[Value], weights: Value, scale: _Scale) -> Value:

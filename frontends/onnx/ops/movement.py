@@ -117,6 +117,15 @@ def parts(c: Call, x: Value, axis: int, sizes: Sequence[Dim]) -> list[Value]:
     return found
 
 
+def nth(c: Call, x: Value, index: int) -> Value:
+    """x[index]; of a constant, a constant."""
+    if x.producer is not None and x.producer.op is ops.constant:
+        return c.const(x.producer.attrs["value"].array[index])
+    rest = x.tensor.shape[1:]
+    row = c(ops.slice_, x, starts=(index, *(0 for _ in rest)), sizes=(1, *rest), steps=(1,) * x.tensor.rank)
+    return c.reshape(row, rest)
+
+
 @imports("Tile")
 def tile_1(c: Call) -> Value:
     (axis,) = c.axes_of((c.int_in(2, "the axis"),), c.x().tensor.rank)
