@@ -22,7 +22,7 @@ from lepton.codegen.templates.winograd import Winograd, profitable
 from lepton.codegen.templates.winograd_filters import pack_taps as pack_winograd
 from lepton.ir import ops
 from lepton.ir.core import Value
-from lepton.ir.dims import Dim, ceildiv, product
+from lepton.ir.dims import Dim, ceildiv, dim_max, product
 from lepton.ir.tensor import Array
 from lepton.ir.types import DType
 
@@ -352,7 +352,7 @@ def _crowded(target: Target, shape: Shape) -> bool:
 
 
 def _at_least_one(dim: Dim) -> Dim:
-    return max(dim, 1) if isinstance(dim, int) else dim
+    return max(dim, 1) if isinstance(dim, int) else dim_max(dim, 1)
 
 
 def panels_of(shape: Shape, rows: Dim, columns: Dim, panels: int) -> int:

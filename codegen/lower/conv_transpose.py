@@ -35,7 +35,7 @@ class Phase:
 
     residue: int
     taps: tuple[int, ...]     # in the order of the input positions they meet; none: nothing meets this residue
-    first: Dim                # input position of taps[0] for output position `residue`
+    first: Dim                # input position of taps[0] for output position `residue`; without taps, one outside
     spacing: int              # of those input positions
 
 
@@ -54,7 +54,7 @@ class Axis:
         step = self.stride // gcd(self.stride, self.dilation)
         taps = [t for t in range(self.kernel) if (residue + self.pad - t * self.dilation) % self.stride == 0]
         ordered = tuple(reversed(taps))
-        first = (residue + self.pad - ordered[0] * self.dilation) // self.stride if ordered else 0
+        first = (residue + self.pad - ordered[0] * self.dilation) // self.stride if ordered else -self.out
         return Phase(residue, ordered, first, step * self.dilation // self.stride)
 
     def phases(self) -> list[Phase]:
