@@ -10,7 +10,7 @@ from lepton.codegen.group import Group, LowerOptions, lowers
 from lepton.codegen.kernel import Kernel, packed
 from lepton.codegen.lower.matmul import grain_of
 from lepton.codegen.templates.fused import Bindings, outer
-from lepton.codegen.templates.trees import KEYS, NODE_BYTES, WALKS, Trees
+from lepton.codegen.templates.trees import KEYS, NODE_BYTES, SUM_BYTES, WALKS, Trees
 from lepton.ir import ops
 from lepton.ir.core import Node
 from lepton.ir.diagnostics import UnsupportedError
@@ -68,7 +68,7 @@ def _tables(node: Node, body: Trees, options: LowerOptions) -> dict[str, Array]:
     found = {"nodes": _records(node, dtype, body.key_pitch(options.target.lanes(dtype))), "weights": rows,
              "roots": attrs["roots"].array.astype(np.int64) * NODE_BYTES[dtype]}
     if attrs["target"] is not None:
-        found["owner"] = attrs["target"].array.astype(np.int64) * body.y.dtype.bytes
+        found["owner"] = attrs["target"].array.astype(np.int64) * SUM_BYTES
     return found
 
 

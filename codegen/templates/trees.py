@@ -24,6 +24,7 @@ from lepton.ir.types import DType
 
 WALKS = 8
 NODE_BYTES = {DType.F32: 16, DType.F64: 32}   # powers of two: a place is a number of leaves shifted
+SUM_BYTES = 8                                 # sums are f64: ties of votes stay ties
 KEYS = {DType.F32: DType.I32, DType.F64: DType.I64}
 
 
@@ -55,9 +56,8 @@ class Trees:
 
     @property
     def sum_lanes(self) -> int:
-        """Lanes in which the sums of a row are added: as few as hold them all, at most those of 16 bytes."""
-        wide = 1 << max(0, self.targets - 1).bit_length()
-        return 1 if self.owner is not None else min(wide, 16 // self.y.dtype.bytes)
+        """Lanes in which the sums of a row are added: as few as hold them all, at most four."""
+        return 1 if self.owner is not None else min(1 << max(0, self.targets - 1).bit_length(), 4)
 
     @property
     def pitch(self) -> int:
@@ -75,7 +75,7 @@ class Trees:
 
     def scratch(self, target: Target) -> int:
         keys = self.block * self.row_bytes(target.lanes(self.x.dtype))
-        return -(-keys // 64) * 64 + self.block * self.pitch * self.y.dtype.bytes
+        return -(-keys // 64) * 64 + self.block * self.pitch * SUM_BYTES
 
 
 class _Trees:
@@ -90,8 +90,8 @@ class _Trees:
         self.keys = Val("ptr", "%scratch")
         self.row_bytes = body.row_bytes(self.lanes)
         self.sums = fn.gep(self.keys, -(-body.block * self.row_bytes // 64) * 64)
-        self.sum_bytes = body.pitch * body.y.dtype.bytes
-        self.sum_type = vec(body.sum_lanes, memory_type(body.y.dtype))
+        self.sum_bytes = body.pitch * SUM_BYTES
+        self.sum_type = vec(body.sum_lanes, "double")
         self.shift = NODE_BYTES[body.x.dtype].bit_length() - 1
 
     def run(self) -> None:
@@ -137,7 +137,7 @@ class _Trees:
             vector(full, rest)
         nothing = literal(self.sum_type, NOTHING[body.aggregate])
         for start in range(0, body.pitch, body.sum_lanes):
-            fn.store(nothing, self.sum_row(place), start * body.y.dtype.bytes)
+            fn.store(nothing, self.sum_row(place), start * SUM_BYTES)
 
     def key(self, x: Val, low: bool) -> Val:
         """Integers in the order of the floats; both zeros are 0. NaN is the largest, or (low) the smallest."""
@@ -153,14 +153,15 @@ class _Trees:
 
     def deliver(self, row: Int, place: Int) -> None:
         fn, body = self.fn, self.body
-        sums, element = self.sum_row(place), memory_type(body.y.dtype)
+        sums, wide = self.sum_row(place), body.y.dtype is DType.F64
         stride = size(fn, body.y.strides[1])
 
         def one(j: Int, _: list[Val]) -> None:
-            value = fn.load(element, sums, fn.mul(j, body.y.dtype.bytes))
+            value = fn.load("double", sums, fn.mul(j, SUM_BYTES))
             if body.aggregate != "sum":
-                none = fn.compare("fcmp oeq", value, literal(element, NOTHING[body.aggregate]))
-                value = fn.select(none, literal(element, 0.0), value)
+                none = fn.compare("fcmp oeq", value, literal("double", NOTHING[body.aggregate]))
+                value = fn.select(none, literal("double", 0.0), value)
+            value = value if wide else fn.convert("fptrunc", value, "float")
             store_lanes(fn, self.target, value, body.y.dtype, body.y.at(fn, self.y, (row, j)), stride)
 
         fn.loop(body.targets, one)
@@ -226,12 +227,13 @@ class _Trees:
             sums = fn.gep(sums, fn.load("i64", self.owner, fn.mul(number, 8), 8))
             weights = fn.gep(self.weights, fn.mul(number, width))
         else:
-            weights = fn.gep(self.weights, fn.mul(number, self.sum_bytes))
+            weights = fn.gep(self.weights, fn.mul(number, body.pitch * width))
 
         def part(i: Int, _: Sequence[Val] = ()) -> None:
-            at = fn.mul(i, body.sum_lanes * width)
-            old, new = fn.load(self.sum_type, sums, at), fn.load(self.sum_type, weights, at)
-            fn.store(self.combine(old, new), sums, at)
+            at = fn.mul(i, body.sum_lanes * SUM_BYTES)
+            new = fn.load(vec(body.sum_lanes, memory_type(body.y.dtype)), weights, fn.mul(i, body.sum_lanes * width))
+            new = new if width == SUM_BYTES else fn.convert("fpext", new, self.sum_type)
+            fn.store(self.combine(fn.load(self.sum_type, sums, at), new), sums, at)
 
         fn.loop(1 if self.owner is not None else body.pitch // body.sum_lanes, part)
 

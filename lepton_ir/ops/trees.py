@@ -58,12 +58,12 @@ def tree_ensemble(
 
     At inner node i a row goes to yes[i] where x[feature[i]] <= threshold[i] (so -0 is 0), a NaN where nan_yes[i], else
     to no[i]. Places >= 0 are inner nodes, -1 - j is leaf j; children stand behind their parents. Leaf j gives
-    weights[j] [targets], or weights[j,0] to target[j] alone. `sum` adds from the first tree on; for `min` a
+    weights[j] [targets], or weights[j,0] to target[j] alone. `sum` adds in f64, from the first tree on; for `min` a
     weight of inf is none, for `max` one of -inf, and the result of none at all is 0."""
     leaves = _leaves(x, roots, feature, threshold, yes, no, nan_yes)
     found = weights.array[leaves]  # [n,trees,targets or 1]
     combine = {"sum": np.add, "min": np.minimum, "max": np.maximum}[aggregate]
-    total = np.full((len(x), targets), NOTHING[aggregate], weights.array.dtype)
+    total = np.full((len(x), targets), NOTHING[aggregate], np.float64)
     if target is None:
         for tree in range(found.shape[1]):
             total = combine(total, found[:, tree])
@@ -71,7 +71,7 @@ def tree_ensemble(
         reached, rows = target.array[leaves], np.arange(len(x))
         for tree in range(found.shape[1]):
             total[rows, reached[:, tree]] = combine(total[rows, reached[:, tree]], found[:, tree, 0])
-    return np.where(total == NOTHING[aggregate], total.dtype.type(0), total)
+    return np.where(total == NOTHING[aggregate], 0, total).astype(weights.array.dtype)
 
 
 def _leaves(x: Array, roots: Tensor, feature: Tensor, threshold: Tensor, yes: Tensor, no: Tensor,

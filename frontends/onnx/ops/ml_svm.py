@@ -27,8 +27,9 @@ def svm_regressor(c: Call) -> Value:
     """x [N,F] -> f32[N,1]; with one_class 1 or -1, on which side of the border a row lies."""
     coefficients, supports = _floats(c, "coefficients"), c.i("n_supports", 0)
     if supports:
-        matrix = coefficients.reshape(-1, 1)
-        total = c(ops.matmul, _kernel(c, _vectors(c, supports)), c.const(matrix))
+        if len(coefficients) != supports:
+            raise LeptonError(f"{len(coefficients)} coefficients for {supports} support vectors", where=c.where)
+        total = _decisions(c, _vectors(c, supports), coefficients.reshape(-1, 1))
     else:
         c.ignore("kernel_type", "kernel_params", "support_vectors")
         total = c(ops.matmul, _x(c, len(coefficients)), c.const(coefficients.reshape(-1, 1)))
@@ -51,8 +52,8 @@ def svm_classifier(c: Call) -> list[Value]:
     rho = c.floats("rho", REQUIRED)
     if len(rho) != len(pairs):
         raise LeptonError(f"{len(rho)} rho for {len(pairs)} pairs of classes", where=c.where)
-    kernel = _kernel(c, _vectors(c, sum(counts)))
-    total = c(ops.add, c(ops.matmul, kernel, c.const(_pair_matrix(c, counts, pairs))), c.const(rho, DType.F32))
+    total = _decisions(c, _vectors(c, sum(counts)), _pair_matrix(c, counts, pairs))
+    total = c(ops.add, total, c.const(rho, DType.F32))
     label = picked(c, labels, _voted(c, total, pairs, len(labels)))
     prob_a, prob_b = c.floats("prob_a", ()), c.floats("prob_b", ())
     if prob_a:
@@ -105,15 +106,24 @@ def _vectors(c: Call, count: int) -> Array:
     return given.reshape(count, -1)
 
 
+def _decisions(c: Call, vectors: Array, matrix: Array) -> Value:
+    """The kernel's values times `matrix` [S,D], f32[N,D], summed in f64: what a thousand vectors say all but cancels. A
+    linear kernel's vectors are summed beforehand."""
+    if c.s("kernel_type", "LINEAR") == "LINEAR":
+        c.ignore("kernel_params")
+        summed = (vectors.T.astype(np.float64) @ matrix).astype(np.float32)
+        return c(ops.matmul, _x(c, len(summed)), c.const(summed))
+    product = c(ops.matmul, c.cast(_kernel(c, vectors), DType.F64), c.const(matrix, DType.F64))
+    return c.cast(product, DType.F32)
+
+
 def _kernel(c: Call, vectors: Array) -> Value:
-    """The kernel of every row of x with every support vector: f32[N,S]."""
+    """The kernel of every row of x with every support vector, f32[N,S], where it is not linear."""
     gamma, coef0, degree = (*c.floats("kernel_params", ()), 0.0, 0.0, 0.0)[:3]
     x, kind = _x(c, vectors.shape[1]), c.s("kernel_type", "LINEAR")
     if kind == "RBF":
         return c(ops.exp, c(ops.mul, _squares(c, x, vectors), c.const(-gamma, DType.F32)))
     dot = c(ops.matmul, x, c.const(np.ascontiguousarray(vectors.T)))
-    if kind == "LINEAR":
-        return dot
     if kind not in ("POLY", "SIGMOID"):
         raise LeptonError(f"kernel_type {kind!r}", where=c.where)
     inner = c(ops.add, c(ops.mul, dot, c.like(gamma, dot)), c.like(coef0, dot))

@@ -87,7 +87,7 @@ def _weights(c: Call, leaves: Leaves, targets: int, aggregate: str, dtype: DType
 
 
 class _Nodes:
-    """Branches as comparisons x <= limit. The i-th branch keeps place i; what it needs beyond one node stands behind."""
+    """Branches as comparisons x <= limit. The i-th branch keeps place i; more that it needs stands behind."""
 
     def __init__(self, c: Call, dtype: np.dtype[Any]) -> None:
         self.c, self.dtype = c, dtype
@@ -95,7 +95,7 @@ class _Nodes:
         self.extra = 1 << 40
 
     def before(self, limit: float) -> float:
-        """The largest float of x's type below `limit`; below -inf there is only NaN, and nothing is at or below that."""
+        """The largest float of x's type below `limit`. Below -inf there is only NaN: nothing is at or below it."""
         if limit == -np.inf:
             return np.nan
         return float(np.nextafter(self.dtype.type(limit), self.dtype.type(-np.inf)))
