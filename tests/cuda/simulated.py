@@ -1,0 +1,95 @@
+"""Run kernels on the simulator: their CUDA text through g++."""
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import os
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Mapping
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+
+from lepton.codegen.cuda.source import prelude
+from lepton.codegen.cuda.spell import Geometry, ScratchIn, spell
+from lepton.codegen.kernel import Kernel, Packed
+from lepton.codegen.llvm.spell import LoopBody
+from lepton.ir.core import Value
+from lepton.ir.dims import evaluate
+from lepton.ir.tensor import Array
+
+COMPILER = shutil.which("g++")
+FLAGS = ("-std=c++17", "-O1", "-fPIC", "-fno-strict-aliasing", "-ffp-contract=off", "-w")
+BLOCKS = 7  # a grid smaller than most numbers of tasks, so that blocks take several
+
+
+@cache
+def folder() -> Path:
+    return Path(tempfile.mkdtemp(prefix="lepton-sim-"))
+
+
+@cache
+def header() -> Path:
+    """The prelude, compiled once."""
+    path = folder() / "prelude.hpp"
+    path.write_text(prelude("sim.hpp"))
+    subprocess.run([str(COMPILER), *FLAGS, "-x", "c++-header", str(path), "-o", f"{path}.gch"], check=True)
+    return path
+
+
+def library(text: str) -> ctypes.CDLL:
+    name = hashlib.sha256(text.encode()).hexdigest()[:20]
+    path = folder() / f"{name}.so"
+    if not path.exists():
+        source = folder() / f"{name}.cpp"
+        source.write_text(f'#include "{header()}"\n{text}')
+        done = subprocess.run([str(COMPILER), *FLAGS, "-shared", str(source), "-o", f"{path}.tmp"],
+                              capture_output=True, text=True, check=False)
+        if done.returncode:
+            raise AssertionError(done.stderr[:3000] + "\n" + text)
+        os.rename(f"{path}.tmp", path)
+    return ctypes.CDLL(str(path))
+
+
+def launcher(geometry: Geometry, parameters: int) -> str:
+    """A C function that takes all arguments as 64-bit words and runs the grid."""
+    return (f'extern "C" void run(long long grid, void **words) {{ lp_sim::launch(grid, {geometry.threads}, '
+            f"{geometry.shared_bytes}, [=] {{ lp_call(words); }}); }}\n")
+
+
+def call_text(signature: str, symbol: str) -> str:
+    """`lp_call`: the kernel with its arguments from an array of words."""
+    parts = [p.strip() for p in signature.split(",")]
+    words = []
+    for i, part in enumerate(parts):
+        kind, star, _ = part.rpartition("*")
+        words.append(f"({kind} *)words[{i}]" if star else f"(i64)words[{i}]")
+    return f"static void lp_call(void **words) {{ {symbol}({', '.join(words)}); }}\n"
+
+
+def run_loop_kernel(kernel: Kernel, addresses: list[int], env: Mapping[str, int]) -> None:
+    """All tasks of a loop kernel on operands at these addresses."""
+    assert isinstance(kernel.body, LoopBody)
+    spelled = spell(kernel.body.kernel, "k", kernel.scratch)
+    signature = spelled.text[spelled.text.index(" k(") + 3:spelled.text.index(") {")]
+    geometry = spelled.geometry
+    code = library(spelled.text + call_text(signature, "k") + launcher(geometry, signature.count(",") + 1))
+    tasks = evaluate(kernel.tasks, env)
+    grid = max(1, min(BLOCKS, -(-tasks // geometry.tasks_per_block)))
+    stride = -(-evaluate(kernel.scratch, env) // 64) * 64
+    room = np.full(grid * stride + 64, 0xFF, np.uint8) if geometry.scratch is ScratchIn.GLOBAL else np.zeros(0, np.uint8)
+    start = -(-room.ctypes.data // 64) * 64 if room.size else 0
+    words = [*addresses, start, stride, *(evaluate(d, env) for d in kernel.dims), tasks]
+    array = (ctypes.c_void_p * len(words))(*(w % (1 << 64) for w in words))
+    code.run(ctypes.c_longlong(grid), array)
+
+
+def packed_copies(kernel: Kernel) -> dict[int, Array]:
+    """Constant operands by position, in memory that lives as long as the result."""
+    return {i: np.ascontiguousarray(o.array) for i, o in enumerate(kernel.operands) if isinstance(o, Packed)}
+
+
+__all__ = ["COMPILER", "Value", "library", "packed_copies", "run_loop_kernel"]
