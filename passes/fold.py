@@ -61,10 +61,10 @@ class Fold(Pass):
             assert isinstance(t.type.size, int)
             read += t.type.size
         for result in node.results:
-            size = result.type.size if isinstance(result.type, TensorType) else None
-            if not isinstance(size, int):
-                return False
-            sizes.append(size)
+            if not isinstance(result.type, TensorType) or not result.type.is_static:
+                return False  # not [0,N] either, though it has 0 elements: readers' types mention N
+            assert isinstance(result.type.size, int)
+            sizes.append(result.type.size)
         return sum(sizes) <= max(self.small, self.growth * read) and _work(node, sizes[0]) <= self.work
 
     def branch(self, graph: Graph, node: Node) -> bool:

@@ -111,7 +111,9 @@ def div_power_of_two(x: Value, c: Value) -> Value | None:
     mantissas, exponents = np.frexp(values)
     if values.size == 0 or not ((np.abs(mantissas) == 0.5) & (np.abs(exponents) < 14)).all():
         return None
-    return ops.mul(x, constant_like(1 / values, c))
+    inverse = constant_like(1 / values, c)
+    exact = (elements(inverse).astype(np.float64) == 1 / values).all()  # types of 8 bits do not hold them all
+    return ops.mul(x, inverse) if exact else None
 
 
 @rule(pat(ops.div)(x, const("c", lambda t: t.type.dtype.is_float)), accuracy="reassociating")
