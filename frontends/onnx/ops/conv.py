@@ -30,9 +30,9 @@ class Window:
         return {"strides": self.strides, "pads_begin": self.begin, "pads_end": self.end, "dilations": self.dilations}
 
 
-def window(c: Call, kernel: tuple[int, ...] | None = None) -> Window:
+def window(c: Call, kernel: tuple[int, ...] | None = None, *, channels_last: bool = False) -> Window:
     """The attributes kernel_shape, strides, dilations, pads and auto_pad. Raises LeptonError where they do not fit."""
-    sizes = c.x().tensor.shape[2:]
+    sizes = c.x().tensor.shape[1:-1] if channels_last else c.x().tensor.shape[2:]
     kernel = c.ints("kernel_shape", kernel if kernel is not None else REQUIRED)
     strides, dilations = c.ints("strides", (1,) * len(kernel)), c.ints("dilations", (1,) * len(kernel))
     fits = len(sizes) == len(kernel) == len(strides) == len(dilations)
@@ -129,14 +129,15 @@ def _transposed_padding(c: Call, sizes: Sequence[Dim], kernel: Sequence[int], st
 # --- pools ----------------------------------------------------------------------------------------
 
 
-def _pool_attrs(c: Call) -> dict[str, Any]:
-    w = window(c)
+def pool_attrs(c: Call, *, channels_last: bool = False) -> dict[str, Any]:
+    """What pools take."""
+    w = window(c, channels_last=channels_last)
     return {"kernel": w.kernel, **w.attrs, "ceil_mode": c.flag("ceil_mode")}
 
 
 @imports("MaxPool")
 def max_pool(c: Call) -> Value | tuple[Value, ...]:
-    attrs, order = _pool_attrs(c), c.i("storage_order", 0)
+    attrs, order = pool_attrs(c), c.i("storage_order", 0)
     if c.wants(1):
         return c.multi(ops.max_pool_indices, c.x(), **attrs, storage_order=order)
     return c(ops.max_pool, c.x(), **attrs)
@@ -144,13 +145,13 @@ def max_pool(c: Call) -> Value | tuple[Value, ...]:
 
 @imports("AveragePool")
 def average_pool(c: Call) -> Value:
-    return c(ops.avg_pool, c.x(), **_pool_attrs(c), count_include_pad=c.flag("count_include_pad"))
+    return c(ops.avg_pool, c.x(), **pool_attrs(c), count_include_pad=c.flag("count_include_pad"))
 
 
 @imports("LpPool")
 def lp_pool(c: Call) -> Value:
     p = int(c.f("p", 2.0)) if c.opset < 2 else c.positive("p", 2)
-    return c(ops.lp_pool, c.x(), p=p, **_pool_attrs(c))
+    return c(ops.lp_pool, c.x(), p=p, **pool_attrs(c))
 
 
 @imports("GlobalAveragePool")

@@ -91,11 +91,17 @@ def _requantized(c: Call, total: Value, scale: Value, y_scale: Value, y_zero: Va
 
 @imports("QLinearConv", since=10)
 def qlinear_conv(c: Call) -> Value:
+    return rescaled_conv(c, channels_last=False)
+
+
+def rescaled_conv(c: Call, *, channels_last: bool) -> Value:
+    """The integer convolution, rescaled; the weights have their channels in front either way."""
     x, x_scale, x_zero, _, w_scale, w_zero, y_scale, y_zero = (c.x(i) for i in range(8))
     w = checked_weight(c, 3)
     total = c(ops.conv_integer, x, w, scalar_if_one(c, x_zero), scalar_if_one(c, w_zero),
-              **window(c, kernel_of(c, w)).attrs, group=c.positive("group", 1))
-    view = (w.tensor.shape[0], *[1] * (w.tensor.rank - 2))
+              **window(c, kernel_of(c, w), channels_last=channels_last).attrs, group=c.positive("group", 1),
+              layout="nhwc" if channels_last else "nchw")
+    view = (w.tensor.shape[0], *[1] * (0 if channels_last else w.tensor.rank - 2))
     if (bias := c.opt(8)) is not None:
         total = c(ops.add, total, c.reshape(bias, view))
     per_filter = scalar_if_one(c, w_scale)
