@@ -1,4 +1,4 @@
-"""Normalisations. Statistics are computed in x's element type (narrow floats: f32), the variance from deviations."""
+"""Normalisations. Statistics are computed in f64, in units in which no square overflows, and results rounded once."""
 from __future__ import annotations
 
 import numpy as np
@@ -19,14 +19,28 @@ def _tail_norm(x: Type, scale: Type, bias: Type | None = None, *, axis: int, eps
     return t
 
 
+def _units(x: Array, axes: tuple[int, ...]) -> tuple[Array, Array]:
+    """x as f64 with large rows divided by a power of two, and what epsilon is divided by there: its square."""
+    wide = x.astype(np.float64)
+    largest = np.max(np.abs(wide), axis=axes, keepdims=True, initial=1.0)
+    unit = np.exp2(np.where(np.isfinite(largest), np.frexp(largest)[1] - 1, 0))
+    return wide / unit, np.square(unit)
+
+
+def _standardised(x: Array, axes: tuple[int, ...], epsilon: float) -> Array:
+    """(x - mean) / sqrt(variance + epsilon), as f64."""
+    wide, squared = _units(x, axes)
+    centred = wide - wide.mean(axis=axes, keepdims=True)
+    centred -= centred.mean(axis=axes, keepdims=True)  # the mean was rounded
+    variance = np.square(centred).mean(axis=axes, keepdims=True)
+    return np.asarray(centred / np.sqrt(variance + np.maximum(epsilon / squared, np.finfo(np.float64).tiny)))
+
+
 @wide_op(_tail_norm)
 def layer_norm(x: Array, scale: Array, bias: Array | None = None, *, axis: int, epsilon: float) -> Array:
     """(x - mean) / sqrt(variance + epsilon) * scale + bias, over the axes from `axis` on; scale and bias broadcast."""
-    axes = tuple(range(axis, x.ndim))
-    centred = x - x.mean(axis=axes, keepdims=True)
-    variance = np.square(centred).mean(axis=axes, keepdims=True)
-    out = np.asarray(centred / np.sqrt(variance + epsilon) * scale)
-    return out if bias is None else out + bias
+    out = _standardised(x, tuple(range(axis, x.ndim)), epsilon) * scale
+    return np.asarray(out if bias is None else out + bias).astype(x.dtype)
 
 
 def _rms_norm_type(x: Type, scale: Type, *, axis: int, epsilon: float) -> TensorType:
@@ -36,8 +50,10 @@ def _rms_norm_type(x: Type, scale: Type, *, axis: int, epsilon: float) -> Tensor
 @wide_op(_rms_norm_type)
 def rms_norm(x: Array, scale: Array, *, axis: int, epsilon: float) -> Array:
     """x / sqrt(mean of x**2 + epsilon) * scale, over the axes from `axis` on; scale broadcasts."""
-    mean = np.square(x).mean(axis=tuple(range(axis, x.ndim)), keepdims=True)
-    return np.asarray(x / np.sqrt(mean + epsilon) * scale)
+    axes = tuple(range(axis, x.ndim))
+    wide, squared = _units(x, axes)
+    mean = np.square(wide).mean(axis=axes, keepdims=True)
+    return np.asarray(wide / np.sqrt(mean + epsilon / squared) * scale).astype(x.dtype)
 
 
 def _channel_vectors(x: TensorType, axis: int, vectors: tuple[Type, ...]) -> None:
@@ -74,9 +90,8 @@ def _instance_norm_type(x: Type, scale: Type, bias: Type, *, epsilon: float) -> 
 def instance_norm(x: Array, scale: Array, bias: Array, *, epsilon: float) -> Array:
     """x [N,C,spatial...] normalised over each image's spatial axes, then one scale and bias per channel."""
     axes, view = tuple(range(2, x.ndim)), (1, -1, *[1] * (x.ndim - 2))
-    centred = x - x.mean(axis=axes, keepdims=True)
-    variance = np.square(centred).mean(axis=axes, keepdims=True)
-    return np.asarray(centred / np.sqrt(variance + epsilon) * scale.reshape(view) + bias.reshape(view))
+    out = _standardised(x, axes, epsilon)
+    return np.asarray(out * scale.reshape(view) + bias.reshape(view)).astype(x.dtype)
 
 
 def _group_norm_type(x: Type, scale: Type, bias: Type, *, groups: int, epsilon: float) -> TensorType:
@@ -92,10 +107,8 @@ def group_norm(x: Array, scale: Array, bias: Array, *, groups: int, epsilon: flo
     """x [N,C,spatial...] normalised over each group of C/groups channels and space, then scale and bias per channel."""
     view = (1, -1, *[1] * (x.ndim - 2))
     grouped = x.reshape(x.shape[0], groups, x.shape[1] // groups, *x.shape[2:])
-    axes = tuple(range(2, grouped.ndim))
-    centred = grouped - grouped.mean(axis=axes, keepdims=True)
-    out = centred / np.sqrt(np.square(centred).mean(axis=axes, keepdims=True) + epsilon)
-    return np.asarray(out.reshape(x.shape) * scale.reshape(view) + bias.reshape(view))
+    out = _standardised(grouped, tuple(range(2, grouped.ndim)), epsilon)
+    return np.asarray(out.reshape(x.shape) * scale.reshape(view) + bias.reshape(view)).astype(x.dtype)
 
 
 def _lrn_type(x: Type, *, size: int, alpha: float, beta: float, bias: float) -> TensorType:
