@@ -43,12 +43,12 @@ class Access:
 
 
 def dense_strides(shape: Sequence[Dim]) -> tuple[Dim, ...]:
-    """Row-major strides, in elements."""
+    """Row-major strides, in elements. Empty axes count as 1, so that no two axes share a stride of 0."""
     strides: list[Dim] = []
     step: Dim = 1
     for d in reversed(shape):
         strides.append(step)
-        step = step * d
+        step = step * (1 if d == 0 else d)
     return tuple(reversed(strides))
 
 

@@ -173,7 +173,7 @@ def top_k(x: Array, *, k: Dim, axis: int, largest: bool = True, sorted: bool = T
 
     Of equals the one with the lower index comes first. NaN counts as larger than all. Not `sorted`: any order."""
     assert isinstance(k, int)
-    keys = x if x.dtype.kind in "iuf" else x.astype(np.float32)
+    keys = x if x.dtype.isbuiltin == 1 else x.astype(np.float32)  # others do not sort NaN
     if largest:
         flipped = np.argsort(np.flip(keys, axis), axis=axis, kind="stable")
         order = x.shape[axis] - 1 - np.flip(flipped, axis)

@@ -18,7 +18,7 @@ def sort_rows(x: Array) -> Array:
     """The indices that put the rows of x [n,m] in ascending order, compared from the first column on: i64[n].
 
     Equal rows keep their order. NaN counts as larger than all, and as equal to NaN; -0 is equal to 0."""
-    keys = x if x.dtype.kind in "iufb" else x.astype(np.float32)
+    keys = x if x.dtype.isbuiltin == 1 else x.astype(np.float32)  # others do not sort NaN
     if not x.shape[1]:
         return np.arange(len(x))
     return np.lexsort(keys.T[::-1]).astype(np.int64)
