@@ -102,6 +102,9 @@ def _type_words(tree: Tree, found: Mapping[str, NodeArg]) -> str:
     """`seq(tensor(float))`; of what has no member the element's type is not known."""
     first = next(ports(tree), None)
     inside = "tensor" if first is None else found[first].type
+    if "map" in tree or "maps" in tree:
+        inside = f"map({'string' if isinstance(tree['keys'][0], str) else 'int64'},{inside})"
+        return f"seq({inside})" if "maps" in tree else inside
     return f"{'optional' if 'optional' in tree else 'seq'}({inside})"
 
 

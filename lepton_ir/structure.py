@@ -1,4 +1,4 @@
-"""Sequences and optionals at a model's border: a *tree* says which ports, each one tensor, make one up.
+"""Sequences, optionals and maps at a model's border: a *tree* says which ports, each one tensor, make one up.
 
 A tree is plain JSON, as artifacts carry it in their metadata:
 
@@ -6,9 +6,13 @@ A tree is plain JSON, as artifacts carry it in their metadata:
     {"sequence": [tree, ...]}     a list with these members
     {"optional": tree or null}    a value, or None
     {"stack": "y"}                a list whose members lie along the first axis of port `y`
+    {"map": "m", "keys": [...]}   a dict: port `m` holds the values in the order of the keys. With "default" keys may be
+                                  missing and others are not looked at; "dtype": numpy's name for the type of values
+    {"maps": "m", "keys": [...]}  a list of dicts, one for each row of port `m`
 
 Whoever compiles gives a *spec*, what is not in the model's types: True (as the type says), None (an optional that is
-empty), a number of members, a list of members' specs, or a shape (a list or tuple of sizes and names of sizes).
+empty), a number of members, a list of members' specs, a shape (a list or tuple of sizes and names of sizes), or a map's
+keys.
 """
 from __future__ import annotations
 
@@ -16,6 +20,8 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
+
+import numpy as np
 
 from lepton.ir.diagnostics import UsageError
 
@@ -70,7 +76,7 @@ def ports(tree: Tree) -> Iterator[str]:
         case {"optional": item}:
             if item is not None:
                 yield from ports(item)
-        case {"stack": port}:
+        case {"stack": port} | {"map": port} | {"maps": port}:
             yield port
 
 
@@ -106,7 +112,30 @@ def flatten(tree: Tree, value: Any, name: str) -> dict[str, Any]:
             raise UsageError(f"input '{name}': expected None, got {_words(value)}", help=HELP)
         case {"optional": item}:
             return flatten(item, value, name)
+    return _flatten_maps(tree, value, name)
+
+
+def _flatten_maps(tree: Tree, value: Any, name: str) -> dict[str, Any]:
+    match tree:
+        case {"map": port, "dtype": dtype}:
+            return {port: np.array(_values(tree, value, name), dtype)}
+        case {"maps": port, "dtype": dtype, "keys": keys}:
+            return {port: np.array([_values(tree, row, name) for row in value], dtype).reshape(-1, len(keys))}
     raise ValueError(f"no tree: {tree!r}")
+
+
+def _values(tree: Mapping[str, Any], value: Any, name: str) -> list[Any]:
+    """The values of a dict in the order of the keys. Raises UsageError for keys that must be there or must not."""
+    keys = tree["keys"]
+    if not isinstance(value, Mapping):
+        raise UsageError(f"input '{name}': expected a dict, got {_words(value)}")
+    if "default" in tree:
+        return [value.get(key, tree["default"]) for key in keys]
+    if wrong := set(keys) ^ value.keys():
+        which = sorted(wrong, key=str)[0]
+        raise UsageError(f"input '{name}': key {which!r} is {'not known' if which in value else 'missing'}",
+                         help=f"keys: {', '.join(map(repr, keys))}")
+    return [value[key] for key in keys]
 
 
 HELP = "how many members it has was fixed when the model was compiled (structure=, leptonc --structure)"
@@ -123,11 +152,17 @@ def build(tree: Tree, arrays: Mapping[str, Any]) -> Any:
             return None if item is None else build(item, arrays)
         case {"stack": port}:
             return list(arrays[port])
+        case {"map": port, "keys": keys}:
+            return dict(zip(keys, arrays[port].tolist(), strict=True))
+        case {"maps": port, "keys": keys}:
+            return [dict(zip(keys, row, strict=True)) for row in arrays[port].tolist()]
     raise ValueError(f"no tree: {tree!r}")
 
 
 def spec_of(value: Any) -> Spec:
-    """The spec that fits a value: shapes of arrays, lists of them, None."""
+    """The spec that fits a value: shapes of arrays, lists of them, None, a map's keys."""
+    if isinstance(value, Mapping):
+        return list(value)
     if value is None or isinstance(value, (list, tuple)):
         return None if value is None else [spec_of(member) for member in value]
     return tuple(getattr(value, "shape", ()))
@@ -144,6 +179,10 @@ def words(tree: Tree) -> str:
             return "empty optional" if item is None else f"optional: {words(item)}"
         case {"stack": port}:
             return f"sequence along the first axis of {port}"
+        case {"map": port, "keys": keys}:
+            return f"map of {', '.join(map(repr, keys))} to {port}"
+        case {"maps": port, "keys": keys}:
+            return f"sequence of maps of {', '.join(map(repr, keys))} to the rows of {port}"
     raise ValueError(f"no tree: {tree!r}")
 
 

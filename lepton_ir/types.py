@@ -166,7 +166,18 @@ class OptionalType:
         return f"opt<{self.element}>"
 
 
-Type = TensorType | SequenceType | OptionalType
+@dataclass(frozen=True, slots=True)
+class MapType:
+    """`map<str,f32[2]>`: values by keys. Only at a model's border, where it is a tensor of an element for each key."""
+
+    key: DType
+    values: TensorType
+
+    def __str__(self) -> str:
+        return f"map<{self.key.value},{self.values}>"
+
+
+Type = TensorType | SequenceType | OptionalType | MapType
 
 
 def parse_type(text: str) -> Type:
@@ -175,6 +186,12 @@ def parse_type(text: str) -> Type:
     for prefix, kind in (("seq<", SequenceType), ("opt<", OptionalType)):
         if text.startswith(prefix) and text.endswith(">"):
             return kind(parse_type(text[len(prefix):-1]))
+    if text.startswith("map<") and text.endswith(">"):
+        key, _, values = text[4:-1].partition(",")
+        inner = parse_type(values)
+        if not isinstance(inner, TensorType):
+            raise ValueError(f"not a type: {text!r}")
+        return MapType(DType(key), inner)
     head, bracket, tail = text.partition("[")
     if not bracket or not tail.endswith("]"):
         raise ValueError(f"not a type: {text!r}")

@@ -44,7 +44,10 @@ class Border:
             raise UnknownStructure(
                 f"input '{info.name}' is optional: whether it has a value must be known when compiling", [info.name],
                 help=f"structure={{'{info.name}': None}} or leptonc --structure {info.name}=null; true if it has")
-        value = given(info.type, info.name, self._structure.get(info.name, True), symbols)
+        spec = self._structure.get(info.name, True)
+        if spec is True and info.type.WhichOneof("value") == "map_type":
+            spec = keys_read(self._graph, info.name)
+        value = given(info.type, info.name, spec, symbols)
 
         def made() -> Iterator[Value]:
             for leaf in leaves(value):
@@ -95,6 +98,21 @@ class Border:
         """What callers must know of the graph's ports."""
         names = {"output_names": json.dumps(self._output_names)} if self._output_names else {}
         return {**names, "structure": json.dumps(self._trees)} if self._bundled else names
+
+
+def keys_read(graph: onnx.GraphProto, name: str) -> Spec:
+    """The keys that the operators on map `name` look at, and what stands for one that is missing; True: not said."""
+    found: set[tuple[int | str, ...]] = set()
+    for node in (n for n in graph.node if name in n.input):
+        a = {attribute.name: attribute for attribute in node.attribute}
+        if node.op_type == "DictVectorizer":
+            found |= {tuple(k.decode() for k in a[n].strings) or tuple(a[n].ints)
+                      for n in ("string_vocabulary", "int64_vocabulary") if n in a}
+        elif node.op_type == "CastMap" and "map_form" in a and a["map_form"].s == b"SPARSE" and "max_map" in a:
+            found.add(tuple(range(a["max_map"].i)))
+    info = next(i for i in graph.input if i.name == name)
+    text = info.type.map_type.value_type.tensor_type.elem_type == onnx.TensorProto.STRING
+    return (found.pop(), "" if text else 0) if len(found) == 1 else True
 
 
 def _free(name: str, taken: Collection[str]) -> str:

@@ -12,11 +12,12 @@ import onnx
 
 from lepton.frontends.onnx.problems import DataDependent
 from lepton.frontends.onnx.symbols import Symbols
+from lepton.frontends.onnx.tensors import dtype_of
 from lepton.frontends.onnx.types import tensor_type, type_of
 from lepton.ir.core import Value
 from lepton.ir.diagnostics import UsageError
 from lepton.ir.structure import Spec, Tree
-from lepton.ir.types import OptionalType, SequenceType, Type
+from lepton.ir.types import DType, MapType, OptionalType, SequenceType, TensorType, Type
 
 
 @dataclass(eq=False, slots=True)
@@ -24,6 +25,22 @@ class Bundle(Value):
     """A sequence of `items`, or an optional with one item or none. It never reaches a graph."""
 
     items: tuple[Value, ...] = ()
+
+
+@dataclass(eq=False, slots=True)
+class Maps(Bundle):
+    """A map, or a sequence of maps with the same keys: one item [keys] or [rows,keys]. `default` stands for keys that
+    are missing (None: none may be)."""
+
+    keys: tuple[int | str, ...] = ()
+    default: float | str | None = None
+
+
+def mapped(table: Value, keys: Sequence[int | str], default: float | str | None = None) -> Maps:
+    """A map of `keys` to the elements of a vector, or maps to the rows of a matrix."""
+    kind = MapType(DType.STRING if keys and isinstance(keys[0], str) else DType.I64, table.tensor)
+    return Maps(kind if table.tensor.rank == 1 else SequenceType(kind), items=(table,), keys=tuple(keys),
+                default=default)
 
 
 class UnknownStructure(DataDependent):
@@ -55,6 +72,8 @@ def rebuilt(value: Value, made: Iterator[Value]) -> Value:
     """The same structure over other tensors."""
     if not isinstance(value, Bundle):
         return next(made)
+    if isinstance(value, Maps):
+        return mapped(next(made), value.keys, value.default)
     items = [rebuilt(item, made) for item in value.items]
     if isinstance(value.type, SequenceType):
         return sequence(items, value.type.element)
@@ -66,7 +85,8 @@ def alike(a: Value, b: Value) -> bool:
     """Whether two values have the same structure, whatever their tensors are."""
     if not isinstance(a, Bundle) or not isinstance(b, Bundle):
         return isinstance(a, Bundle) == isinstance(b, Bundle)
-    return (type(a.type) is type(b.type) and len(a.items) == len(b.items)
+    keys = [v.keys if isinstance(v, Maps) else None for v in (a, b)]
+    return (type(a.type) is type(b.type) and len(a.items) == len(b.items) and keys[0] == keys[1]
             and all(map(alike, a.items, b.items)))
 
 
@@ -74,6 +94,10 @@ def tree_of(value: Value, name: str, port: Callable[[Value, str], str]) -> Tree:
     """The tree of a value at the border; `port` takes a tensor and a proposed name, and gives the port's name."""
     if not isinstance(value, Bundle):
         return port(value, name)
+    if isinstance(value, Maps):
+        kind, dtype = "map" if isinstance(value.type, MapType) else "maps", value.items[0].tensor.dtype
+        default = {} if value.default is None else {"default": value.default}
+        return {kind: port(value.items[0], name), "keys": list(value.keys), "dtype": dtype.numpy.name, **default}
     if isinstance(value.type, SequenceType):
         return {"sequence": [tree_of(item, f"{name}.{i}", port) for i, item in enumerate(value.items)]}
     return {"optional": tree_of(value.items[0], name, port) if value.items else None}
@@ -98,6 +122,8 @@ def given(proto: onnx.TypeProto, name: str, spec: Spec, symbols: Symbols, *, ins
                 return optional(None, _element(element, name, symbols))
             item = given(element, name, spec, symbols, inside=inside)
             return optional(item, item.type)
+        case "map_type":
+            return _map(proto.map_type, name, spec)
         case other if other != "tensor_type":
             type_of(proto, name, symbols)  # says what is wrong with it
     if spec is None:
@@ -106,6 +132,22 @@ def given(proto: onnx.TypeProto, name: str, spec: Spec, symbols: Symbols, *, ins
     if shape is not None and (not isinstance(shape, (list, tuple)) or not all(_is_size(d) for d in shape)):
         raise UsageError(f"structure of input '{name}': {spec!r} is no shape", help=_FORMS)
     return Value(tensor_type(proto.tensor_type, name, symbols, shape=shape, own=inside), name=name)
+
+
+def _map(proto: onnx.TypeProto.Map, name: str, spec: Spec) -> Value:
+    """A map whose keys are known: from `spec`, or (keys, default) from the operator that reads it."""
+    keys, default = spec if isinstance(spec, tuple) and len(spec) == 2 else (spec, None)
+    if keys is True:
+        raise UnknownStructure(f"input '{name}' is a map: its keys must be known when compiling", [name],
+                               help=f"structure={{'{name}': ['a', 'b']}}; leptonc --structure {name}='[\"a\",\"b\"]'")
+    key = dtype_of(proto.key_type, f"keys of input '{name}'")
+    wanted = str if key is DType.STRING else int
+    if not isinstance(keys, (list, tuple)) or not keys or any(type(k) is not wanted for k in keys):
+        raise UsageError(f"structure of input '{name}': expected keys of type {wanted.__name__}, got {keys!r}")
+    if len(set(keys)) != len(keys):
+        raise UsageError(f"structure of input '{name}': a key stands twice in {keys!r}")
+    values = dtype_of(proto.value_type.tensor_type.elem_type, f"values of input '{name}'")
+    return mapped(Value(TensorType(values, (len(keys),)), name=name), keys, default)
 
 
 _FORMS = "True for what the type says, a number of members, a list of members, a shape, or None"

@@ -9,7 +9,7 @@ from onnx import defs
 
 from lepton.frontends.onnx.tensors import DTYPES
 from lepton.ir.core import Value
-from lepton.ir.types import DType, OptionalType, SequenceType, TensorType, Type
+from lepton.ir.types import DType, MapType, OptionalType, SequenceType, TensorType, Type
 
 Attributes = Mapping[str, onnx.AttributeProto]
 
@@ -96,6 +96,9 @@ def _type_proto(kind: Type) -> onnx.TypeProto:
             return onnx.helper.make_sequence_type_proto(_type_proto(element))
         case OptionalType(element):
             return onnx.helper.make_optional_type_proto(_type_proto(element))
+        case MapType(key, values):
+            element = onnx.helper.make_tensor_type_proto(_code(values.dtype), None)
+            return onnx.helper.make_map_type_proto(_code(key), element)
 
 
 def _code(dtype: DType) -> int:

@@ -35,6 +35,7 @@ from lepton.frontends.onnx.ops import (  # noqa: F401
     sequence,
     sorting,
     spectral,
+    strings,
     text,
     training,
     tree_ensemble,

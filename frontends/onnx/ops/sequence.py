@@ -1,7 +1,7 @@
 """Sequences and optionals, as far as their members are known while importing."""
 from __future__ import annotations
 
-from lepton.frontends.onnx.bundles import Bundle, optional, sequence
+from lepton.frontends.onnx.bundles import Bundle, Maps, optional, sequence
 from lepton.frontends.onnx.call import Call
 from lepton.frontends.onnx.ops.movement import parts
 from lepton.frontends.onnx.registry import imports
@@ -16,6 +16,8 @@ from lepton.ir.types import DType, SequenceType, TensorType, Type
 def members(c: Call, index: int) -> Bundle:
     """Operand `index`, a sequence whose members are known."""
     value = c.opt(index)
+    if isinstance(value, Maps):
+        c.fail("an operator on a sequence of maps")
     if isinstance(value, Bundle) and isinstance(value.type, SequenceType):
         return value
     if value is None or not isinstance(value.type, SequenceType):
