@@ -95,7 +95,8 @@ def expr(e: loops.Expr, load: LoadText, name_of: Callable[[str], str]) -> str:
         case loops.Load():
             return load(e)
         case loops.Select(condition, then, otherwise):
-            return f"({expr(condition, load, name_of)} ? {expr(then, load, name_of)} : {expr(otherwise, load, name_of)})"
+            test, yes, no = (expr(x, load, name_of) for x in (condition, then, otherwise))
+            return f"({test} ? {yes} : {no})"
         case loops.Cast(value, dtype):
             inner = expr(value, load, name_of)
             return inner if value.dtype is dtype else f"lp_cast<{c_type(dtype)}>({inner})"

@@ -6,8 +6,9 @@ A kernel is spelled in one of two ways:
     BLOCK    a task is a block's. All threads run the statements outside VECTOR loops alike; the turns of a VECTOR loop
              are dealt out to them, its accumulators are combined at its end. A store outside is one thread's.
 
-Memory that a kernel both reads and writes needs barriers: around each VECTOR loop and each single store that touches
-it. All threads reach every barrier, as what stands outside VECTOR loops depends on nothing that differs among them.
+Memory where the order of accesses counts (see `ordered`) needs barriers: around each VECTOR loop and each single store
+that touches it. All threads reach every barrier, as what stands outside VECTOR loops depends on nothing that differs
+among them.
 """
 from __future__ import annotations
 
@@ -103,7 +104,7 @@ def _threads(kernel: loops.Kernel) -> int:
 
 def flattened(kernel: loops.Kernel) -> tuple[Stmt, ...]:
     """SERIAL loops whose turns are as independent as those of the one VECTOR loop inside are merged into it."""
-    both = read_and_written(kernel)
+    both = ordered(kernel)
     return tuple(_flat(s, both) for s in kernel.body)
 
 
@@ -135,14 +136,24 @@ def _independent(s: Stmt, both: frozenset[str], outer: str) -> bool:
     return not stored & both and not loops.updated(s.body)
 
 
-def read_and_written(kernel: loops.Kernel) -> frozenset[str]:
-    """The buffers that the kernel loads from and stores to."""
-    loaded, stored = set[str](), set[str]()
+def ordered(kernel: loops.Kernel) -> frozenset[str]:
+    """The buffers for which the order of accesses counts: those that are loaded from and stored to, stored to by
+    several statements, or stored to where loaded indices say, perhaps twice at one place."""
+    loaded, stored, again, scattered, from_memory = set[str](), set[str](), set[str](), set[str](), set[str]()
     for s in loops.statements(kernel.body):
+        if isinstance(s, Let | Var | Update) and _reads(s.value, from_memory):
+            from_memory.add(s.name)
         if isinstance(s, Store):
-            stored.add(s.buffer)
+            (again if s.buffer in stored else stored).add(s.buffer)
+            if _reads(s.index, from_memory):
+                scattered.add(s.buffer)
         loaded |= {x.buffer for e in loops.expressions(s) for x in loops.walk(e) if isinstance(x, Load)}
-    return frozenset(loaded & stored)
+    return frozenset((loaded & stored) | again | scattered)
+
+
+def _reads(e: loops.Expr, names: set[str]) -> bool:
+    """Whether `e` depends on memory; `names` do."""
+    return any(isinstance(x, Load) or (isinstance(x, Ref) and x.name in names) for x in loops.walk(e))
 
 
 # --- text -----------------------------------------------------------------------------------------
@@ -162,7 +173,7 @@ class _Speller:
 
     def __post_init__(self) -> None:
         self.buffers = {b.name: b for b in self.kernel.buffers}
-        self.both = read_and_written(self.kernel)
+        self.both = ordered(self.kernel)
 
     def run(self, symbol: str, geometry: Geometry) -> str:
         self.prologue()
@@ -300,7 +311,7 @@ class _Speller:
         t, neutral = c_type(dtype), loops.neutral(op, dtype)
         both = apply(op, ["x", "y"], [dtype, dtype], dtype)
         total = (f"lp_reduce<{t}>(p_{name}, {literal(neutral.value, dtype)}, lp_shared, "
-                 f"[]LP_LAMBDA({t} x, {t} y) {{ return {both}; }})")
+                 f"[]({t} x, {t} y) {{ return {both}; }})")
         now = self.name(name)
         self.say(f"{now} = {apply(op, [now, total], [dtype, dtype], dtype)};")
 

@@ -80,7 +80,7 @@ def run_loop_kernel(kernel: Kernel, addresses: list[int], env: Mapping[str, int]
     tasks = evaluate(kernel.tasks, env)
     grid = max(1, min(BLOCKS, -(-tasks // geometry.tasks_per_block)))
     stride = -(-evaluate(kernel.scratch, env) // 64) * 64
-    room = np.full(grid * stride + 64, 0xFF, np.uint8) if geometry.scratch is ScratchIn.GLOBAL else np.zeros(0, np.uint8)
+    room = np.full(grid * stride + 64 if geometry.scratch is ScratchIn.GLOBAL else 0, 0xFF, np.uint8)
     start = -(-room.ctypes.data // 64) * 64 if room.size else 0
     words = [*addresses, start, stride, *(evaluate(d, env) for d in kernel.dims), tasks]
     array = (ctypes.c_void_p * len(words))(*(w % (1 << 64) for w in words))

@@ -5,7 +5,6 @@ typedef int i32; typedef unsigned int u32; typedef long long i64; typedef unsign
 #define LP_MEMBER static __device__ __forceinline__
 #define LP_KERNEL(threads) extern "C" __global__ void __launch_bounds__(threads)
 #define LP_MEMCPY memcpy
-#define LP_LAMBDA __device__
 #define LP_UNROLL _Pragma("unroll")
 #define LP_THREAD (i64)threadIdx.x
 #define LP_THREADS (i64)blockDim.x
