@@ -223,7 +223,17 @@ class Function:
         return self.value(type, f"call {type} @{name}(ptr align {align} {pointer.text}, {mask}, {literal(type, 0)})")
 
     def masked_store(self, value: Val, pointer: Val, mask: Val, align: int = 1) -> None:
-        """Memory of lanes whose mask bit is clear is not touched."""
+        """Memory of lanes whose mask bit is clear is not touched.
+
+        One lane that is known now is stored by itself: LLVM stores such a lane of a truncation with the width it had
+        before, past the end of it."""
+        known = [part.split()[-1] in ("1", "true") for part in mask.text.strip("<>").split(",")]
+        if mask.text.startswith("<") and sum(known) == 1:
+            lane, element = known.index(True), value.type.strip("<>").split(" x ")[1]
+            one = self.value(element, f"extractelement {value}, i64 {lane}")
+            place = self.value("ptr", f"getelementptr {element}, ptr {pointer.text}, i64 {lane}")
+            self.emit(f"store {one}, {place}, align {align}")
+            return
         name = f"llvm.masked.store.{mangle(value.type)}.p0"
         self.module.declarations[name] = f"declare void @{name}({value.type}, ptr, {mask.type})"
         self.emit(f"call void @{name}({value}, ptr align {align} {pointer.text}, {mask})")

@@ -62,7 +62,7 @@ class _VectorLoop:
         if main > wide:
             self._phase(lanes, wide, main)
         rest = count - main
-        if rest == 1:  # no mask of one lane: LLVM stores such a lane of a truncation with its width from before
+        if rest == 1:
             self._phase(1, main, count)
             return
         if rest and self.facts.maskable:
