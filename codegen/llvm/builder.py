@@ -229,7 +229,7 @@ class Function:
         before, past the end of it."""
         known = [part.split()[-1] in ("1", "true") for part in mask.text.strip("<>").split(",")]
         if mask.text.startswith("<") and sum(known) == 1:
-            lane, element = known.index(True), value.type.strip("<>").split(" x ")[1]
+            lane, element = known.index(True), element_of(value.type)
             one = self.value(element, f"extractelement {value}, i64 {lane}")
             place = self.value("ptr", f"getelementptr {element}, ptr {pointer.text}, i64 {lane}")
             self.emit(f"store {one}, {place}, align {align}")
