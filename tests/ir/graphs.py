@@ -85,6 +85,8 @@ def attribute(rng: Random, name: str, annotation: str, rank: int) -> Any:
         return axis if name == "axis" else (axis,)
     if name in FIXED:
         return rng.choice(FIXED[name])
+    if annotation.endswith(" | None"):
+        return None if rng.random() < 0.5 else attribute(rng, name, annotation.removesuffix(" | None"), rank)
     if annotation == "Tensor":
         return tensor(rng)
     if annotation.startswith("tuple["):
