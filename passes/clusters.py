@@ -34,6 +34,9 @@ EPILOGUE: frozenset[Op] = PROLOGUE | {
 }
 
 
+MORE = 8          # bytes of anything that is no level
+
+
 @dataclass(eq=False)
 class Cluster:
     """Nodes that become one kernel. `shape` is that of every value after the anchor."""
@@ -111,14 +114,15 @@ class _Grower:
 
     def grow_down(self, cluster: Cluster, most_outputs: int) -> None:
         """Take in readers of the cluster's shape, as far as at most `most_outputs` values leave it."""
-        best = len(cluster.members)
+        best, bound = len(cluster.members), _levels_left(cluster)
         while (reader := self.next_reader(cluster)) is not None:
             cluster.members.append(reader)
             self.owner[reader] = cluster
             if cluster.anchor is None:
                 self.grow_up(cluster)
-            if len(cluster.outputs()) <= most_outputs:
-                best = len(cluster.members)
+            # What leaves as levels shall not leave as floats, unless it can leave as levels again.
+            if len(cluster.outputs()) <= most_outputs and not bound < (levels := _levels_left(cluster)):
+                best, bound = len(cluster.members), levels
         for node in cluster.members[best:]:
             del self.owner[node]
         del cluster.members[best:]
@@ -187,6 +191,14 @@ class _Grower:
             elif not isinstance(user, Node) or user.result.tensor.shape != value.tensor.shape:
                 return False
         return True
+
+
+def _levels_left(cluster: Cluster) -> int:
+    """Bytes of an element that leaves the cluster, if all are levels; else more than levels have, in which case any
+    number of bytes will do."""
+    left = cluster.outputs()
+    levels = bool(left) and all(v.producer is not None and v.producer.op is ops.to_level for v in left)
+    return max(v.tensor.dtype.bytes for v in left) if levels else MORE
 
 
 def _is_map(node: Node) -> bool:

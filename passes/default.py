@@ -11,10 +11,12 @@ from lepton.passes.cse import CSE
 from lepton.passes.fold import Fold
 from lepton.passes.fold_batchnorm import FoldBatchnorm
 from lepton.passes.fuse import Fuse
+from lepton.passes.integer_regions import IntegerRegions
 from lepton.passes.layout import Layout
 from lepton.passes.matmuls import Matmuls
 from lepton.passes.merge_matmuls import MergeMatmuls
 from lepton.passes.norms import Norms
+from lepton.passes.to_levels import ToLevels
 
 LEVELS = (0, 1, 2, 3)
 
@@ -31,11 +33,11 @@ def pipeline_for(target_family: str, level: int, math: str) -> list[Pass]:
         return [FoldBatchnorm("strict")]
     clean: list[Pass] = [Canonicalise(policy), Fold(), CSE()]
     if level == 1:
-        return [Fold(), *clean, FoldBatchnorm(policy), *clean, Fuse()]
+        return [IntegerRegions(policy), Fold(), *clean, FoldBatchnorm(policy), *clean, ToLevels(policy), Fuse()]
     return [
-        Fold(), *clean, FoldBatchnorm(policy), *clean,
+        IntegerRegions(policy), Fold(), *clean, FoldBatchnorm(policy), *clean,
         Layout(), *clean,
         Norms(policy), Attention(policy), Matmuls(policy), *clean,
         *([MergeMatmuls()] if level >= 3 else []),
-        Fuse(),
+        ToLevels(policy), Fuse(),
     ]

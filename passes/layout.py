@@ -16,7 +16,7 @@ from lepton.passes.base import Pass
 from lepton.passes.common import graphs, inverse, substitute
 from lepton.passes.sinking import MOVES, Moved, Perm, gathering_reshape
 
-CONVOLUTIONS: frozenset[Op] = frozenset({ops.conv, ops.conv_transpose})
+CONVOLUTIONS: frozenset[Op] = frozenset({ops.conv, ops.conv_transpose, ops.conv_integer})
 POOLS: frozenset[Op] = frozenset({ops.max_pool, ops.avg_pool, ops.lp_pool, ops.batch_norm})
 
 

@@ -1,13 +1,11 @@
-"""Passes by name, imported when asked for: Lepton's own, other packages' (entry points `lepton.passes`), a file's."""
+"""Passes by name, imported when asked for: Lepton's own, other packages' (entry points `lepton.passes`)."""
 from __future__ import annotations
 
 import importlib
 import importlib.util
 import pkgutil
-import sys
 from difflib import get_close_matches
 from importlib.metadata import entry_points
-from pathlib import Path
 
 import lepton.passes
 from lepton.ir.diagnostics import UsageError
@@ -45,18 +43,3 @@ def load_all() -> dict[str, type[Pass]]:
     for entry in entry_points(group=ENTRY_POINTS):
         entry.load()
     return dict(sorted(PASSES.items()))
-
-
-def load_file(path: Path) -> list[str]:
-    """Import a Python file that defines passes; their names. Raises UsageError if it cannot be read or has none."""
-    spec = importlib.util.spec_from_file_location(f"lepton_loaded_{path.stem}", path)
-    if not path.is_file() or spec is None or spec.loader is None:
-        raise UsageError(f"cannot load passes from {path}", help="give a Python file")
-    before = dict(PASSES)
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # dataclasses look their module up
-    spec.loader.exec_module(module)
-    names = [name for name, pass_ in PASSES.items() if before.get(name) is not pass_]
-    if not names:
-        raise UsageError(f"{path} defines no pass", help='a pass is a subclass of Pass with a `name`')
-    return names

@@ -44,6 +44,11 @@ def _one_axis(node: Node, y: Value, perm: Perm) -> Moved | None:
     return _again(node, y, axis=perm[node.attrs["axis"]]), perm
 
 
+def _levels(node: Node, y: Value, perm: Perm) -> Moved | None:
+    """For quantize and dequantize: scales have one entry per place along an axis; blocks have the operand's shape."""
+    return None if node.attrs["block"] else _one_axis(node, y, perm)
+
+
 def _reduction(node: Node, y: Value, perm: Perm) -> Moved | None:
     """For reductions over `axes` or `axis`: what remains keeps its order in y."""
     one = "axis" in node.attrs
@@ -137,5 +142,5 @@ MOVES: dict[Op, Move] = {
     ops.softmax: _one_axis, ops.log_softmax: _one_axis, ops.cumsum: _one_axis, ops.gather: _gather,
     ops.reduce_sum: _reduction, ops.reduce_mean: _reduction, ops.reduce_max: _reduction, ops.reduce_min: _reduction,
     ops.reduce_prod: _reduction, ops.arg_max: _reduction, ops.arg_min: _reduction, ops.broadcast_to: _broadcast,
-    ops.transpose: _transpose, ops.reshape: _reshape,
+    ops.transpose: _transpose, ops.reshape: _reshape, ops.quantize: _levels, ops.dequantize: _levels,
 }

@@ -1,7 +1,8 @@
 """The scalar ops of the loop IR (`loops.Apply`) as LLVM instructions, for any number of lanes.
 
 Meanings are those of the ops of the same name in lepton.ir.ops; operands have one dtype. Beyond them: `floordiv` and
-`floormod` by positive divisors (index arithmetic), `fmod` (mod with the sign of the dividend), `round_f16` and the like
+`floormod` by positive divisors (index arithmetic), `fmod` (mod with the sign of the dividend), `nearest_i32` (of an f32
+in the range of i32), `round_f16` and the like
 (a register's value after a cast to a narrower type; `loose_` instead of `round_`: without saturation).
 """
 from __future__ import annotations
@@ -235,6 +236,14 @@ class Arith:
         bits = f.op("or", bits, f.convert("zext", f.compare("fcmp one", back, x), t))
         return f.convert("fpext", f.convert("bitcast", bits, near.type), x.type)
 
+    def nearest(self, args: list[Val], _dtype: DType) -> Val:
+        """An f32 in the range of i32 as the nearest i32, halves to even."""
+        x = args[0]
+        lanes = lanes_of(x.type)
+        if lanes == 1 or not self.target.is_x86:
+            return self.f.convert("fptosi", self.f.intrinsic("llvm.roundeven", x), vec(lanes, "i32"))
+        return self.f.call(vec(lanes, "i32"), f"llvm.lrint.v{lanes}i32.v{lanes}f32", [x])
+
     def through_half(self, args: list[Val], dtype: DType) -> Val:
         return from_memory(self.f, self.target, to_memory(self.f, self.target, args[0], dtype), dtype)
 
@@ -267,7 +276,7 @@ _METHODS: dict[str, Callable[[Arith, list[Val], DType], Val]] = {
     "udiv": lambda s, a, d: s.udiv(a, d, "udiv"), "urem": lambda s, a, d: s.udiv(a, d, "urem"),
     "bit_not": Arith.bit_not, "logical_not": Arith.logical_not, "pow": Arith.pow, "is_nan": Arith.is_nan,
     "shift_left": lambda s, a, d: s.shift(a, d, True), "shift_right": lambda s, a, d: s.shift(a, d, False),
-    "odd_f32": Arith.odd_f32,
+    "odd_f32": Arith.odd_f32, "nearest_i32": Arith.nearest,
     "round_f16": lambda s, a, d: s.through_half(a, DType.F16),
     "round_bf16": lambda s, a, d: s.through_half(a, DType.BF16),
 }
@@ -281,6 +290,8 @@ OPS = frozenset({*CODES, *_COMPARE, *_BITS, *_METHODS, *VECTOR, *LIBM, *BITCASTS
 
 def reread_as(op: str) -> DType | None:
     """The type that an op of BITCASTS or CODES gives; None for any other op."""
+    if op == "nearest_i32":
+        return DType.I32
     if op in BITCASTS:
         return DType(op.removeprefix("bitcast_"))
     if op in CODES:

@@ -23,6 +23,7 @@ from lepton.ir.core import Node, Value
 from lepton.ir.diagnostics import UnsupportedError
 from lepton.ir.dims import Dim
 from lepton.ir.op import Op, Trait
+from lepton.ir.ops.quant import bounds
 from lepton.ir.types import DType
 
 Args = Sequence[Expr]
@@ -232,6 +233,16 @@ def cast(a: Args, n: Node) -> Expr:
     return ap(f"{'loose' if loose else 'round'}_{to.value}", e)
 
 
+def to_level(a: Args, n: Node) -> Expr:
+    """Kept in range before it is rounded, so that the conversion needs no look; of NaN `greater` says no."""
+    to, zero = n.attrs["to"], n.attrs["zero"]
+    low, high = bounds(to)
+    x = Select(ap("greater", a[0], c(low - zero, a[0])), a[0], c(low - zero, a[0]))
+    level: Expr = Apply("nearest_i32", (Select(ap("less", x, c(high - zero, x)), x, c(high - zero, x)),), DType.I32)
+    level = ap("add", level, Const(zero, DType.I32)) if zero else level
+    return Cast(level, to)
+
+
 def bitcast(a: Args, n: Node) -> Expr:
     """By way of the unsigned integer whose value is what lies in memory. A signalling NaN may become a quiet one."""
     assert n.inputs[0] is not None
@@ -278,7 +289,7 @@ FORMULAS: dict[Op, Callable[[Any, Node], Expr]] = {
     ops.softsign: lambda a, n: ap("div", a[0], ap("add", ap("abs", a[0]), c(1, a[0]))),
     ops.mish: mish,
     ops.gelu: gelu, ops.swish: swish, ops.shrink: shrink, ops.is_inf: is_inf, ops.clip: clip, ops.pow_: power,
-    ops.cast: cast, ops.bitcast: bitcast,
+    ops.cast: cast, ops.bitcast: bitcast, ops.to_level: to_level,
     ops.thresholded_relu: lambda a, n: Select(ap("greater", a[0], c(n.attrs["alpha"], a[0])), a[0], c(0, a[0])),
     ops.prelu: lambda a, n: Select(ap("less", a[0], c(0, a[0])), ap("mul", a[0], a[1]), a[0]),
     ops.mod: lambda a, n: ap("fmod" if n.attrs["fmod"] else "mod", a[0], a[1]),

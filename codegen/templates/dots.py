@@ -93,7 +93,7 @@ class Dot:
         if self.group == 1:
             return 1, 1 if target.fma else 2
         extra = 1 if self.flip else 0
-        return {"pairs": (2, 4 + extra), "single": (4, 20 + extra)}.get(target.dots, (1, 1 + extra))
+        return {"pairs": (2, 4 + extra), "single": (4, 20 + extra)}.get(target.dots, (1, 1 + 2 * extra))
 
 
 FMA = Dot()

@@ -10,13 +10,14 @@ import ml_dtypes
 import numpy as np
 
 from lepton.ir import dims
-from lepton.ir.op import op
+from lepton.ir.op import Trait, op
 from lepton.ir.ops.elementwise import convert
 from lepton.ir.ops.rules import check_axis, fail, floating, one_dtype, same_shape, tensor
 from lepton.ir.tensor import Array
 from lepton.ir.types import DType, TensorType, Type
 
 SMALL_FLOATS = (DType.F8E4M3FN, DType.F8E4M3FNUZ, DType.F8E5M2, DType.F8E5M2FNUZ, DType.F4E2M1)
+LEVELS = (DType.U8, DType.I8, DType.U16, DType.I16)
 
 
 def quantized(dtype: DType) -> bool:
@@ -70,6 +71,22 @@ def quantize(x: Array, scale: Array, zero: Array | None = None, *, axis: int, to
     low, high = bounds(to)
     level = np.clip(np.rint(ratio) + offset, low, high)
     return np.where(np.isnan(level), low, level).astype(np.int64).astype(to.numpy)
+
+
+def _to_level_type(x: Type, *, to: DType, zero: int) -> TensorType:
+    t = tensor(x, lambda d: d is DType.F32)
+    if to not in LEVELS or not bounds(to)[0] <= zero <= bounds(to)[1]:
+        raise fail(f"levels of {to.value} with zero point {zero}", x)
+    return t.with_dtype(to)
+
+
+@op(_to_level_type, Trait.ELEMENTWISE)
+def to_level(x: Array, *, to: DType, zero: int = 0) -> Array:
+    """x rounded (halves to even) plus `zero`, kept within the range of `to`, an integer of 8 or 16 bits; NaN gives the
+    least value. `quantize(x, scale, zero)` is to_level(x / scale) where all elements share a zero point."""
+    low, high = bounds(to)
+    level = np.clip(np.rint(x) + np.float32(zero), low, high)
+    return np.where(np.isnan(level), low, level).astype(to.numpy)
 
 
 def bounds(dtype: DType) -> tuple[int, int]:

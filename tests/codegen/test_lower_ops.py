@@ -25,6 +25,7 @@ ATTRS: dict[str, list[dict[str, Any]]] = {
     "swish": [{}, {"alpha": 1.702}], "thresholded_relu": [{"alpha": 0.7}], "shrink": [{"lambd": 0.5, "bias": 0.2}],
     "is_inf": [{}, {"positive": False}, {"negative": False}, {"positive": False, "negative": False}],
     "mod": [{}, {"fmod": True}], "bitcast": [], "cast": [],
+    "to_level": [{"to": DType.U8}, {"to": DType.I8, "zero": -3}, {"to": DType.U16, "zero": 40000}, {"to": DType.I16}],
 }
 
 

@@ -94,6 +94,9 @@ def quantization() -> list[Case]:
     cases += [
         case("quantize", np.array([0.5, 1.5, -0.5, NAN], F32), np.array(1, F32), axis=0, to=DType.I8,
              expected=np.array([0, 2, 0, -128], np.int8)),
+        case("to_level", np.array([0.5, 1.5, -3.5, 300, -np.inf, NAN], F32), to=DType.U8, zero=3,
+             expected=np.array([3, 5, 0, 255, 0, 0], np.uint8)),
+        case("to_level", np.array([-130.0, 2.5], F32), to=DType.I8, expected=np.array([-128, 2], np.int8)),
         case("quantize", normal(0, 3), scale, axis=0, to=DType.U8, expected=np.zeros((0, 3), np.uint8)),
         case("dequantize", y, blocks, bases, axis=1, block=2,
              expected=((y.astype(F32) - repeated) * factors).astype(F32)),
