@@ -35,7 +35,7 @@ BERT_BASE = Encoder(layers=12, width=768, heads=12, hidden=3072, pre_norm=False)
 
 
 @dataclass
-class _Builder:
+class Builder:
     """Nodes and weights under construction; every method returns the name of what it made."""
 
     rng: np.random.Generator
@@ -44,8 +44,12 @@ class _Builder:
 
     def op(self, kind: str, *inputs: str, name: str = "", **attributes: Any) -> str:
         output = name or f"{kind.lower()}_{len(self.nodes)}"
-        self.nodes.append(helper.make_node(kind, list(inputs), [output], name=f"node_{output}", **attributes))
+        self.multi(kind, inputs, [output], **attributes)
         return output
+
+    def multi(self, kind: str, inputs: Sequence[str], outputs: Sequence[str], **attributes: Any) -> None:
+        """A node whose outputs are named by the caller."""
+        self.nodes.append(helper.make_node(kind, list(inputs), list(outputs), name=f"node_{outputs[0]}", **attributes))
 
     def constant(self, array: np.ndarray, name: str = "") -> str:
         name = name or f"constant_{len(self.weights)}"
@@ -54,6 +58,9 @@ class _Builder:
 
     def integers(self, *values: int) -> str:
         return self.constant(np.array(values, np.int64))
+
+    def scalar_integer(self, value: int) -> str:
+        return self.constant(np.array(value, np.int64))
 
     def scalar(self, value: float) -> str:
         return self.constant(np.array(value, np.float32))
@@ -77,13 +84,13 @@ class _Builder:
         return self.op("Mul", doubled, self.scalar(0.5))
 
 
-def _sizes(b: _Builder, x: str) -> tuple[str, str]:
+def _sizes(b: Builder, x: str) -> tuple[str, str]:
     """Batch and sequence length of x[batch, sequence, …], each of shape [1]."""
     shape = b.op("Shape", x)
     return b.op("Gather", shape, b.integers(0), axis=0), b.op("Gather", shape, b.integers(1), axis=0)
 
 
-def _attention(b: _Builder, x: str, e: Encoder, mask: str | None) -> str:
+def _attention(b: Builder, x: str, e: Encoder, mask: str | None) -> str:
     """Self-attention over x[batch, sequence, width]; `mask` is added to the scores."""
     batch, sequence = _sizes(b, x)
     split = b.op("Concat", batch, sequence, b.integers(e.heads), b.integers(e.width // e.heads), axis=0)
@@ -100,7 +107,7 @@ def _attention(b: _Builder, x: str, e: Encoder, mask: str | None) -> str:
     return b.dense(joined, e.width, e.width)
 
 
-def _layer(b: _Builder, x: str, e: Encoder, mask: str | None, epsilon: float) -> str:
+def _layer(b: Builder, x: str, e: Encoder, mask: str | None, epsilon: float) -> str:
     def feed_forward(y: str) -> str:
         return b.dense(b.gelu(b.dense(y, e.width, e.hidden)), e.hidden, e.width)
 
@@ -115,7 +122,7 @@ def vit(
     e: Encoder = VIT_SMALL, image: int = 224, patch: int = 16, classes: int = 1000, seed: int = 1
 ) -> onnx.ModelProto:
     """Image x[batch, 3, image, image] -> logits[batch, classes]: patches, class token, encoder, head."""
-    b = _Builder(np.random.default_rng(seed))
+    b = Builder(np.random.default_rng(seed))
     kernel = b.random(e.width, 3, patch, patch, scale=(3 * patch * patch) ** -0.5)
     grid = b.op("Conv", "x", kernel, b.random(e.width, scale=0.02), kernel_shape=(patch, patch), strides=(patch, patch))
     patches = (image // patch) ** 2
@@ -133,7 +140,7 @@ def vit(
 
 def bert(e: Encoder = BERT_BASE, vocabulary: int = 30522, positions: int = 512, seed: int = 2) -> onnx.ModelProto:
     """input_ids, attention_mask, token_type_ids [batch, sequence] -> last_hidden_state[batch, sequence, width]."""
-    b = _Builder(np.random.default_rng(seed))
+    b = Builder(np.random.default_rng(seed))
     words = b.op("Gather", b.random(vocabulary, e.width, scale=0.5), "input_ids", axis=0)
     kinds = b.op("Gather", b.random(2, e.width, scale=0.5), "token_type_ids", axis=0)
     _, sequence = _sizes(b, "input_ids")
@@ -153,7 +160,7 @@ def bert(e: Encoder = BERT_BASE, vocabulary: int = 30522, positions: int = 512, 
 
 
 def _model(
-    name: str, b: _Builder, inputs: Sequence[tuple[str, int, Sequence[str | int]]], output: tuple[str, list[str | int]]
+    name: str, b: Builder, inputs: Sequence[tuple[str, int, Sequence[str | int]]], output: tuple[str, list[str | int]]
 ) -> onnx.ModelProto:
     graph = helper.make_graph(
         b.nodes,
