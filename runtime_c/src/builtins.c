@@ -4,6 +4,13 @@
 #include "runtime.h"
 
 static const lepton_registration builtins[] = {
+  {"number_to_string", lpt_number_to_string, NULL},
+  {"regex_full_match", lpt_regex_full_match, NULL},
+  {"string_case", lpt_string_case, NULL},
+  {"string_concat", lpt_string_concat, NULL},
+  {"string_rank", lpt_string_rank, NULL},
+  {"string_split", lpt_string_split, NULL},
+  {"string_to_number", lpt_string_to_number, NULL},
   {NULL, NULL, NULL}, /* ends the list */
 };
 

@@ -54,6 +54,8 @@ typedef struct running {
   bool sized, failed;
 } running;
 
+lepton_session *lpt_session_of(lepton_call *call) { return ((running *)call)->session; }
+
 static const char *step_name(const running *r) {
   const char *name = r->session->program->steps[r->step].name;
   return name ? name : r->row->name;

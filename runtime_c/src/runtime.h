@@ -46,6 +46,7 @@ enum { LPT_STRING_CHUNKS = 40 }; /* each at least twice the one before: never re
 typedef struct lpt_string_entry {
   lepton_string text;
   uint32_t hash, slot;
+  uint32_t rank; /* string_rank's, while it works */
 } lpt_string_entry;
 
 typedef struct lpt_strings {
@@ -170,8 +171,18 @@ lepton_status lpt_link_calls(lepton_session *session, const lepton_options *opti
 lepton_status lpt_call_host(lepton_session *session, uint32_t step, lepton_tensor *outputs);
 /* Whether sizes become known at this step. */
 bool lpt_binds(const lpt_program *program, const lpt_step *step);
+/* The session that makes the call: for functions of the runtime's own. */
+lepton_session *lpt_session_of(lepton_call *call);
 /* builtins.c; NULL: no such function. */
 lepton_function lpt_builtin(const char *name);
+/* text.c, numbers.c: the builtins. */
+lepton_status lpt_number_to_string(lepton_call *call);
+lepton_status lpt_regex_full_match(lepton_call *call);
+lepton_status lpt_string_case(lepton_call *call);
+lepton_status lpt_string_concat(lepton_call *call);
+lepton_status lpt_string_rank(lepton_call *call);
+lepton_status lpt_string_split(lepton_call *call);
+lepton_status lpt_string_to_number(lepton_call *call);
 
 /* ---- strings.c ----------------------------------------------------------------------------------- */
 
@@ -182,6 +193,11 @@ void lpt_strings_reset(lepton_session *session);
 void lpt_strings_end(const lpt_allocator *allocator, lpt_strings *strings);
 lepton_string lpt_text(const lpt_strings *strings, int64_t number);
 lepton_status lpt_intern(lepton_session *session, lepton_string text, int64_t *out_number);
+/* Room in the table for a string of at most `most` bytes; NULL: no memory, and the message says so. Before
+ * any other string is made: `finish` with what was written there, or `drop`. */
+char *lpt_string_begin(lepton_session *session, size_t most);
+lepton_status lpt_string_finish(lepton_session *session, size_t most, lepton_string made, int64_t *out_number);
+void lpt_string_drop(lepton_session *session, size_t most);
 /* The string inputs' elements as numbers, in session->numbers. */
 lepton_status lpt_take_strings(lepton_session *session, const lepton_tensor *inputs);
 /* Where an output of that shape is made as numbers; NULL: no memory. */

@@ -72,7 +72,7 @@ static char *reserve(const lpt_allocator *allocator, lpt_strings *s, size_t size
 
 /* Append a string that is not there yet; its bytes are lent. The caller has made room. */
 static void append(lpt_strings *s, lepton_string text, uint32_t hash, uint32_t slot) {
-  s->entries[s->count] = (lpt_string_entry){text, hash, slot};
+  s->entries[s->count] = (lpt_string_entry){.text = text, .hash = hash, .slot = slot};
   s->slots[slot] = s->count++;
 }
 
@@ -107,20 +107,43 @@ lepton_string lpt_text(const lpt_strings *s, int64_t number) {
   return known ? s->entries[number].text : (lepton_string){"", 0};
 }
 
+static lepton_status no_room(lepton_session *session, size_t size) {
+  return lpt_fail(session, LEPTON_OUT_OF_MEMORY, "no memory for a string of %zu bytes", size);
+}
+
 lepton_status lpt_intern(lepton_session *session, lepton_string text, int64_t *out_number) {
   lpt_strings *s = &session->strings;
-  if (s->count == s->n_slots / 2 && !grow(&session->allocator, s)) goto no_memory;
+  if (s->count == s->n_slots / 2 && !grow(&session->allocator, s)) return no_room(session, text.size);
   uint32_t hash = hash_of(text), slot = find(s, text, hash);
   if (s->slots[slot] == UINT32_MAX) {
     char *bytes = reserve(&session->allocator, s, text.size);
-    if (!bytes) goto no_memory;
+    if (!bytes) return no_room(session, text.size);
     if (text.size) memcpy(bytes, text.data, text.size);
     append(s, (lepton_string){bytes, text.size}, hash, slot);
   }
   *out_number = s->slots[slot];
   return LEPTON_OK;
-no_memory:
-  return lpt_fail(session, LEPTON_OUT_OF_MEMORY, "no memory for a string of %zu bytes", text.size);
+}
+
+char *lpt_string_begin(lepton_session *session, size_t most) {
+  char *room = reserve(&session->allocator, &session->strings, most);
+  if (!room) no_room(session, most);
+  return room;
+}
+
+void lpt_string_drop(lepton_session *session, size_t most) { session->strings.used -= most; }
+
+lepton_status lpt_string_finish(lepton_session *session, size_t most, lepton_string made, int64_t *out_number) {
+  lpt_strings *s = &session->strings;
+  lpt_string_drop(session, most);
+  if (s->count == s->n_slots / 2 && !grow(&session->allocator, s)) return no_room(session, made.size);
+  uint32_t hash = hash_of(made), slot = find(s, made, hash);
+  if (s->slots[slot] == UINT32_MAX) {
+    s->used += made.size;
+    append(s, made, hash, slot);
+  }
+  *out_number = s->slots[slot];
+  return LEPTON_OK;
 }
 
 /* ---- the border ----------------------------------------------------------------------------------- */

@@ -4,6 +4,7 @@ from __future__ import annotations
 from functools import reduce
 
 from lepton.frontends.onnx.call import REQUIRED, Call
+from lepton.frontends.onnx.ops.strings import converted
 from lepton.frontends.onnx.registry import Rule, imports
 from lepton.ir import ops
 from lepton.ir.core import Value
@@ -162,7 +163,8 @@ def cast_1(c: Call) -> Value:
                **{f"UINT{n}": DType(f"u{n}") for n in (8, 16, 32, 64)}, "BOOL": DType.BOOL}
     if name not in by_name:
         c.fail(f"element type {name!r}")
-    return c.cast(c.x(), by_name[name])
+    to = by_name[name]
+    return converted(c, c.x(), to) if DType.STRING in (c.x().tensor.dtype, to) else c.cast(c.x(), to)
 
 
 @imports("Cast", since=6)
@@ -179,6 +181,8 @@ def _convert(c: Call, to: DType) -> Value:
     saturate, mode, x = c.flag("saturate", True), c.s("round_mode", "up"), c.x()
     if x.tensor.dtype is to:
         return x
+    if DType.STRING in (x.tensor.dtype, to):
+        return converted(c, x, to)
     if to is DType.F8E8M0 and mode != "up":
         x = _power_of_two(c, c.cast(x, DType.F32), mode, saturate)
     return c(ops.cast, x, to=to, saturate=saturate)

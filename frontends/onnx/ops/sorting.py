@@ -23,7 +23,8 @@ def unique(c: Call) -> list[Value]:
     if count == 0:
         c.fail(f"nothing to look through: {x.tensor}")
     rows = _rows(c, flat, along, count)
-    order = c(ops.sort_rows, rows)
+    ordered = c(ops.string_rank, rows) if rows.tensor.dtype is DType.STRING else rows
+    order = c(ops.sort_rows, ordered)
     begins = _begins(c, c(ops.gather, rows, order, axis=0), count)
     starts = c(ops.non_zero, begins, symbol=c.fresh("unique"))
     number = starts.tensor.shape[1]
