@@ -44,19 +44,28 @@ class LowerOptions:
 
 Lowering = Callable[[Group, LowerOptions], Kernel]
 LOWERINGS: dict[Op | None, Lowering] = {}
+FAMILY_LOWERINGS: dict[str, dict[Op | None, Lowering]] = {}  # what a family of targets has in place of those
 
 
-def lowers(*anchors: Op | None) -> Callable[[Lowering], Lowering]:
-    """Register how groups anchored at these ops become kernels; None: groups of elementwise ops alone."""
+def lowers(*anchors: Op | None, family: str = "") -> Callable[[Lowering], Lowering]:
+    """Register how groups anchored at these ops become kernels; None: groups of elementwise ops alone.
+
+    `family`: for the targets of this family only; they fall back to the others' lowerings."""
+    table = FAMILY_LOWERINGS.setdefault(family, {}) if family else LOWERINGS
 
     def register(function: Lowering) -> Lowering:
         for anchor in anchors:
-            if anchor in LOWERINGS:
+            if anchor in table:
                 raise ValueError(f"{anchor} is lowered twice")
-            LOWERINGS[anchor] = function
+            table[anchor] = function
         return function
 
     return register
+
+
+def lowering_of(anchor: Op | None, target: Target) -> Lowering | None:
+    """How groups anchored at this op become kernels of this target."""
+    return FAMILY_LOWERINGS.get(target.family, {}).get(anchor) or LOWERINGS.get(anchor)
 
 
 def copy_group(source: Value, target: Value, access: Callable[[Value], Access]) -> Group:

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from lepton.codegen.control import bind_sizes, emit_if
-from lepton.codegen.group import LOWERINGS, Group, LowerOptions, copy_group, group_of
+from lepton.codegen.group import Group, LowerOptions, copy_group, group_of, lowering_of
 from lepton.codegen.host import HOST_CALLS, emit_host_call
 from lepton.codegen.kernel import Access, Kernel, Packed
 from lepton.codegen.lower.sized import SIZERS
@@ -21,6 +21,7 @@ from lepton.codegen.memory import check_sizes_known
 from lepton.codegen.program import Buffer, GuardRow, Operand, Program, Step, StepKind, Storage, digest
 from lepton.codegen.rounds import emit_loop, emit_scan
 from lepton.codegen.state import emit_draw_state
+from lepton.codegen.target import Target
 from lepton.codegen.views import Place, dense_place, inner_is_contiguous, place_operand, view
 from lepton.ir import ops
 from lepton.ir.core import Graph, Node, Value
@@ -38,18 +39,18 @@ SMALL = 4096  # elements: below this a strided read is cheaper than another kern
 
 def plan(graph: Graph, options: LowerOptions) -> Program:
     """Lower every node of `graph`. Raises UnsupportedError naming all nodes that have no lowering."""
-    check_supported(graph)
+    check_supported(graph, options.target)
     return Planner(graph, options).run()
 
 
-def check_supported(graph: Graph) -> None:
+def check_supported(graph: Graph, target: Target) -> None:
     """All that cannot be compiled, at once."""
     lost = [f"input or output: '{v.name}' is {v.type}" for v in (*graph.inputs, *graph.outputs)
             if not isinstance(v.type, TensorType)]
     for node in graph.walk():
         anchors = [n.op for n in node.regions[0].nodes] if node.op is ops.fusion else [node.op]
         for op in anchors:
-            known = (op in LOWERINGS or op in HOST_CALLS or op in _STRUCTURAL or op.has(Trait.ELEMENTWISE)
+            known = (lowering_of(op, target) or op in HOST_CALLS or op in _STRUCTURAL or op.has(Trait.ELEMENTWISE)
                      or op.has(Trait.VIEW))
             if not known:
                 where = str(node.loc[0]) if node.loc else repr(node)
@@ -253,7 +254,9 @@ class Planner:
         return group_of(node, self.access, rounded=self.options.math != "fast")
 
     def _lower(self, group: Group) -> Kernel:
-        return LOWERINGS[group.anchor.op if group.anchor is not None else None](group, self.options)
+        lowering = lowering_of(group.anchor.op if group.anchor is not None else None, self.options.target)
+        assert lowering is not None
+        return lowering(group, self.options)
 
     # --- steps ---
 

@@ -31,6 +31,8 @@ class Target:
     needs: int                # cpu_features bits
     l1_bytes: int = 32 * 1024
     l2_bytes: int = 1024 * 1024
+    family: str = "cpu"       # cpu | cuda
+    arch: str = ""            # cuda: the image that NVRTC makes, such as "sm_90a"
     dots: str = "pairs"       # how bytes are multiplied (templates/dots.py)
 
     def lanes(self, dtype: DType) -> int:
@@ -54,6 +56,12 @@ TARGETS: dict[str, Target] = {t.name: t for t in (
            dots="bytes"),
     Target("aarch64-neon", ARM, "generic", "+neon", 16, 32, True, False, NEON, l2_bytes=512 * 1024,
            dots="single"),
+)}
+
+# GPUs: `triple` and what follows describe the host, whose code holds the tables and the shape function.
+CUDA_TARGETS: dict[str, Target] = {t.name: t for t in (
+    Target(name, X86, "x86-64-v3", "", 32, 16, True, True, SSE42 | AVX2_FMA | F16C, family="cuda", arch=arch)
+    for name, arch in (("cuda-sm80", "sm_80"), ("cuda-sm90", "sm_90a"), ("cuda-sm120", "sm_120"))
 )}
 
 
