@@ -36,7 +36,7 @@ def elementwise(group: Group, options: LowerOptions) -> Kernel:
         raise UnsupportedError(f"a fused map with outputs of several shapes ({group.name})")
     views = [broadcast_strides(group.accesses[v], shape) for v in (*group.inputs, *group.outputs)]
     space, _ = collapse(shape, views)
-    if not group.body.nodes and (copy := transpose_kernel(group, space, options)):
+    if options.target.family == "cpu" and not group.body.nodes and (copy := transpose_kernel(group, space, options)):
         return copy
     return map_kernel(group, _ordered(space, len(group.inputs)))
 
