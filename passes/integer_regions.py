@@ -153,11 +153,12 @@ def range_by_levels(x: Value, c: Value, s: Value, z: Value | None, r: Value) -> 
     if scale is None or zero is None or not (scale > 0).all() or to not in BYTES:
         return None
     low, high = ((n - zero.astype(np.float64)) * scale for n in bounds(to))
-    bound = [0.0, np.inf] if node.op is ops.relu else [scalar_of(v) for v in (*node.inputs[1:], None)[:2]]
+    least: float | None = 0.0
+    most: float | None = np.inf
     if node.op is ops.clip:
-        missing = [v is None for v in (*node.inputs[1:], None, None)[:2]]
-        bound = [e if gone else n for n, gone, e in zip(bound, missing, (-np.inf, np.inf), strict=True)]
-    if any(n is None for n in bound) or not (bound[0] <= low).all() or not (bound[1] >= high).all():
+        least, most = (end if v is None else scalar_of(v)
+                       for v, end in zip((*node.inputs[1:], None, None)[:2], (-np.inf, np.inf), strict=True))
+    if least is None or most is None or not (least <= low).all() or not (most >= high).all():
         return None
     return ops.quantize(x, s, z, **node_of(r).attrs)
 
