@@ -7,7 +7,7 @@ table would be too large is refused. `.` and negated classes match code points: 
 """
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -21,7 +21,7 @@ MOST_NODES, MOST_STATES, MOST_WORK = 50_000, 10_000, 5_000_000
 
 # What stands on either side of a place, as far as assertions ask.
 OTHER, WORD, LINE, EDGE = range(4)
-_HOLDS = {
+_HOLDS: dict[str, Callable[[int, int], bool]] = {
     "start": lambda before, after: before == EDGE,
     "end": lambda before, after: after == EDGE,
     "line_start": lambda before, after: before in (EDGE, LINE),

@@ -17,7 +17,7 @@ F32 = DType.F32
 
 @imports("TfIdfVectorizer", since=9)
 def tf_idf_vectorizer(c: Call) -> Value:
-    """Numbers [C] or [N,C] -> f32 [L] or [N,L]: counts ("TF"), weights of what occurs ("IDF"), or their product."""
+    """Numbers or strings [C] or [N,C] -> f32 [L] or [N,L]: counts ("TF"), weights of what occurs ("IDF"), or their product."""
     x, mode = c.x(), c.s("mode", REQUIRED)
     indexes = np.asarray(c.ints("ngram_indexes", REQUIRED), np.int64)
     weights = np.asarray(c.floats("weights", (1.0,) * len(indexes)), np.float32)
@@ -30,9 +30,9 @@ def tf_idf_vectorizer(c: Call) -> Value:
     if not 1 <= least <= most or not 0 <= skips <= 64:
         raise LeptonError(f"n-grams of {least} to {most} elements, {skips} skipped", where=c.where)
     rows = c.reshape(x, (1, *x.tensor.shape)) if x.tensor.rank == 1 else x
-    rows = c.cast(rows, DType.I64)
+    rows = rows if x.tensor.dtype is DType.STRING else c.cast(rows, DType.I64)
     counts = [_counts(c, rows, grams, skips if grams.shape[1] > 1 else 0, least <= grams.shape[1] <= most)
-              for grams in _pools(c, len(indexes))]
+              for grams in _pools(c, len(indexes), x.tensor.dtype)]
     total = counts[0] if len(counts) == 1 else c(ops.concat, *counts, axis=1)
     if mode == "IDF":
         total = c.cast(c(ops.greater, total, c.const(0.0, F32)), F32)
@@ -42,19 +42,23 @@ def tf_idf_vectorizer(c: Call) -> Value:
     return c.reshape(placed, placed.tensor.shape[1:]) if x.tensor.rank == 1 else placed
 
 
-def _pools(c: Call, total: int) -> list[Array]:
-    """The n-grams of each length, i64[count, length]; `ngram_counts` says where in the pool a length begins.
+def _pools(c: Call, total: int, dtype: DType) -> list[Array]:
+    """The n-grams of each length, [count, length] of i64 or strings; `ngram_counts` says where in the pool a length
+    begins.
 
     Raises LeptonError where that does not fit."""
-    if c.has("pool_strings"):
-        c.fail("a pool of strings")
-    pool, begins = np.asarray(c.ints("pool_int64s", REQUIRED), np.int64), c.ints("ngram_counts", REQUIRED)
+    texts = dtype is DType.STRING
+    if c.has("pool_int64s" if texts else "pool_strings"):
+        c.fail(f"a pool of {'numbers' if texts else 'strings'} for {dtype.value}")
+    pool = np.array(c.strings("pool_strings", REQUIRED), object) if texts else \
+        np.asarray(c.ints("pool_int64s", REQUIRED), np.int64)
+    begins = c.ints("ngram_counts", REQUIRED)
     if any(b < 0 or b > e for b, e in zip(begins, (*begins[1:], len(pool)), strict=True)):
-        raise LeptonError(f"ngram_counts {list(begins)} for a pool of {len(pool)} numbers", where=c.where)
+        raise LeptonError(f"ngram_counts {list(begins)} for a pool of {len(pool)}", where=c.where)
     pools, count = [], 0
     for length, (begin, end) in enumerate(zip(begins, (*begins[1:], len(pool)), strict=True), 1):
         if (end - begin) % length:
-            raise LeptonError(f"{end - begin} numbers are not n-grams of length {length}", where=c.where)
+            raise LeptonError(f"{end - begin} elements are not n-grams of length {length}", where=c.where)
         if end > begin:
             pools.append(pool[begin:end].reshape(-1, length))
             count += (end - begin) // length
@@ -75,7 +79,7 @@ def _counts(c: Call, rows: Value, grams: Array, skips: int, wanted: bool) -> Val
         hit: Value | None = None
         for k in range(length):
             part = c(ops.slice_, rows, starts=(0, k * step), sizes=(number, places), steps=(1, 1))
-            same = c(ops.equal, c.reshape(part, (number, places, 1)), c.const(grams[:, k], DType.I64))
+            same = c(ops.equal, c.reshape(part, (number, places, 1)), c.const(grams[:, k]))
             hit = same if hit is None else c(ops.logical_and, hit, same)
         assert hit is not None
         found = c(ops.reduce_sum, c.cast(hit, F32), axes=(1,), keepdims=False)
