@@ -15,6 +15,7 @@ from functools import cache
 from typing import NoReturn, TypeAlias
 
 from lepton.ir.diagnostics import LeptonError
+from lepton.ir.strings import cases
 
 LAST = sys.maxunicode
 MOST_REPEATS, MOST_DEPTH = 1000, 100  # RE2 has the same limit of repeats
@@ -113,18 +114,21 @@ def _categories() -> dict[str, Ranges]:
 def _folds() -> dict[int, tuple[int, ...]]:
     """For each code point that has other cases: all of its kind."""
     orbits: dict[str, list[int]] = {}
-    for point in range(LAST + 1):
-        folded = chr(point).lower().upper().lower() if point > 127 else chr(point).lower()
+    changed = {c for to in ("lower", "upper") for pair in cases(to).items() for c in pair if len(c) == 1}
+    for c in sorted(changed):
+        folded = c.lower() if c.isascii() else c.lower().upper().lower()
         if len(folded) == 1:
-            orbits.setdefault(folded, []).append(point)
+            orbits.setdefault(folded, []).append(ord(c))
     return {p: tuple(orbit) for orbit in orbits.values() if len(orbit) > 1 for p in orbit}
 
 
 def folded(given: Ranges) -> Ranges:
     """With the other cases of everything in it."""
     table = _folds()
-    more = [q for p, orbit in table.items() if any(a <= p <= b for a, b in given) for q in orbit]
-    return ranges(*given, *((q, q) for q in more))
+    few = sum(high - low for low, high in given) < len(table)
+    points = (p for low, high in given for p in range(low, high + 1)) if few else \
+        (p for p in table if any(low <= p <= high for low, high in given))
+    return ranges(*given, *((q, q) for p in points for q in table.get(p, ())))
 
 
 # --- parser ---------------------------------------------------------------------------------------

@@ -26,11 +26,12 @@ def moved() -> list[Case]:
     counted = text("a b", "", "a,b,c", ",", shape=(2, 2))
     pieces = text("a b", "", "", "", "", "", "a", "b", "c", "", "", "", shape=(2, 2, 3))
     limited = text("a b", "", "", "", "a", "b,c", "", "", shape=(2, 2, 2))
+    twice = np.array([[1, 1], [2, 2]])
     return [
         case("string_concat", words, words[::-1].copy(), onnx=node("StringConcat")),
         case("string_concat", text(shape=(0, 3)), text(shape=(0, 3)), expected=text(shape=(0, 3))),
         case("string_split", counted, delimiter=",", symbol="n", expected=(pieces, np.array([[1, 1], [3, 2]]))),
-        case("string_split", counted, delimiter=",", most=1, symbol="n", expected=(limited, np.array([[1, 1], [2, 2]]))),
+        case("string_split", counted, delimiter=",", most=1, symbol="n", expected=(limited, twice)),
         case("string_split", words, delimiter="", symbol="n", onnx=Onnx("StringSplit", outputs=2, opset=20,
                                                                        by="reference")),
         case("string_split", text(), delimiter="", symbol="n", expected=(text(shape=(0, 0)), np.zeros(0, np.int64))),
@@ -56,14 +57,14 @@ def numbers() -> list[Case]:
     singles = np.array([0.1, 1 / 3, 2.0**89, 3.4e38, 1e-45], np.float32)
     halves = np.array([0.1, 1 / 3, 65504, 6e-8], np.float16)
     read = text("1", " 2.5\n", "1e3", "-INF", "nAn", ".5", "5.")
-    case_read = {"to": DType.F32, "expected": np.array([1, 2.5, 1000, -np.inf, np.nan, 0.5, 5], np.float32)}
+    singles_read = np.array([1, 2.5, 1000, -np.inf, np.nan, 0.5, 5], np.float32)
     return [
         case("number_to_string", hard, expected=text(*map(repr, hard.tolist()))),
         case("number_to_string", singles, expected=text("0.1", "0.33333334", "6.1897002e+26", "3.4e+38", "1e-45")),
         case("number_to_string", halves, expected=text("0.1", "0.3333", "65500.0", "6e-08")),
         case("number_to_string", np.array([-2**63, 7]), expected=text(str(-2**63), "7")),
         case("number_to_string", np.array([True, False]), expected=text("True", "False")),
-        case("string_to_number", read, **case_read),
+        case("string_to_number", read, to=DType.F32, expected=singles_read),
         case("string_to_number", text("-7", "3.99", "1e3", str(2**63 - 1)), to=DType.I64,
              expected=np.array([-7, 3, 1000, 2**63 - 1])),
         case("string_to_number", text("true", "FALSE", "0", "0.5"), to=DType.BOOL,
