@@ -10,6 +10,7 @@ itself: the runtime plans its memory in the middle of it (docs/architecture.md Â
 """
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -17,6 +18,8 @@ from typing import TYPE_CHECKING
 from lepton.codegen.control import known_from_here
 from lepton.codegen.program import HostCall, Step, StepKind
 from lepton.ir.core import Node, Value
+from lepton.ir.diagnostics import UnsupportedError
+from lepton.ir.dims import Dim, sym
 from lepton.ir.op import Op
 
 if TYPE_CHECKING:
@@ -36,6 +39,36 @@ def host_call(op: Op) -> Callable[[HostRule], HostRule]:
         return rule
 
     return register
+
+
+def registered(name: str, node: Node) -> HostCall:
+    """A call of the host's function "domain::Name", which gets the node's attributes as JSON.
+
+    Its `symbols`, if it has any, are the sizes that the function gives; "sizes" in the JSON says where each of them
+    stands, as [output, axis]. Raises UnsupportedError for attributes that JSON cannot hold."""
+    attributes = {key: value for key, value in node.attrs.items() if key != "symbols"}
+    symbols = [sym(s) for s in node.attrs.get("symbols", ())]
+    try:
+        if symbols and "sizes" in attributes:
+            raise TypeError("'sizes' says where the sizes stand that the function gives")
+        if symbols:
+            attributes["sizes"] = [_stands(s, node) for s in symbols]
+        text = json.dumps(attributes, sort_keys=True)
+    except TypeError as error:
+        raise UnsupportedError(f"an attribute of {name} cannot be handed to a function: {error}",
+                               where=node.loc[0] if node.loc else None) from error
+    return HostCall(name, text.encode(), tuple(symbols))
+
+
+def _stands(symbol: Dim, node: Node) -> tuple[int, int]:
+    """(output, axis) of a size that the call gives. Raises UnsupportedError where no output has it as it is."""
+    found = ((i, axis) for i, result in enumerate(node.results)
+             for axis, dim in enumerate(result.tensor.shape) if dim == symbol)
+    place = next(found, None)
+    if place is None:
+        raise UnsupportedError(f"no output of {node.op.name} has the size {symbol} that the function gives",
+                               where=node.loc[0] if node.loc else None)
+    return place
 
 
 def emit_host_call(p: Planner, node: Node) -> None:

@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from lepton import functions
 from lepton._rt import ffi, lib
 from lepton.elf import check_artifact
 from lepton.ir.diagnostics import LeptonError, ResourceError, UsageError
@@ -42,9 +43,15 @@ class Code:
                  keep_alive: object = None) -> None:
         self.api, self.program, self.weights, self.keep_alive = api, program, weights, keep_alive
 
-    def create(self, threads: int) -> Any:
-        """A `lepton_session *`. Raises LeptonError."""
-        options = ffi.new("lepton_options *", {"struct_size": ffi.sizeof("lepton_options"), "threads": threads})
+        self.functions: tuple[str, ...] = tuple(ffi.string(api.functions[i]).decode() for i in range(api.n_functions))
+
+    def create(self, threads: int, rows: Any = ffi.NULL) -> Any:
+        """A `lepton_session *` whose program may call the functions in `rows`, a `lepton_registration[]`.
+
+        Raises LeptonError."""
+        options = ffi.new("lepton_options *", {
+            "struct_size": ffi.sizeof("lepton_options"), "threads": threads, "functions": rows,
+            "n_functions": 0 if rows == ffi.NULL else len(rows)})
         out = ffi.new("lepton_session **")
         if self.program == ffi.NULL:
             self.check(lib.lpt_call_create(self.api, options, out), ffi.NULL)
@@ -60,10 +67,10 @@ class Code:
         if status == lib.LEPTON_INTERNAL:
             raise RuntimeError(f"internal error, this is a bug in Lepton: {words}")
         kinds = {lib.LEPTON_INVALID_ARGUMENT: UsageError, lib.LEPTON_OUT_OF_MEMORY: ResourceError}
-        raise kinds.get(status, LeptonError)(words)
+        raise kinds.get(status, LeptonError)(words) from functions.raised()
 
 
-def _destroy(code: Code, session: Any) -> None:
+def _destroy(code: Code, session: Any, kept: object = None) -> None:
     lib.lpt_call_destroy(code.api, session)
 
 
@@ -75,8 +82,9 @@ class Session:
             raise UsageError(f"threads is {threads}; 0 means as many as the process may use")
         self.model = model
         self._code = model._code
-        self._handle = self._code.create(threads)
-        weakref.finalize(self, _destroy, self._code, self._handle).atexit = False
+        rows, kept = functions.rows(self._code.functions, model._functions)
+        self._handle = self._code.create(threads, rows)
+        weakref.finalize(self, _destroy, self._code, self._handle, kept).atexit = False
         self._lock = threading.Lock()
         self._inputs = ffi.new("lepton_tensor[]", max(len(model.inputs), 1))
         self._outputs = ffi.new("lepton_tensor[]", max(len(model.outputs), 1))
@@ -228,7 +236,7 @@ def _names_error(kind: str, expected: Sequence[str], given: Any) -> LeptonError:
 
 
 class Model:
-    """A compiled model: `model(x)`, `model.run({"x": x})`. Immutable; share it between threads.
+    """A compiled model: `model(x)`, `model.run({"x": x})`. Share it between threads.
 
     Its own runs use one session, made when first needed, and wait for each other; `session()` makes more.
     """
@@ -237,6 +245,7 @@ class Model:
         api = code.api
         self._code, self._threads = code, threads
         self._making = threading.Lock()
+        self._functions: dict[str, functions.Registered] = {}
         self.target: str | None = ffi.string(api.target).decode() if api.target else None
         self.metadata: dict[str, Any] = json.loads(ffi.string(api.metadata)) if api.metadata else {}
         self.structure = Structure.of(self.metadata.get("model", {}))  # of sequences and optionals; None: has none
@@ -245,6 +254,19 @@ class Model:
         self.workspace_size: int = api.workspace_size
         self._input_names = tuple(p.name for p in self.inputs)
         self._output_names = tuple(p.name for p in self.outputs)
+
+    @property
+    def functions(self) -> tuple[str, ...]:
+        """The functions that the model calls, "domain::Name": they must be registered before it runs."""
+        return self._code.functions
+
+    def register(self, name: str, function: object, context: object = None) -> None:
+        """`lepton.register` for this model alone: for sessions made from now on, and its own. Raises UsageError."""
+        if functions.checked_name(name) not in self.functions:
+            raise UsageError(f"the model does not call '{name}'; it calls {', '.join(self.functions) or 'none'}")
+        with self._making:
+            self._functions[name] = functions.Registered.of(function, context)
+            self.__dict__.pop("_session", None)
 
     def session(self, threads: int | None = None) -> Session:
         """A session of its own for a thread. `threads`: how many it may use itself; 0 for all, None for the model's."""

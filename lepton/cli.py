@@ -54,6 +54,8 @@ def parser() -> argparse.ArgumentParser:
                       "among the inputs holds: x=3 members, x=[[2,3],[4,3]] their shapes, x=null, x=true")
     code.add_argument("--seed", type=count, default=0, metavar="N", help="of the random draws in a new session "
                       "(default 0)")
+    code.add_argument("--load-plugin", "--load-pass", dest="plugins", action="append", default=[], metavar="FILE.py",
+                      help="operators, functions and passes of your own")
     code.add_argument("--threads-default", type=count, default=0, metavar="N", help="threads of a run (0: all cores)")
 
     out = made.add_argument_group("what comes out")
@@ -68,7 +70,6 @@ def parser() -> argparse.ArgumentParser:
 def _add_work(made: argparse.ArgumentParser) -> None:
     work = made.add_argument_group("working on passes")
     work.add_argument("--passes", default="", metavar="SPEC", help='a pipeline in place of the level\'s: "fold,cse"')
-    work.add_argument("--load-pass", default="", metavar="FILE.py", help="passes of your own")
     work.add_argument("--dump-dir", default="", metavar="DIR", help="write the graph after each pass that changed it")
     work.add_argument("--time-passes", action="store_true", help="how long each pass took")
     work.add_argument("--verify-each", action="store_true", help="verify the graph after each pass")
@@ -125,7 +126,7 @@ def options_of(args: argparse.Namespace, repro: Path) -> Options:
     return Options.of({
         "values": parse_values(args.value), "structure": parse_structure(args.structure),
         "target": args.target, "level": args.level, "math": args.math, "dims": parse_dims(args.dim),
-        "threads": args.threads_default, "seed": args.seed, "passes": args.passes, "load_pass": args.load_pass,
+        "threads": args.threads_default, "seed": args.seed, "passes": args.passes, "plugins": tuple(args.plugins),
         "dump_dir": args.dump_dir, "verify_each": args.verify_each, "time_passes": args.time_passes,
         "self_check": args.self_check, "repro_dir": str(repro)})
 

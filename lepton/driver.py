@@ -4,7 +4,6 @@ from __future__ import annotations
 import json
 import os
 import time
-import traceback
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -14,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import lepton
-from lepton import debug
+from lepton import debug, plugins
 from lepton.codegen import lower as _lowerings  # noqa: F401  (fills LOWERINGS)
 from lepton.codegen.build import Objects, build, plan_memory
 from lepton.codegen.group import LowerOptions
@@ -31,7 +30,6 @@ from lepton.passes.base import Math
 from lepton.passes.default import pipeline_for
 from lepton.passes.instruments import Reproducer
 from lepton.passes.pipeline import Pipeline, parse_pipeline
-from lepton.passes.registry import load_file
 from lepton.reproducer import kept
 
 if TYPE_CHECKING:
@@ -55,7 +53,7 @@ class Options:
     threads: int = 0                     # the artifact's default; 0: one per core it may use
     passes: str = ""                     # a pipeline in words, in place of the level's
     seed: int = 0                        # what random draws start from in a new session
-    load_pass: str = ""                  # a Python file that defines passes
+    plugins: tuple[str, ...] = ()        # Python files that bring passes, operators, functions
     dump_dir: str = ""
     verify_each: bool = False
     time_passes: bool = False
@@ -113,6 +111,7 @@ def load_graph(source: Source, options: Options) -> Graph:
     """Read a model. Raises LeptonError for anything wrong with it."""
     from lepton import frontends
 
+    plugins.load(options.plugins)
     if isinstance(source, Graph):
         return clone(source)
     return frontends.load(source, dims=options.dims, values=options.values, structure=options.structure)
@@ -132,28 +131,13 @@ def checked(source: Source, options: Options) -> Graph:
 
 def pipelines(targets: tuple[Target, ...], options: Options) -> list[Pipeline]:
     """What each target's graph goes through: the passes of the level, or those asked for. Raises UsageError."""
-    if options.load_pass:
-        load_passes(Path(options.load_pass))
+    plugins.load(options.plugins)
     try:
         asked = parse_pipeline(options.passes, options.math) if options.passes.strip() else None
     except ParseError as error:
         raise UsageError(f"cannot read the pipeline {options.passes!r}: {error.message}",
                          help='as in "fold,cse" or "fuse{max=4}"') from error
     return [asked or Pipeline(pipeline_for(t.name.split("-")[0], options.level, options.math)) for t in targets]
-
-
-def load_passes(file: Path) -> None:
-    """Import a user's file of passes. Raises UsageError with the line that went wrong."""
-    try:
-        load_file(file)
-    except LeptonError:
-        raise
-    except Exception as error:
-        frames = traceback.extract_tb(error.__traceback__)
-        lines = [f.lineno for f in frames if Path(f.filename).resolve() == file.resolve()]
-        line = lines[-1] if lines else getattr(error, "lineno", None)
-        raise UsageError(f"cannot load passes from {file}{f':{line}' if line else ''}: "
-                         f"{type(error).__name__}: {error}") from error
 
 
 def optimise(graph: Graph, pipeline: Pipeline, options: Options) -> Graph:
@@ -195,7 +179,7 @@ def lower(source: Source, options: Options, progress: Progress | None = None) ->
 
 def program_of(graph: Graph, target: Target, options: Options) -> Program:
     """The plan of an optimised graph, its memory laid out. Raises UnsupportedError."""
-    check_supported(graph)
+    check_supported(graph, target)
     check_sizes(graph)
     program = plan(graph, LowerOptions(target, options.math, winograd=options.level >= 2, seed=options.seed))
     plan_memory(program)

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from lepton import plugins
 from lepton.ir.core import Graph
 from lepton.ir.diagnostics import Exit, LeptonError, UsageError
 from lepton.ir.parser import parse_all
@@ -22,7 +23,7 @@ from lepton.passes.base import ALLOWED
 from lepton.passes.cases import BETWEEN_CASES, read_cases
 from lepton.passes.instruments import Statistics, Timing, bisect
 from lepton.passes.pipeline import Pipeline, parse_pipeline
-from lepton.passes.registry import load_all, load_file
+from lepton.passes.registry import load_all
 
 EXAMPLES = """examples:
   lepton-opt model.lir --passes canonicalise,fold,cse --verify-each
@@ -75,15 +76,15 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--time-passes", action="store_true", help="print the seconds each pass takes")
     add("--statistics", action="store_true", help="print what each pass did")
     add("--dump-dir", default="", metavar="DIR", help="write the graph after each pass that changed it")
-    add("--load-pass", action="append", default=[], metavar="FILE", help="a Python file that defines passes")
+    add("--load-plugin", "--load-pass", dest="plugins", action="append", default=[], metavar="FILE.py",
+        help="passes and operators of your own")
     add("--full-constants", action="store_true", help="write all constants out instead of their hashes")
     add("--list-passes", action="store_true", help="print all passes and exit")
     return parser.parse_args(argv)
 
 
 def _run(options: argparse.Namespace) -> Exit:
-    for file in options.load_pass:
-        load_file(Path(file))
+    plugins.load(options.plugins)
     if options.list_passes:
         for name, pass_ in load_all().items():
             print(f"{name:24} {(pass_.__doc__ or '').strip().splitlines()[0] if pass_.__doc__ else ''}")

@@ -48,11 +48,12 @@ def read_ports(count: int, rows: Any) -> tuple[Port, ...]:
             if size == -1:
                 named = row.dims != ffi.NULL and row.dims[axis] != ffi.NULL
                 shape[axis] = ffi.string(row.dims[axis]).decode() if named else "?"
-        ports.append(Port(ffi.string(row.name).decode(), _numpy_dtype(row.dtype), tuple(shape)))
+        ports.append(Port(ffi.string(row.name).decode(), numpy_dtype(row.dtype), tuple(shape)))
     return tuple(ports)
 
 
-def _numpy_dtype(code: int) -> np.dtype[Any]:
+def numpy_dtype(code: int) -> np.dtype[Any]:
+    """numpy's dtype of a `lepton_dtype`."""
     name = DTYPES[code][1]
     if not name.startswith("ml:"):
         return np.dtype(name)

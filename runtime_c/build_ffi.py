@@ -30,6 +30,8 @@ def sources() -> list[str]:
 ffibuilder = FFI()
 ffibuilder.cdef(declarations(RUNTIME / "include" / "lepton.h"))
 ffibuilder.cdef(declarations(RUNTIME / "binding" / "binding.h"))
+# A lepton_function that calls a Python one: its context is a handle to it (lepton/functions.py).
+ffibuilder.cdef('extern "Python" lepton_status lpt_call_python(lepton_call *call);')
 ffibuilder.set_source(
     "lepton._rt",
     '#include "binding.h"',

@@ -44,7 +44,7 @@ def execute(args: argparse.Namespace) -> Exit:
     if not 0 < args.seconds < 1e6:
         raise UsageError(f"--seconds {args.seconds}: expected a time above 0")
     start = time.perf_counter()
-    opened = open_model(args.model, parse_dims(args.dim), args.threads, args.target, args.structure)
+    opened = open_model(args.model, parse_dims(args.dim), args.threads, args.target, args.structure, args.plugins)
     loaded = time.perf_counter() - start
     feeds = opened.inputs(args.input, args.seed)
     session = opened.model.session()

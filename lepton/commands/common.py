@@ -27,8 +27,15 @@ def add_parser(commands: Any, name: str, help: str, examples: str) -> argparse.A
     return made
 
 
+def add_plugins(parser: argparse.ArgumentParser) -> None:
+    """--load-plugin."""
+    parser.add_argument("--load-plugin", dest="plugins", action="append", default=[], metavar="FILE.py",
+                        help="operators, passes and functions of your own, as for leptonc")
+
+
 def add_inputs(parser: argparse.ArgumentParser) -> None:
-    """-i, --dim and --structure."""
+    """-i, --dim, --structure and --load-plugin."""
+    add_plugins(parser)
     parser.add_argument("-i", "--input", action="append", default=[], metavar="NAME=@FILE.npy",
                         help="an input: from a .npy file, a number or list (x=3.5), or all from an .npz (@all.npz)")
     parser.add_argument("--dim", action="append", default=[], metavar="N=1",
@@ -66,10 +73,14 @@ class Opened:
 
 
 def open_model(path: str, sizes: Mapping[str, int], threads: int = 0, target: str = "native",
-               structure: Sequence[str] = ()) -> Opened:
+               structure: Sequence[str] = (), plugins: Sequence[str] = ()) -> Opened:
     """Load a .so; compile anything else in this process, with `sizes` and `structure` compiled in. Raises
     LeptonError."""
     if is_artifact(path):
+        if plugins:  # they may bring functions that it calls
+            from lepton.plugins import load as load_plugins
+
+            load_plugins(plugins)
         if structure:
             raise UsageError(f"--structure {structure[0]}: {path} is compiled, what it takes is settled")
         from lepton.artifact import load
@@ -78,7 +89,7 @@ def open_model(path: str, sizes: Mapping[str, int], threads: int = 0, target: st
     from lepton.driver import compile
 
     return Opened(compile(path, target=target, dims=dict(sizes), threads=threads,
-                          structure=parse_structure(structure)), {})
+                          structure=parse_structure(structure), plugins=tuple(plugins)), {})
 
 
 def aliases(model: Model) -> dict[str, str]:

@@ -50,7 +50,7 @@ def execute(args: argparse.Namespace) -> Exit:
         raise UsageError("--rtol and --atol must be 0 or more")
     options = Options.of({"target": args.target, "level": args.level, "math": args.math, "threads": args.threads,
                           "dims": {} if args.so else parse_dims(args.dim),
-                          "structure": parse_structure(args.structure)})
+                          "structure": parse_structure(args.structure), "plugins": tuple(args.plugins)})
     request = Request(args.model, args.so, options, parse_dims(args.dim), tuple(args.input), args.seed,
                       Tolerance(args.rtol, args.atol), tuple(args.against or ()))
     found = compare(request)

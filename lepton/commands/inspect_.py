@@ -7,7 +7,7 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
-from lepton.commands.common import add_parser, is_artifact
+from lepton.commands.common import add_parser, add_plugins, is_artifact
 from lepton.ir.diagnostics import Exit, UsageError
 from lepton.ir.structure import Structure, words
 from lepton.summary import count, space, work
@@ -27,6 +27,7 @@ def add(commands: Any) -> None:
     parser.add_argument("--dim", action="append", default=[], metavar="N=1", help="for a .onnx: pin an open dimension")
     parser.add_argument("--structure", action="append", default=[], metavar="NAME=N",
                         help="for a .onnx: what a sequence or optional among the inputs holds, as for leptonc")
+    add_plugins(parser)
     form = parser.add_mutually_exclusive_group()
     form.add_argument("--json", action="store_true", help="print JSON")
     form.add_argument("--dot", action="store_true", help="print the graph for Graphviz (.onnx and .lir)")
@@ -42,7 +43,9 @@ def execute(args: argparse.Namespace) -> Exit:
         record = artifact_record(args.model)
     else:
         from lepton import frontends
+        from lepton.plugins import load as load_plugins
 
+        load_plugins(args.plugins)
         graph = frontends.load(args.model, dims=parse_dims(args.dim), structure=parse_structure(args.structure))
         if args.dot:
             from lepton.ir.export import to_dot
@@ -67,7 +70,7 @@ def artifact_record(path: str) -> dict[str, Any]:
         "runs_here": model.target is not None, "target": facts.get("target"), "targets": facts.get("targets", []),
         "ops": statistics.get("ops", {}), "statistics": {k: v for k, v in statistics.items() if k != "ops"},
         "made": {k: facts[k] for k in ("lepton", "llvm", "onnx", "level", "math", "dims") if k in facts},
-        "metadata": facts.get("model", {}),
+        "functions": list(model.functions), "metadata": facts.get("model", {}),
     }
 
 
@@ -133,6 +136,8 @@ def _artifact_lines(record: Mapping[str, Any]) -> list[str]:
         lines.append(f"  memory  weights {human(sizes['weights'], 'B')}, workspace {space(sizes['workspace'])}")
         lines.append(f"  code    {count(sizes['kernels'], 'kernel')} ({sizes['bodies']} distinct), "
                      f"{count(sizes['fusions'], 'fused group')}, {work(sizes['flops'])}")
+    if record["functions"]:
+        lines.append(f"  calls   {', '.join(record['functions'])}: to be registered by the program that runs it")
     if made:
         pins = "".join(f" --dim {name}={size}" for name, size in made["dims"].items())
         lines.append(f"  made by Lepton {made['lepton']} (LLVM {made['llvm']}, onnx {made['onnx']}), "

@@ -40,7 +40,7 @@ def add(commands: Any) -> None:
 
 def execute(args: argparse.Namespace) -> Exit:
     """Raises LeptonError."""
-    opened = open_model(args.model, parse_dims(args.dim), args.threads, structure=args.structure)
+    opened = open_model(args.model, parse_dims(args.dim), args.threads, structure=args.structure, plugins=args.plugins)
     places = _places(args.output, [p.name for p in opened.model.outputs])
     outputs = opened.model.run_ports(opened.inputs(args.input, args.random))
     for path, names in places.items():

@@ -297,10 +297,10 @@ def test_a_linker_that_fails(refused: Callable[..., str], monkeypatch: pytest.Mo
 
 @pytest.mark.parametrize(("words", "said"), [
     (("--passes", "fold,nosuch"), "unknown pass 'nosuch'"), (("--passes", "fold{"), "cannot read the pipeline 'fold{'"),
-    (("--passes", "fold{nosuch=1}"), "nosuch"), (("--load-pass", "gone.py"), "cannot load passes from gone.py"),
-    (("--load-pass", "broken.py"), "cannot load passes from broken.py:2: ZeroDivisionError"),
-    (("--load-pass", "syntax.py"), "cannot load passes from syntax.py:1: SyntaxError"),
-    (("--load-pass", "empty.py"), "empty.py defines no pass"), (("--target", ""), "unknown target ''"),
+    (("--passes", "fold{nosuch=1}"), "nosuch"), (("--load-plugin", "gone.py"), "cannot load gone.py"),
+    (("--load-plugin", "broken.py"), "cannot load broken.py:2: ZeroDivisionError"),
+    (("--load-plugin", "syntax.py"), "cannot load syntax.py:1: SyntaxError"),
+    (("--load-plugin", "empty.py"), "empty.py defines no pass"), (("--target", ""), "unknown target ''"),
     (("--target", "x86-avx2,aarch64-neon"), "several architectures"),
 ])
 def test_bad_options(refused: Callable[..., str], words: tuple[str, ...], said: str) -> None:

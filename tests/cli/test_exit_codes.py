@@ -106,7 +106,7 @@ def test_unsupported_is_3(work: Path) -> None:
 @pytest.mark.parametrize(("name", "option", "words"), [
     ("dishonest", "--self-check", "the answers changed"), ("mistyped", "--verify-each", "relu has type f32[7]")])
 def test_refused_by_verification_is_4(work: Path, name: str, option: str, words: str) -> None:
-    done = _compile(work, "mlp.onnx", "--load-pass", "bad.py", "--passes", f"fold,{name}", option)
+    done = _compile(work, "mlp.onnx", "--load-plugin", "bad.py", "--passes", f"fold,{name}", option)
     assert done.returncode == int(Exit.REFUSED) == 4, done.stderr
     assert f"in pass '{name}'" in done.stderr
     assert words in done.stderr
@@ -116,14 +116,14 @@ def test_refused_by_verification_is_4(work: Path, name: str, option: str, words:
 
 def test_out_of_time_is_5(work: Path) -> None:
     start = time.perf_counter()
-    done = _compile(work, "mlp.onnx", "--load-pass", "slow.py", "--passes", "slow", "--timeout", "2")
+    done = _compile(work, "mlp.onnx", "--load-plugin", "slow.py", "--passes", "slow", "--timeout", "2")
     assert done.returncode == int(Exit.RESOURCES) == 5
     assert done.stderr == "leptonc: error: not done after 2 s\n  = help: --timeout sets the limit\n"
     assert time.perf_counter() - start < 15
 
 
 def test_out_of_memory_is_5(work: Path) -> None:
-    done = _compile(work, "mlp.onnx", "--load-pass", "hungry.py", "--passes", "hungry", "--max-memory", "4000")
+    done = _compile(work, "mlp.onnx", "--load-plugin", "hungry.py", "--passes", "hungry", "--max-memory", "4000")
     assert done.returncode == Exit.RESOURCES
     assert "out of memory" in done.stderr
     tiny = _compile(work, "mlp.onnx", "--max-memory", "1")
@@ -132,18 +132,18 @@ def test_out_of_memory_is_5(work: Path) -> None:
 
 
 def test_a_bug_is_70_and_leaves_a_reproducer(work: Path) -> None:
-    done = _compile(work, "mlp.onnx", "--load-pass", "breaks.py", "--passes", "fold,breaks")
+    done = _compile(work, "mlp.onnx", "--load-plugin", "breaks.py", "--passes", "fold,breaks")
     assert done.returncode == int(Exit.INTERNAL) == 70
     assert "internal error in pass 'breaks': ZeroDivisionError" in done.stderr
     (folder,) = work.glob("lepton-repro-*")
     assert f"This is a bug in Lepton. What is needed to reproduce it lies in {folder.name}/" in done.stderr
-    assert "leptonc mlp.onnx --load-pass breaks.py --passes fold,breaks" in (folder / "command.txt").read_text()
+    assert "leptonc mlp.onnx --load-plugin breaks.py --passes fold,breaks" in (folder / "command.txt").read_text()
     assert "1 // 0" in (folder / "traceback.txt").read_text()
     assert {"lepton", "llvm", "onnx", "python"} <= json.loads((folder / "versions.json").read_text()).keys()
     (graph,) = folder.glob("*.lir")
     assert graph.read_text().startswith("// RUN: breaks")
     assert "matmul" in graph.read_text()
-    replay = call("opt", graph, "--load-pass", "breaks.py", "-o", "-", cwd=work)
+    replay = call("opt", graph, "--load-plugin", "breaks.py", "-o", "-", cwd=work)
     assert "ZeroDivisionError" in replay.stderr, "the reproducer does not reproduce"
 
 
@@ -170,7 +170,7 @@ def test_a_bug_where_nothing_can_be_written(work: Path, leptonc: Invoke, monkeyp
 
 @pytest.mark.parametrize("limits", [(), ("--timeout", "100")])
 def test_interrupted_is_130(work: Path, limits: tuple[str, ...]) -> None:
-    words = command("cli", "mlp.onnx", "--load-pass", "slow.py", "--passes", "slow", "-o", "model.so", *limits)
+    words = command("cli", "mlp.onnx", "--load-plugin", "slow.py", "--passes", "slow", "-o", "model.so", *limits)
     process = subprocess.Popen(words, cwd=work, env=process_environment(), stderr=subprocess.PIPE, text=True)
     for _ in range(600):
         if (work / "started").exists():

@@ -95,7 +95,7 @@ def test_shapes_of_members() -> None:
 
 
 def test_optionals() -> None:
-    x, bias = np.float32([1, np.nan, -0.0]), np.float32([np.inf, 2, 0])
+    x, bias = np.array([1, np.nan, -0.0], np.float32), np.array([np.inf, 2, 0], np.float32)
     full, empty = (lepton.compile(MAYBE, structure={"bias": spec}) for spec in (True, None))
     check_equal(full(bias, x), bias + x)
     check_equal(empty(None, x), -x)

@@ -1,6 +1,7 @@
 """Test cases of sorting and linear algebra."""
 from __future__ import annotations
 
+import struct
 from typing import Any
 
 import numpy as np
@@ -71,4 +72,17 @@ def coupling() -> list[Case]:
     ]
 
 
-CASES = [*sorting(), *determinants(), *trees(), *coupling()]
+def images() -> list[Case]:
+    """A bitmap of one row: red, then nearly black. Rows are padded to four bytes."""
+    header = b"BM" + struct.pack("<IIIIiiHHIIiiII", 62, 0, 54, 40, 2, 1, 1, 24, 0, 8, 0, 0, 0, 0)
+    bitmap = np.frombuffer(header + bytes([0, 0, 255, 3, 2, 1, 0, 0]), np.uint8)
+    pixels = np.array([[[255, 0, 0], [1, 2, 3]]], np.uint8)
+    grey = np.array([[[76], [2]]], np.uint8)  # 0.299 red + 0.587 green + 0.114 blue
+    return [
+        case("decode_image", bitmap, expected=pixels, pixel_format="RGB", symbols=("h", "w")),
+        case("decode_image", bitmap, expected=pixels[..., ::-1], pixel_format="BGR", symbols=("h", "w")),
+        case("decode_image", bitmap, expected=grey, pixel_format="Grayscale", symbols=("h", "w")),
+    ]
+
+
+CASES = [*sorting(), *determinants(), *trees(), *coupling(), *images()]

@@ -65,7 +65,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def opt(*arguments: str) -> int:
-    return main([*arguments, "--load-pass", "passes.py"])
+    return main([*arguments, "--load-plugin", "passes.py"])
 
 
 def test_the_run_line_is_played(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -160,7 +160,7 @@ def test_list_passes(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_as_a_command(folder: Path) -> None:
-    done = subprocess.run([sys.executable, "-m", "lepton.opt", "in.lir", "--load-pass", "passes.py"],
+    done = subprocess.run([sys.executable, "-m", "lepton.opt", "in.lir", "--load-plugin", "passes.py"],
                           capture_output=True, text=True, env={**os.environ, "PYTHONPATH": str(ROOT)})
     assert (done.returncode, done.stdout, done.stderr) == (0, AFTER, "")
 

@@ -169,18 +169,6 @@ def test_own_passes_are_imported_on_demand() -> None:
         assert (pass_.__doc__ or name.startswith("p-")), f"{name} says nothing about itself"
 
 
-def test_passes_of_a_file(tmp_path: Path) -> None:
-    file = tmp_path / "mine.py"
-    file.write_text('from lepton.passes.base import Pass\nclass Mine(Pass):\n    name = "p-mine"\n'
-                    '    def run(self, graph):\n        return False\n')
-    assert registry.load_file(file) == ["p-mine"]
-    assert run("p-mine").nodes
-    file.write_text("x = 1\n")
-    for bad in (file, tmp_path / "nothing.py", tmp_path):
-        with pytest.raises(UsageError):
-            registry.load_file(bad)
-
-
 def test_passes_of_other_packages(monkeypatch: pytest.MonkeyPatch) -> None:
     class Entry:
         name = "p-plugged"
