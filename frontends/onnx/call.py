@@ -104,6 +104,10 @@ class Call:
             raise LeptonError(f"input {index} is {value.type}, expected a tensor", where=self.where)
         return value
 
+    def named(self, name: str) -> Value:
+        """The value that the model calls `name`, for operators that name values beside their inputs."""
+        return self.scope.lookup(name, self.importer.contents)
+
     def ranked(self, index: int, rank: int) -> Value:
         """Operand `index`, which must have this rank."""
         value = self.x(index)

@@ -222,12 +222,19 @@ def needed(nodes: Sequence[onnx.NodeProto], wanted: Sequence[str]) -> list[onnx.
     for node in reversed(nodes):
         if any(o in names for o in node.output if o):
             kept.append(node)
-            names.update(node.input)
+            names.update((*node.input, *_named(node)))
             for graph in subgraphs(node):
                 names.update(o.name for o in graph.output)
                 names.update(name for inner in all_nodes(graph.node) for name in inner.input)
                 names.update(o.name for inner in all_nodes(graph.node) for g in subgraphs(inner) for o in g.output)
     return kept[::-1]
+
+
+def _named(node: onnx.NodeProto) -> list[str]:
+    """The values that a Gradient names beside its inputs."""
+    if node.op_type != "Gradient":
+        return []
+    return [text.decode() for a in node.attribute for text in ([a.s] if a.name == "y" else a.strings)]
 
 
 def without(node: onnx.NodeProto, absent: set[str]) -> onnx.NodeProto:

@@ -1,4 +1,5 @@
-"""ai.onnx.preview.training: one step of an optimiser, as elementwise ops on each tensor with its gradient and state."""
+"""ai.onnx.preview.training: gradients, and one step of an optimiser as elementwise ops on each tensor with its gradient
+and state."""
 from __future__ import annotations
 
 from collections.abc import Sequence
@@ -8,6 +9,7 @@ from lepton.frontends.onnx.registry import imports
 from lepton.ir import ops
 from lepton.ir.core import Value
 from lepton.ir.diagnostics import LeptonError
+from lepton.ir.gradient import gradients, replayed
 from lepton.ir.op import Op
 
 DOMAIN = "ai.onnx.preview.training"
@@ -99,3 +101,20 @@ def momentum(c: Call) -> list[Value]:
         way = v if mode == "standard" else s(ops.add, g, s(ops.mul, alpha, v))
         results.append((s(ops.sub, x, s(ops.mul, s.rate(x), way)), v))
     return _by_role(results)
+
+
+@imports("Gradient", domain=DOMAIN)
+def gradient(c: Call) -> list[Value]:
+    """The gradients of `y`, summed, with respect to the values named `xs`; those named `zs` are held. The inputs are
+    what all of them are taken to be, most often the named values themselves."""
+    names = [*c.strings("xs", REQUIRED), *c.strings("zs", ())]
+    count = len(c.strings("xs", REQUIRED))
+    if len(names) != len(c.inputs):
+        raise LeptonError(f"{len(c.inputs)} inputs for {len(names)} names in 'xs' and 'zs'", where=c.where)
+    named = [c.named(name) for name in names]
+    given = [c.x(i) for i in range(len(names))]
+    for name, old, new in zip(names, named, given, strict=True):
+        if old.type != new.type:
+            raise LeptonError(f"the input for '{name}' is {new.type}, not {old.type}", where=c.where)
+    y = replayed(c.named(c.s("y", REQUIRED)), dict(zip(named, given, strict=True)))
+    return gradients(y, given[:count], fixed=given[count:], loc=(c.where,))
