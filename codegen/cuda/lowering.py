@@ -2,9 +2,11 @@
 from __future__ import annotations
 
 from lepton.codegen.group import lowers
+from lepton.codegen.lower.attention_rows import attention_rows
 from lepton.codegen.lower.products import generic_conv, generic_conv_transpose, generic_matmul
 from lepton.ir import ops
 
 lowers(ops.matmul, ops.matmul_integer, family="cuda")(generic_matmul)
 lowers(ops.conv, ops.conv_integer, family="cuda")(generic_conv)
 lowers(ops.conv_transpose, family="cuda")(generic_conv_transpose)
+lowers(ops.attention, family="cuda")(attention_rows)
