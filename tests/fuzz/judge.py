@@ -37,7 +37,7 @@ DEFAULT = 4.0
 ULPS = {"add": 1.0, "sub": 1.0, "mul": 1.0, "div": 1.0, "sqrt": 1.0, "reciprocal": 1.0, "conv": 32.0,
         "conv_transpose": 16.0, "matmul": 16.0, "reduce_sum": 16.0, "reduce_mean": 16.0, "reduce_prod": 32.0,
         "cumsum": 16.0, "cumprod": 32.0, "det": 64.0, "lstm": 32.0, "gru": 32.0, "rnn": 32.0, "attention": 32.0,
-        "layer_norm": 16.0, "instance_norm": 16.0, "group_norm": 16.0, "rms_norm": 16.0, "pow": 16.0, "lrn": 16.0,
+        "layer_norm": 16.0, "instance_norm": 16.0, "group_norm": 16.0, "rms_norm": 16.0, "pow": 256.0, "lrn": 256.0,
         "resize": 16.0, "lp_pool": 16.0, "avg_pool": 16.0}
 # Ops that add 1 to nearly -1, or the like: off by so many units of their operand and of 1 rather than of their result.
 CANCELLING = frozenset("gelu hard_sigmoid hard_swish swish mish shrink elu selu celu acosh asinh atanh softplus".split())
@@ -72,8 +72,10 @@ class Noise:
         if name in CANCELLING and moved[0] is not None:
             again = [self._shift(again[0], moved[0], ulps)]
         out = [self._signs(_as(self._move(new, ulps), old)) for new, old in zip(again, results, strict=True)]
+        if name == "resize" and attrs["mode"] != "nearest":
+            out = [self._coordinates(r) for r in out]
         if self.lax:
-            out = [self._round(r) for r in out]
+            out = [self._round(r, operands if name == "batch_norm" else ()) for r in out]
         if name in ROWS:
             out = [self._spoil(r, old, ROWS[name](attrs)) for r, old in zip(out, results, strict=True)]
         return [np.where(self._unsettled(node, operands, attrs), np.asarray(np.nan if self.odd else 0, r.dtype), r)
@@ -87,14 +89,31 @@ class Noise:
         error = self.rng.uniform(-ulps, ulps, result.shape) * float(np.finfo(result.dtype).eps) * reach
         return np.asarray(np.where(np.isfinite(error), result + error, result)).astype(result.dtype)
 
-    def _round(self, x: Array) -> Array:
-        """One more rounding of a narrow float, as where a division became a product."""
+    def _coordinates(self, x: Array) -> Array:
+        """Source coordinates are f32, and one unit off where sizes are known only when running."""
+        if DType.of(x) not in WIDE or not x.size:
+            return x
+        if not np.isfinite(x).all():
+            return np.full_like(x, np.nan if self.odd else 0)
+        largest = float(np.abs(x).max(where=np.isfinite(x), initial=0))
+        return np.asarray(x + largest * 2.0**-18 * self.rng.uniform(-1, 1, x.shape)).astype(x.dtype)
+
+    def _round(self, x: Array, terms: Sequence[Array | None]) -> Array:
+        """One more rounding of a narrow float, as where a division became a product; of a norm that became a product
+        and a sum, in units of these `terms`."""
         dtype = DType.of(x)
-        if dtype not in (DType.F16, DType.BF16) or not x.size:
+        if not dtype.is_float or dtype.bits > 16 or dtype is DType.F8E8M0 or not x.size:
             return x
         info: Any = ml_dtypes.finfo(x.dtype)
         wide = x.astype(np.float32)
-        return np.asarray((wide * (1 + self.rng.uniform(-1, 1, x.shape) * float(info.eps))).astype(x.dtype))
+        reach = np.where(np.isfinite(wide), np.abs(wide), 0)
+        if terms:  # x, scale, bias, mean, variance
+            v, scale, bias, mean, _ = (float(np.abs(t.astype(np.float64)).max(initial=0, where=np.isfinite(t)))
+                                              for t in terms if t is not None)
+            least = float(np.asarray(terms[4]).astype(np.float64).min(initial=1))
+            reach = reach + (v + mean) * scale / (max(least, 0) + 1e-3) ** 0.5 + bias
+        error = reach * float(info.eps) + float(info.smallest_subnormal)
+        return np.asarray((wide + error * self.rng.uniform(-1, 1, x.shape)).astype(x.dtype))
 
     def _unsettled(self, node: Node, operands: Sequence[Array | None], attrs: dict[str, Any]) -> Any:
         """Where the order of sums and products decides what is finite."""

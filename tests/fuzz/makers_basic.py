@@ -289,7 +289,8 @@ def by_element(d: Draw) -> Value | None:
     where = indices(d, x.tensor.shape[axis], shape)
     if d.chance(0.5):
         return d.apply(ops.gather_elements, x, where, axis=axis)
-    reduction = d.choose.choice(("none", "none", "add", "mul", "max", "min"))
+    known = number(x.tensor.dtype)
+    reduction = d.choose.choice(("none", "none", "add", "mul", "max", "min")) if known else "none"
     return d.apply(ops.scatter_elements, x, where, d.fresh(x.tensor.dtype, shape), axis=axis, reduction=reduction)
 
 
@@ -310,7 +311,8 @@ def by_vector(d: Draw) -> Value | None:
     if batch or d.chance(0.5):
         return d.apply(ops.gather_nd, x, where, batch_dims=batch)
     updates = d.fresh(x.tensor.dtype, (*lead, *x.tensor.shape[depth:]))
-    return d.apply(ops.scatter_nd, x, where, updates, reduction=d.choose.choice(("none", "none", "add", "max", "min")))
+    reduction = d.choose.choice(("none", "none", "add", "max", "min")) if number(x.tensor.dtype) else "none"
+    return d.apply(ops.scatter_nd, x, where, updates, reduction=reduction)
 
 
 def one_hot(d: Draw) -> Value | None:

@@ -1,9 +1,11 @@
 """Makers of branches and loops; their regions are random programs themselves."""
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
-from lepton.ir import ops
+from lepton.ir import dims, ops
 from lepton.ir.core import Graph, Value
 from lepton.ir.types import DType
 from tests.fuzz.draw import Draw
@@ -81,11 +83,17 @@ def loop(d: Draw) -> Value | None:
     assert going is not None
     outputs = [going, *(_like(inner, v, s) for v, s in zip(values[:carried], inner.inputs[2:], strict=False))]
     if not carried or d.chance(0.5):
-        outputs.append(d.choose.choice(inner.pool[-4:]))
+        # Sizes that no operand mentions are 0 after no rounds, or what they would have been: ONNX leaves that open.
+        known = _symbols(values)
+        outputs.append(d.choose.choice([v for v in inner.pool if _symbols([v]) <= known][-4:]))
     symbols = tuple(d.symbol("L") for _ in range(8))
     body = Graph.of("body", inner.inputs, outputs)
     return d.apply(ops.loop_, trip if d.chance(0.9) else None, None, *values, carried=carried, symbols=symbols,
                    regions=[body])
+
+
+def _symbols(values: Sequence[Value]) -> set[str]:
+    return {name for v in values for n in v.tensor.shape for name in dims.symbols(n)}
 
 
 def scan(d: Draw) -> Value | None:

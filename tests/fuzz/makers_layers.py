@@ -143,6 +143,10 @@ def pool(d: Draw) -> Value | None:
     if op is ops.max_pool_indices:
         more["storage_order"] = d.choose.choice((0, 0, 1))
     attrs = window(d, rank, kernel, pads=max(kernel) > 1)
+    if op is ops.max_pool_indices:  # of a window in the padding alone, which dilation makes, there is no index to tell
+        attrs["dilations"] = (1,) * rank
+        if min(map(d.least, x.tensor.shape[2:])) < 1:
+            return None
     for side in ("pads_begin", "pads_end"):  # no window may lie in the padding alone
         attrs[side] = tuple(min(p, k - 1) for p, k in zip(attrs[side], kernel, strict=True))
     return d.apply(op, x, kernel=kernel, **attrs, **more)

@@ -6,12 +6,12 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 
 from lepton.ir import ops
-from lepton.ir.core import Graph, Node, Value, clone
+from lepton.ir.core import Node, Value, clone
 from lepton.ir.diagnostics import LeptonError
 from lepton.ir.evaluate import evaluate
 from lepton.ir.tensor import Array, Tensor
 from lepton.ir.types import TensorType
-from tests.fuzz.programs import Program
+from tests.fuzz.programs import Program, graph_of
 
 Fails = Callable[[Program], bool]
 
@@ -98,7 +98,7 @@ def _made(program: Program, *, outputs: tuple[Value, ...] | None = None,
             if old not in fed:
                 env[old] = new
     wanted = dict.fromkeys(of(v) for v in outputs or graph.outputs)
-    return replace(program, graph=Graph.of(graph.name, inputs, list(wanted)), runs=runs)
+    return replace(program, graph=graph_of(graph.name, inputs, list(wanted)), runs=runs)
 
 
 def _without_unused(program: Program) -> Iterator[Program]:
@@ -106,7 +106,7 @@ def _without_unused(program: Program) -> Iterator[Program]:
     copied = _made(program)
     keep = [i for i, v in enumerate(copied.graph.inputs) if v.uses]
     if len(keep) < len(copied.graph.inputs):
-        graph = Graph.of(copied.graph.name, [copied.graph.inputs[i] for i in keep], copied.graph.outputs)
+        graph = graph_of(copied.graph.name, [copied.graph.inputs[i] for i in keep], copied.graph.outputs)
         yield replace(program, graph=graph, runs=[[arrays[i] for i in keep] for arrays in program.runs])
 
 
@@ -120,7 +120,7 @@ def _inlined(program: Program) -> Iterator[Program]:
             old = copied.graph.inputs[i]
             old.replace_with(ops.constant(value=Tensor.of(program.runs[0][i])))
             inputs = [v for v in copied.graph.inputs if v is not old]
-            yield replace(copied, graph=Graph.of(copied.graph.name, inputs, copied.graph.outputs),
+            yield replace(copied, graph=graph_of(copied.graph.name, inputs, copied.graph.outputs),
                           runs=[[a for j, a in enumerate(program.runs[0]) if j != i]])
 
 
@@ -180,4 +180,4 @@ def _pinned(program: Program, types: list[TensorType]) -> Program | None:
             env.update(zip(node.results, copied.results, strict=True))
     except LeptonError:
         return None
-    return replace(program, graph=Graph.of(program.graph.name, inputs, [env[v] for v in program.graph.outputs]))
+    return replace(program, graph=graph_of(program.graph.name, inputs, [env[v] for v in program.graph.outputs]))

@@ -1,14 +1,18 @@
 """Random programs over the op records: well typed, with open sizes, control flow, every element type."""
 from __future__ import annotations
 
+import json
 import random
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from lepton.ir import ops
+from lepton.ir import dims, ops
 from lepton.ir.core import Graph, Value
+from lepton.ir.evaluate import symbol_name
 from lepton.ir.tensor import Array
+from lepton.ir.types import DType, TensorType
 from tests.fuzz import makers_basic, makers_control, makers_layers
 from tests.fuzz.draw import OPEN, SIZES, Draw
 
@@ -48,8 +52,34 @@ def random_program(seed: int) -> Program:
     if choose.random() < 0.15:  # something that others read goes out as well
         outputs = list(dict.fromkeys([*outputs, choose.choice(d.pool)]))
     outputs = [v if v.producer is not None or v in d.inputs else ends[0] for v in outputs]
-    return Program(seed, Graph.of(f"p{seed}", d.inputs, outputs),
+    _bind_symbols(d, graph_of(f"p{seed}", d.inputs, outputs))
+    return Program(seed, graph_of(f"p{seed}", d.inputs, outputs),
                    [[d.held[v][run] for v in d.inputs] for run in range(len(envs))])
+
+
+def _bind_symbols(d: Draw, graph: Graph) -> None:
+    """Every symbol that a size mentions is a dimension of an input."""
+    named = {name for v in d.pool for n in v.tensor.shape for name in dims.symbols(n)}
+    for node in graph.walk():
+        named |= {name for r in node.results for n in r.tensor.shape for name in dims.symbols(n)}
+        named |= {name for attr in node.attrs.values() for name in _mentioned(attr)}
+    bound = {symbol_name(n) for v in d.inputs for n in v.tensor.shape}
+    for name in sorted((named & set(OPEN)) - bound):
+        value = Value(TensorType(DType.BOOL, (dims.sym(name),)), name=f"size_{name}")
+        d.inputs.append(value)
+        d.hold(value, [np.ones(env[name], np.bool_) for env in d.envs])
+
+
+def _mentioned(attr: object) -> frozenset[str]:
+    """The symbols in an attribute."""
+    if isinstance(attr, tuple):
+        return frozenset().union(*map(_mentioned, attr))
+    return dims.symbols(attr) if isinstance(attr, dims.Expr) else frozenset()
+
+
+def graph_of(name: str, inputs: Sequence[Value], outputs: Sequence[Value]) -> Graph:
+    """A graph whose outputs have names of their own, as a model's have."""
+    return Graph.of(name, inputs, outputs, output_names=json.dumps([f"y{i}" for i in range(len(outputs))]))
 
 
 def grow(d: Draw, nodes: int) -> None:
@@ -65,6 +95,6 @@ def _sizes(choose: random.Random) -> dict[str, int]:
 
 
 def _anything(d: Draw) -> Value:
-    value = d.apply(ops.neg, d.fresh(makers_layers.DType.F32, (3,)))
+    value = d.apply(ops.neg, d.fresh(DType.F32, (3,)))
     assert value is not None
     return value

@@ -36,7 +36,15 @@ def _upsample(c: Call, scales: Scales) -> Value:
 
 @imports("Resize", since=10)
 def resize_10(c: Call) -> Value:
-    return _upsample(c, _known(c, 1, "the scales"))
+    """Version 10 does not say how coordinates are rounded. Its tests and runtimes round up on axes that shrink."""
+    scales = _known(c, 1, "the scales")
+    shrinks = [s < 1 for s in _floats(scales) or ()]
+    if c.s("mode", "nearest") != "nearest" or not any(shrinks):
+        return _upsample(c, scales)
+    smaller = [s if shrink else 1 for s, shrink in zip(scales, shrinks, strict=True)]
+    larger = [1 if shrink else s for s, shrink in zip(scales, shrinks, strict=True)]
+    x = scaled(c, smaller, mode="nearest", coordinates="asymmetric", nearest="ceil")
+    return scaled(c, larger, x, mode="nearest", coordinates="asymmetric", nearest="floor")
 
 
 @imports("Resize", since=11)
@@ -81,17 +89,19 @@ def _known(c: Call, index: int, what: str) -> Scales:
     return known
 
 
-def scaled(c: Call, scales: Scales, **attrs: Any) -> Value:
-    """x resized to floor(size * scale) per axis, with these scales in the coordinate maps."""
-    shape = c.x().tensor.shape
+def scaled(c: Call, scales: Scales, x: Value | None = None, **attrs: Any) -> Value:
+    """x (the first operand unless given) resized to floor(size * scale) per axis, with these scales in the coordinate
+    maps."""
+    x = c.x() if x is None else x
+    shape = x.tensor.shape
     if len(scales) != len(shape):
-        raise LeptonError(f"{len(scales)} scales for {c.x().tensor}", where=c.where)
+        raise LeptonError(f"{len(scales)} scales for {x.tensor}", where=c.where)
     for scale in scales:
         top, bottom = numbers.parts(scale)
         if isinstance(top, int) and isinstance(bottom, int) and not 0 < top / bottom < 2**31:
             raise LeptonError(f"a scale of {top / bottom}", where=c.where)
     sizes = tuple(_size(d, s) for d, s in zip(shape, scales, strict=True))
-    return _resize(c, sizes, _floats(scales), attrs)
+    return _resize(c, x, sizes, _floats(scales), attrs)
 
 
 def _size(size: Dim, scale: Number) -> Dim:
@@ -122,7 +132,7 @@ def _to_sizes(c: Call, axes: tuple[int, ...], given: Sequence[Dim], policy: str,
     for axis, size in zip(axes, given, strict=True):
         wanted[axis] = size
     if policy == "stretch":
-        return _resize(c, tuple(wanted), (), attrs)
+        return _resize(c, c.x(), tuple(wanted), (), attrs)
     try:
         ratios = [numbers.ratio(wanted[a], shape[a]) for a in axes]
         best = ratios[0]
@@ -134,12 +144,12 @@ def _to_sizes(c: Call, axes: tuple[int, ...], given: Sequence[Dim], policy: str,
     for axis in axes:
         wanted[axis] = numbers.floor(numbers.add(numbers.mul(shape[axis], best), half))
     scales: list[Number] = [best if a in axes else 1 for a in range(len(shape))]
-    return _resize(c, tuple(wanted), _floats(scales), attrs)
+    return _resize(c, c.x(), tuple(wanted), _floats(scales), attrs)
 
 
-def _resize(c: Call, sizes: tuple[Dim, ...], scales: tuple[float, ...] | None, attrs: dict[str, Any]) -> Value:
-    if scales is not None and sizes == c.x().tensor.shape and not any(s != 1 for s in scales) and "roi" not in attrs:
-        return c.x()
-    return c(ops.resize, c.x(), sizes=sizes, scales=scales or (), **attrs)
+def _resize(c: Call, x: Value, sizes: tuple[Dim, ...], scales: tuple[float, ...] | None, attrs: dict[str, Any]) -> Value:
+    if scales is not None and sizes == x.tensor.shape and not any(s != 1 for s in scales) and "roi" not in attrs:
+        return x
+    return c(ops.resize, x, sizes=sizes, scales=scales or (), **attrs)
 
 
