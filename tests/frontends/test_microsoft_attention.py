@@ -104,7 +104,9 @@ GROUPED = [
 CASES = [*ATTENTION, *ROTARY, *GROUPED]
 
 
-@pytest.mark.parametrize("k", range(len(CASES)), ids=lambda k: f"{CASES[k][0]}-{k}")
+# A compilation each: every second one is left to the long run.
+@pytest.mark.parametrize("k", [pytest.param(k, marks=[pytest.mark.slow] * (k % 2), id=f"{CASES[k][0]}-{k}")
+                               for k in range(len(CASES))])
 def test_equals_onnxruntime(k: int) -> None:
     op, operands, rest = CASES[k]
     agrees(op, *operands, rtol=1e-4, **rest)

@@ -66,6 +66,7 @@ def test_greedy_tokens_are_onnxruntimes(name: str, batch: int) -> None:
     assert len({tuple(t.reshape(-1)) for t in said}) > 3  # it does not repeat one token
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", DECODERS)
 def test_any_cut_of_the_text_gives_the_same(name: str) -> None:
     """All at once, or in pieces of any length: the caches and the last logits agree."""

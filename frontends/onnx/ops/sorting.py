@@ -18,10 +18,14 @@ def unique(c: Call) -> list[Value]:
     x = c.x()
     axis = c.axis() if c.has("axis") else None
     flat = c.reshape(x, (x.tensor.size,)) if axis is None else x
-    along = axis or 0
+    return distinct(c, flat, axis or 0, in_order=c.flag("sorted", True))
+
+
+def distinct(c: Call, flat: Value, along: int, *, in_order: bool) -> list[Value]:
+    """Unique's four results for the slices along an axis, ascending or in order of appearance."""
     count = flat.tensor.shape[along]
     if count == 0:
-        c.fail(f"nothing to look through: {x.tensor}")
+        c.fail(f"nothing to look through: {flat.tensor}")
     rows = _rows(c, flat, along, count)
     ordered = c(ops.string_rank, rows) if rows.tensor.dtype is DType.STRING else rows
     order = c(ops.sort_rows, ordered)
@@ -34,7 +38,7 @@ def unique(c: Call) -> list[Value]:
     inverse = _inverted(c, order, group, count)
     ends = c(ops.concat, _slice(c, starts, 1, number - 1), c.sizes((count,)), axis=0)
     counts = c(ops.sub, ends, starts)
-    if not c.flag("sorted", True):
+    if not in_order:
         again = c(ops.sort_rows, c.reshape(first, (number, 1)))
         first, counts = c(ops.gather, first, again, axis=0), c(ops.gather, counts, again, axis=0)
         inverse = c(ops.gather, _inverted(c, again, c(ops.iota, size=number, dtype=I64), number), inverse, axis=0)
