@@ -11,6 +11,7 @@ import numpy as np
 from lepton.ir import dims
 from lepton.ir.dims import Dim
 from lepton.ir.op import op
+from lepton.ir.ops.elementwise import convert
 from lepton.ir.ops.rules import anything, check_axis, fail, index_type, number, one_dtype, same_dim, same_shape, tensor
 from lepton.ir.tensor import Array
 from lepton.ir.types import DType, TensorType, Type
@@ -152,7 +153,7 @@ def one_hot(indices: Array, on_off_values: Array, *, depth: Dim, axis: int) -> A
     """A new axis of size `depth` holding on_off_values[1] ("on") at the index and on_off_values[0] ("off") elsewhere
     (ONNX's order: off, on). Negative indices count from `depth`; one outside [-depth, depth) is off throughout."""
     assert isinstance(depth, int)
-    i = np.trunc(indices).astype(np.int64) if indices.dtype.kind == "f" else indices.astype(np.int64)
+    i = convert(indices, DType.I64)
     i = np.expand_dims(np.where(i < 0, i + depth, i), axis)
     places = np.arange(depth).reshape([-1 if a == axis else 1 for a in range(i.ndim)])
     return np.asarray(np.where(places == i, on_off_values[1], on_off_values[0]))
