@@ -49,7 +49,7 @@ def elementwise(kind: Any) -> list[Case]:
         case("QLinearSigmoid", BYTES.view(kind), f(0.05), z(3), f(1 / 256), low),
         case("QLinearLeakyRelu", BYTES.view(kind), *out, alpha=0.1),
         case("QLinearWhere", FIRST > 77, a, f(0.05), z(3), b, f(0.03), z(10), f(0.04), z(1)),
-        case("QLinearConcat", f(0.04), z(5), x, f(0.05), z(3), x, f(0.04), z(5), axis=-2),
+        case("QLinearConcat", f(0.04), z(5), x, f(0.0517), z(3), x, f(0.04), z(5), axis=-2),  # no ties: see below
         *(case("QLinearGlobalAveragePool", image, *out, channels_last=last) for last in (0, 1)),
         case("QLinearAveragePool", image, *out, kernel_shape=[3, 2], strides=[2, 1], pads=[1, 0, 1, 1]),
         case("QLinearAveragePool", image, *out, kernel_shape=[3, 3], pads=[1, 1, 1, 1], count_include_pad=1),
@@ -118,7 +118,8 @@ CASES = [*QUICK, *elementwise(np.int8), *products(np.uint8)]
 @pytest.mark.parametrize("k", [pytest.param(k, marks=[pytest.mark.slow] * (k >= len(QUICK)), id=f"{CASES[k][0]}-{k}")
                                for k in range(len(CASES))])
 def test_equals_onnxruntime(k: int) -> None:
-    """Bit for bit, where the result is of integers: but a mean that is a tie may go either way."""
+    """Bit for bit, where the result is of integers: but a tie of a mean, or of a change of scale, may go either way,
+    as the quotient of the scales is rounded once here and twice there."""
     op, operands, rest = CASES[k]
     if op != "QLinearAveragePool":
         agrees(op, *operands, **rest)
