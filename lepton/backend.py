@@ -59,13 +59,17 @@ class SpecialisedRep(BackendRep):
         while (key := self._key(specs, feeds)) not in self._made:
             values = {name: feeds[name] for name in self.pinned if name in feeds}
             try:
-                self._made[key] = LeptonRep(compile(self.model, values=values, structure=specs, **self.options))
+                self._made[key] = LeptonRep(self.compiled(values, specs))
             except DataDependent as error:  # what was hidden behind the first ones
                 if not (more := [name for name in error.inputs if name in feeds and name not in self.pinned]):
                     raise
                 self.pinned += more
         model = self._made[key].model
         return tuple(model.run({port.name: feeds[port.name] for port in model.inputs}).values())
+
+    def compiled(self, values: dict[str, Any], structure: dict[str, Spec]) -> Model:
+        """The model for these contents. Raises LeptonError."""
+        return compile(self.model, values=values, structure=structure, **self.options)
 
     def _key(self, specs: dict[str, Spec], feeds: dict[str, np.ndarray[Any, Any]]) -> str:
         contents = [(name, feeds[name].shape, feeds[name].tobytes()) for name in self.pinned if name in feeds]
