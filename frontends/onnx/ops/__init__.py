@@ -34,6 +34,7 @@ from lepton.frontends.onnx.ops import (  # noqa: F401
     reduce,
     resize,
     sample,
+    scan_8,
     sequence,
     sorting,
     spectral,
