@@ -82,10 +82,11 @@ lepton_status lpt_strings_start(lepton_session *session) {
   for (uint32_t i = 0; i < program->n_strings; i++) {
     if (s->count == s->n_slots / 2 && !grow(&session->allocator, s))
       return lpt_fail(NULL, LEPTON_OUT_OF_MEMORY, "no memory for the model's strings");
-    uint32_t hash = hash_of(program->strings[i]), slot = find(s, program->strings[i], hash);
+    lepton_string text = program->strings[i].size ? program->strings[i] : (lepton_string){"", 0};
+    uint32_t hash = hash_of(text), slot = find(s, text, hash);
     if (s->slots[slot] != UINT32_MAX)
       return lpt_fail(NULL, LEPTON_INTERNAL, "the compiled model is damaged: string %u stands there twice", (unsigned)i);
-    append(s, program->strings[i], hash, slot);
+    append(s, text, hash, slot);
   }
   return LEPTON_OK;
 }

@@ -6,8 +6,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import onnx.parser
 import pytest
 
+import lepton
 from tests.runtime.handmade import RUNTIME
 
 
@@ -94,6 +96,30 @@ def malloc_trap(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_runs_allocate_nothing(artifact: Callable[..., Path], malloc_trap: Path, name: str, threads: str) -> None:
     done = subprocess.run([malloc_trap, artifact(name), threads, "N=100", "M=40"], capture_output=True, text=True)
     assert (done.returncode, done.stdout) == (0, "0\n"), done.stderr
+
+
+@pytest.mark.slow
+def test_runs_over_strings_allocate_nothing(malloc_trap: Path, tmp_path: Path) -> None:
+    """Once the session's table has seen as many: cut, put together, printed, read, ranked and in another case."""
+    model = onnx.parser.parse_model("""<ir_version: 10, opset_import: ["" : 21]>
+        g (string[N] x) => (string[A, B] pieces, string[C] different, int64[N] firsts, string[N] all) {
+            pieces, n = StringSplit<delimiter=",">(x)
+            high = StringNormalizer<case_change_action="UPPER", stopwords=["2 WORDS,4"], is_case_sensitive=1>(x)
+            both = StringConcat(high, high)
+            different, at, inverse, counts = Unique(both)
+            zero = Constant<value_ints=[0]>()
+            firsts_text = StringSplit<delimiter=" ", maxsplit=1>(x)
+            flat = Gather<axis=1>(firsts_text, zero)
+            shape = Constant<value_ints=[-1]>()
+            first = Reshape(flat, shape)
+            firsts = Cast<to=7>(first)
+            printed = Cast<to=8>(firsts)
+            all = StringConcat(printed, x)
+        }""")
+    lepton.compile_to(model, tmp_path / "strings.so")
+    for count in ("N=3", "N=700"):
+        done = subprocess.run([malloc_trap, tmp_path / "strings.so", "2", count], capture_output=True, text=True)
+        assert (done.returncode, done.stdout.strip()) == (0, "0"), done.stderr
 
 
 def test_the_trap_sees_allocations(artifact: Callable[..., Path], malloc_trap: Path) -> None:
