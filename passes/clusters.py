@@ -121,11 +121,18 @@ class _Grower:
             if cluster.anchor is None:
                 self.grow_up(cluster)
             # What leaves as levels shall not leave as floats, unless it can leave as levels again.
-            if len(cluster.outputs()) <= most_outputs and not bound < (levels := _levels_left(cluster)):
+            if self.few_leave(cluster, most_outputs) and not bound < (levels := _levels_left(cluster)):
                 best, bound = len(cluster.members), levels
         for node in cluster.members[best:]:
             del self.owner[node]
         del cluster.members[best:]
+
+    def few_leave(self, cluster: Cluster, most: int) -> bool:
+        """Whether few enough values leave; a norm may give its levels beside what they are levels of."""
+        left = cluster.outputs()
+        if cluster.anchor is not None and cluster.anchor.op in PROLOGUE and len(left) == most + 1:
+            return sum(v.producer is not None and v.producer.op is ops.to_level for v in left) == 1
+        return len(left) <= most
 
     def next_reader(self, cluster: Cluster) -> Node | None:
         """The first free reader that fits."""

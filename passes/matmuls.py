@@ -21,28 +21,45 @@ c = const("c")
 # --- views move down, past products and elementwise nodes -----------------------------------------
 
 
-@rule(pat(ops.matmul)(pat(ops.reshape)(x).named("flat"), const("w")).named("r"))
-def matmul_of_rows(x: Value, flat: Value, w: Value, r: Value) -> Value | None:
+LEVELS = (ops.quantize, ops.dequantize)
+product = pat(ops.matmul, ops.matmul_integer)
+
+
+@rule(product(pat(ops.reshape)(x).named("flat"), const("w"), rest("zeros")).named("r"))
+def matmul_of_rows(x: Value, flat: Value, w: Value, zeros: tuple[Value | None, ...], r: Value) -> Value | None:
     """matmul(reshape(x: [B,S,K] -> [B*S,K]), w: [K,N])  ->  reshape(matmul(x, w))"""
-    if w.tensor.rank != 2 or flat.tensor.rank < 2 or x.tensor.rank <= flat.tensor.rank:
+    if w.tensor.rank != 2 or flat.tensor.rank < 2 or x.tensor.rank <= flat.tensor.rank or not _takes_any_rows(zeros):
         return None
     if x.tensor.shape[-1] != w.tensor.shape[0]:
         return None
-    return ops.reshape(ops.matmul(x, w), shape=r.tensor.shape)
+    return ops.reshape(node_of(r).op(x, w, *zeros), shape=r.tensor.shape)
 
 
-@rule(pat(ops.reshape)(pat(ops.matmul)(x, const("w")).once.named("y")).named("r"))
-def rows_of_matmul(x: Value, w: Value, y: Value, r: Value) -> Value | None:
+@rule(pat(ops.reshape)(product(x, const("w"), rest("zeros")).once.named("y")).named("r"))
+def rows_of_matmul(x: Value, w: Value, zeros: tuple[Value | None, ...], y: Value, r: Value) -> Value | None:
     """reshape(matmul(x, w: [K,N]): [B*S,N] -> [B,S,N])  ->  matmul(reshape(x), w)"""
-    if w.tensor.rank != 2 or not _raises_rows(y, r):
+    if w.tensor.rank != 2 or not _raises_rows(y, r) or not _takes_any_rows(zeros):
         return None
-    return ops.matmul(ops.reshape(x, shape=(*r.tensor.shape[:-1], x.tensor.shape[-1])), w)
+    return node_of(y).op(ops.reshape(x, shape=(*r.tensor.shape[:-1], x.tensor.shape[-1])), w, *zeros)
 
 
-@rule(pat(ops.reshape)(pat(Trait.ELEMENTWISE)(rest("xs")).once.named("y")).named("r"))
+def _takes_any_rows(zeros: tuple[Value | None, ...]) -> bool:
+    """Whether the zero points of an integer product say nothing about rows."""
+    return all(z is None or z.tensor.rank == 0 for z in zeros[:1])
+
+
+def _element_by_element(node: Node) -> bool:
+    """Elementwise, or between numbers and levels of one scale."""
+    if node.op in LEVELS:
+        return all(v is None or v.tensor.rank == 0 for v in node.inputs[1:])
+    return node.op.has(Trait.ELEMENTWISE)
+
+
+@rule(pat(ops.reshape)(pat(Trait.ELEMENTWISE)(rest("xs")).once.named("y")).named("r"),
+      pat(ops.reshape)(pat(*LEVELS)(rest("xs")).once.named("y")).named("r"))
 def rows_of_elementwise(xs: tuple[Value | None, ...], y: Value, r: Value) -> Value | None:
     """reshape(relu(x): [B*S,N] -> [B,S,N])  ->  relu(reshape(x)): everything happens in the higher rank"""
-    if not _raises_rows(y, r):
+    if not _raises_rows(y, r) or not _element_by_element(node_of(y)):
         return None
     shape = y.tensor.shape
     if any(v is not None and v.tensor.shape != shape and v.tensor.rank > 1 for v in xs):
@@ -57,12 +74,12 @@ def _raises_rows(source: Value, view: Value) -> bool:
     return 2 <= len(old) < len(new) and old[-1] == new[-1]
 
 
-@rule(pat(Trait.ELEMENTWISE)(rest("xs")).named("r"))
+@rule(pat(Trait.ELEMENTWISE)(rest("xs")).named("r"), pat(*LEVELS)(rest("xs")).named("r"))
 def elementwise_of_view(xs: tuple[Value | None, ...], r: Value) -> Value | None:
     """relu(reshape(x)), reshape(x) + c  ->  reshape(relu(x)), reshape(x + c), and so for transposes, where c has one
     element, or moves along (a vector along the last axis), or is the same view of another value"""
     views = [v for v in xs if v is not None and _is_movable(v)]
-    if not views:
+    if not views or not _element_by_element(node_of(r)):
         return None
     first = node_of(views[0])
     source = first.inputs[0]

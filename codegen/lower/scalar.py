@@ -52,6 +52,17 @@ class Elements:
             self._done[value] = self.name(e) if len(value.uses) > 1 else e
         return self._done[value]
 
+    def level_as_float(self, node: Node) -> Expr:
+        """cast(to_level(x)) without the way through bytes: levels are whole floats."""
+        made = node.inputs[0]
+        assert made is not None
+        assert made.producer is not None
+        (x,) = made.producer.inputs
+        assert x is not None
+        to, zero = made.tensor.dtype, made.producer.attrs["zero"]
+        level = ap("round", in_range(self.name(self.expr(x)), to, zero))
+        return ap("add", level, c(zero, level)) if zero else level
+
     def name(self, e: Expr) -> Expr:
         """`e`, computed once: under a name where there is a list for the statements."""
         if self.lets is None or isinstance(e, Const | Ref):
@@ -80,6 +91,8 @@ class Elements:
             return self.leaf(value)
         if node.op is ops.constant:
             return scalar_constant(node)
+        if node.op is ops.cast and node.attrs["to"] is DType.F32 and _makes_level(node.inputs[0]):
+            return self.level_as_float(node)
         args = [self.expr(v) if v is not None else None for v in node.inputs]
         if node.op in SIMPLE:
             return simple(SIMPLE[node.op], args)
@@ -234,13 +247,22 @@ def cast(a: Args, n: Node) -> Expr:
 
 
 def to_level(a: Args, n: Node) -> Expr:
-    """Kept in range before it is rounded, so that the conversion needs no look; of NaN `greater` says no."""
+    """Kept in range before it is rounded, so that the conversion needs no look."""
     to, zero = n.attrs["to"], n.attrs["zero"]
-    low, high = bounds(to)
-    x = Select(ap("greater", a[0], c(low - zero, a[0])), a[0], c(low - zero, a[0]))
-    level: Expr = Apply("nearest_i32", (Select(ap("less", x, c(high - zero, x)), x, c(high - zero, x)),), DType.I32)
+    level: Expr = Apply("nearest_i32", (in_range(a[0], to, zero),), DType.I32)
     level = ap("add", level, Const(zero, DType.I32)) if zero else level
     return Cast(level, to)
+
+
+def in_range(x: Expr, to: DType, zero: int) -> Expr:
+    """x, or the nearest that is a level of `to` less `zero`; of NaN `greater` says no."""
+    low, high = bounds(to)
+    x = Select(ap("greater", x, c(low - zero, x)), x, c(low - zero, x))
+    return Select(ap("less", x, c(high - zero, x)), x, c(high - zero, x))
+
+
+def _makes_level(value: Value | None) -> bool:
+    return value is not None and value.producer is not None and value.producer.op is ops.to_level
 
 
 def bitcast(a: Args, n: Node) -> Expr:
