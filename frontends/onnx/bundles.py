@@ -43,6 +43,25 @@ def mapped(table: Value, keys: Sequence[int | str], default: float | str | None 
                 default=default)
 
 
+@dataclass(eq=False, slots=True)
+class Stack(Bundle):
+    """A sequence of tensors of one type, of which only the running model knows how many there are: one item, with the
+    members along its first axis."""
+
+
+@dataclass(eq=False, slots=True)
+class Growing(Bundle):
+    """A sequence that goes round a loop, as one round sees it: nothing is known of what it holds (`origin` stands for
+    that), but for `items`, which this round has put behind."""
+
+    origin: Growing | None = None
+
+
+def stack(table: Value) -> Stack:
+    """The sequence of the rows of a tensor."""
+    return Stack(SequenceType(table.tensor.with_shape(table.tensor.shape[1:])), items=(table,))
+
+
 class UnknownStructure(DataDependent):
     """How many members some inputs have, or whether there is a value at all, must be known. `inputs` names them."""
 
@@ -74,7 +93,11 @@ def rebuilt(value: Value, made: Iterator[Value]) -> Value:
         return next(made)
     if isinstance(value, Maps):
         return mapped(next(made), value.keys, value.default)
+    if isinstance(value, Stack):
+        return stack(next(made))
     items = [rebuilt(item, made) for item in value.items]
+    if isinstance(value, Growing):
+        return Growing(value.type, items=tuple(items), origin=value.origin)
     if isinstance(value.type, SequenceType):
         return sequence(items, value.type.element)
     assert isinstance(value.type, OptionalType)
@@ -85,7 +108,11 @@ def alike(a: Value, b: Value) -> bool:
     """Whether two values have the same structure, whatever their tensors are."""
     if not isinstance(a, Bundle) or not isinstance(b, Bundle):
         return isinstance(a, Bundle) == isinstance(b, Bundle)
+    if type(a) is not type(b):
+        return False
     keys = [v.keys if isinstance(v, Maps) else None for v in (a, b)]
+    if isinstance(a, Growing) and isinstance(b, Growing) and (a.origin or a) is not (b.origin or b):
+        return False
     return (type(a.type) is type(b.type) and len(a.items) == len(b.items) and keys[0] == keys[1]
             and all(map(alike, a.items, b.items)))
 
@@ -98,6 +125,8 @@ def tree_of(value: Value, name: str, port: Callable[[Value, str], str]) -> Tree:
         kind, dtype = "map" if isinstance(value.type, MapType) else "maps", value.items[0].tensor.dtype
         default = {} if value.default is None else {"default": value.default}
         return {kind: port(value.items[0], name), "keys": list(value.keys), "dtype": dtype.numpy.name, **default}
+    if isinstance(value, Stack):
+        return {"stack": port(value.items[0], name)}
     if isinstance(value.type, SequenceType):
         return {"sequence": [tree_of(item, f"{name}.{i}", port) for i, item in enumerate(value.items)]}
     return {"optional": tree_of(value.items[0], name, port) if value.items else None}

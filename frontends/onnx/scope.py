@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 
 import onnx
 
-from lepton.frontends.onnx.bundles import Bundle
+from lepton.frontends.onnx.bundles import Bundle, Growing
 from lepton.frontends.onnx.contents import Contents
 from lepton.frontends.onnx.tensors import Store
 from lepton.ir import ops
@@ -64,7 +64,10 @@ class Scope:
             return self.captures[outer]
         node = outer.producer
         if isinstance(outer, Bundle):
-            return replace(outer, items=tuple(self._captured(v, contents) for v in outer.items), uses={})
+            inside = replace(outer, items=tuple(self._captured(v, contents) for v in outer.items), uses={})
+            if isinstance(inside, Growing) and isinstance(outer, Growing):
+                inside.origin = outer.origin or outer
+            return inside
         if node is not None and node.op in (ops.constant, ops.shape_values):
             inner = node.op(**node.attrs)
         else:

@@ -166,13 +166,6 @@ def test_sequences_around_a_loop(rounds: int) -> None:
     check_equal(each, np.stack([A * np.float32(k) for k in range(rounds)]))
 
 
-def test_loops_too_long_to_write_out_are_refused() -> None:
-    with pytest.raises(UnsupportedError, match="the number of rounds"):
-        load(LOOP, structure={"x": 1})
-    with pytest.raises(UnsupportedError, match="100000 rounds"):
-        load(LOOP, structure={"x": 1}, values={"n": 100000})
-
-
 def test_a_member_can_be_compiled_in() -> None:
     model = lepton.compile(JOIN, structure={"x": 2}, values={"x.0": B})
     assert [p.name for p in model.inputs] == ["x.1", "y"]

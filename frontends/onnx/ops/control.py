@@ -1,4 +1,4 @@
-"""If, Loop and Scan: decided where the condition is known, regions otherwise."""
+"""If and Scan: an If is decided where its condition is known, a region otherwise."""
 from __future__ import annotations
 
 from collections.abc import Sequence
@@ -6,16 +6,14 @@ from typing import Any
 
 import onnx
 
-from lepton.frontends.onnx.bundles import Bundle, alike, leaves, rebuilt
+from lepton.frontends.onnx.bundles import alike, leaves, rebuilt
 from lepton.frontends.onnx.call import REQUIRED, Call
 from lepton.frontends.onnx.contents import only_dims
-from lepton.frontends.onnx.limits import LIMITS
 from lepton.frontends.onnx.registry import imports
-from lepton.frontends.onnx.scope import Poisoned
 from lepton.ir import dims, ops
 from lepton.ir.core import Graph, Value
-from lepton.ir.diagnostics import LeptonError, TypeRuleError, UnsupportedError
-from lepton.ir.types import DType, TensorType
+from lepton.ir.diagnostics import LeptonError
+from lepton.ir.types import TensorType
 
 
 @imports("If")
@@ -85,115 +83,6 @@ def graph_of(name: str, inputs: Sequence[Value], captures: dict[Value, Value], o
     """A region that takes `inputs` and the captured values in the order of `outside`."""
     passed = [captures.get(v) or Value(v.type, name=v.name) for v in outside]
     return Graph.of(name, [*inputs, *passed], outputs)
-
-
-@imports("Loop")
-def loop(c: Call) -> Sequence[Value]:
-    """A region, or written out where sequences go round, or sizes need the number of the round."""
-    body, rounds = c.g("body"), c.known(0)
-    count = rounds[0] if rounds is not None and isinstance(rounds[0], int) else None
-    if not any(isinstance(v, Bundle) for v in c.inputs):
-        before = c.importer.problems.snapshot()
-        try:
-            return _region(c, body)
-        except (Poisoned, UnsupportedError, TypeRuleError):
-            if count is None and c.opt(0) is not None and c.importer.problems.data_dependent_since(before):
-                c.depends(0, "the number of rounds")
-            if count is None or not _short(body, count):
-                raise
-            c.importer.problems.restore(before)
-    if count is None:
-        if c.opt(0) is None:
-            c.fail("a loop that carries sequences without a trip count")
-        c.depends(0, "the number of rounds of a loop that carries sequences")
-    if not _short(body, count):
-        c.fail(f"a loop of {count} rounds that carries sequences: it would have to be written out")
-    return _unrolled(c, body, count)
-
-
-def _short(body: onnx.GraphProto, count: int) -> bool:
-    """Whether the rounds may be written out one after the other."""
-    return count <= LIMITS.unrolled or count * max(len(body.node), 1) <= LIMITS.unrolled_nodes
-
-
-def _unrolled(c: Call, body: onnx.GraphProto, count: int) -> Sequence[Value]:
-    """The rounds one after the other. The condition must be known in each."""
-    state = [v for v in c.inputs[2:] if v is not None]
-    collected: list[list[Value]] = []
-    going = True if c.opt(1) is None else _decided(c, c.x(1))
-    for k in range(max(count, 0)):
-        if not going:
-            break
-        outputs = c.importer.branch(body, c.scope, [c.const(k, DType.I64), c.const(True), *state])
-        going, state = _decided(c, outputs[0]), outputs[1:1 + len(state)]
-        collected.append(outputs[1 + len(state):])
-    if not collected and len(body.output) > 1 + len(state):
-        c.fail("what a loop without rounds collects")
-    return [*state, *(_stacked(c, column) for column in zip(*collected, strict=True))]
-
-
-def _decided(c: Call, cond: Value) -> bool:
-    known = only_dims(c.importer.contents.of(cond))
-    if known is None or not isinstance(known[0], int):
-        c.must_know(cond, "whether a loop that cannot be a region goes on")
-    return bool(known[0])
-
-
-def _stacked(c: Call, values: Sequence[Value]) -> Value:
-    rows = [c.reshape(v, (1, *v.tensor.shape)) for v in values]
-    return c(ops.concat, *rows, axis=0) if len(rows) > 1 else rows[0]
-
-
-def _region(c: Call, body: onnx.GraphProto) -> Sequence[Value]:
-    initial = [c.x(i) for i in range(2, len(c.inputs))]
-    if len(body.input) != 2 + len(initial) or len(body.output) < 1 + len(initial):
-        raise LeptonError(f"{len(initial)} values for a loop body of {len(body.input)} inputs", where=c.where)
-    trip = None if c.opt(0) is None else c.reshape(c.cast(c.x(0), DType.I64), ())
-    cond = None if c.opt(1) is None else c.reshape(c.x(1), ())
-    inputs = [Value(TensorType(DType.I64, ()), name=body.input[0].name),
-              Value(TensorType(DType.BOOL, ()), name=body.input[1].name)]
-    types = _settled_types(c, body, initial)
-    inputs += [Value(t, name=info.name) for t, info in zip(types, body.input[2:], strict=False)]
-    scope, outputs = c.importer.region(body, c.scope, inputs)
-    captures = scope.captures or {}
-    outside = list(captures)
-    outputs = [c.reshape(outputs[0], ()), *outputs[1:]]
-    region = graph_of(body.name or "body", inputs, captures, outside, outputs)
-    symbols = tuple(c.fresh("loop") for _ in range(_loop_symbols(initial, inputs[2:], outputs)))
-    return c.multi(ops.loop_, trip, cond, *initial, *outside, carried=len(initial), symbols=symbols, regions=[region])
-
-
-def _settled_types(c: Call, body: onnx.GraphProto, initial: Sequence[Value]) -> list[TensorType]:
-    """The carried values' types inside: a size that a round changes is a symbol of its own."""
-    types = [v.tensor for v in initial]
-    for _ in range(8):
-        inputs = [Value(TensorType(DType.I64, ())), Value(TensorType(DType.BOOL, ())), *(Value(t) for t in types)]
-        _, outputs = c.importer.region(body, c.scope, inputs)
-        if any(isinstance(v, Bundle) for v in outputs):
-            c.fail("a loop whose rounds turn tensors into sequences")
-        after = [v.tensor for v in outputs[1:1 + len(types)]]
-        if after == types:
-            return types
-        widened = [_widened(c, a, b) for a, b in zip(types, after, strict=True)]
-        if widened == types:
-            return types
-        types = widened
-    c.fail("the sizes of the values that go round do not settle")
-
-
-def _widened(c: Call, before: TensorType, after: TensorType) -> TensorType:
-    if before.rank != after.rank or before.dtype is not after.dtype:
-        c.fail(f"a carried value changes from {before} to {after}")
-    own = {d for d in before.shape if not isinstance(d, int) and str(d).startswith("carried")}
-    return before.with_shape([m if m == n or m in own else dims.sym(c.fresh("carried"))
-                              for m, n in zip(before.shape, after.shape, strict=True)])
-
-
-def _loop_symbols(initial: Sequence[Value], inside: Sequence[Value], outputs: Sequence[Value]) -> int:
-    """Enough names: one for each carried size that changes, one for the count, one for each collected size."""
-    changed = sum(m != n for a, b in zip(initial, inside, strict=True)
-                  for m, n in zip(a.tensor.shape, b.tensor.shape, strict=True))
-    return changed + 1 + sum(v.tensor.rank for v in outputs[1 + len(initial):])
 
 
 @imports("Scan", since=9)

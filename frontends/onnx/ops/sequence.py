@@ -1,7 +1,7 @@
 """Sequences and optionals, as far as their members are known while importing."""
 from __future__ import annotations
 
-from lepton.frontends.onnx.bundles import Bundle, Maps, optional, sequence
+from lepton.frontends.onnx.bundles import Bundle, Growing, Maps, Stack, optional, sequence, stack
 from lepton.frontends.onnx.call import Call
 from lepton.frontends.onnx.ops.movement import parts
 from lepton.frontends.onnx.registry import imports
@@ -18,6 +18,9 @@ def members(c: Call, index: int) -> Bundle:
     value = c.opt(index)
     if isinstance(value, Maps):
         c.fail("an operator on a sequence of maps")
+    if isinstance(value, Growing | Stack):
+        c.fail("this on a sequence whose length only the running model knows",
+               help="what is known without it: joining, its length, a member, growing by one member of the same type")
     if isinstance(value, Bundle) and isinstance(value.type, SequenceType):
         return value
     if value is None or not isinstance(value.type, SequenceType):
@@ -53,17 +56,40 @@ def sequence_construct(c: Call) -> Value:
 @imports("SequenceAt", since=11)
 def sequence_at(c: Call) -> Value:
     """A member; at an unknown position, where all are of one type, of all of them stacked."""
+    if isinstance(c.opt(0), Stack):
+        return _row(c, table(c))
     given = members(c, 0)
     if c.known(1) is not None:
         return given.items[position(c, 1, len(given.items), 0)]
     if len({v.type for v in given.items}) != 1:
         c.fail("an unknown position in a sequence of different types")
-    stacked = c(ops.concat, *(c.reshape(v, (1, *v.tensor.shape)) for v in given.items), axis=0)
-    return c(ops.gather, stacked, c.reshape(c.cast(c.x(1), DType.I64), ()), axis=0)
+    return _row(c, c(ops.concat, *(as_row(c, v) for v in given.items), axis=0))
+
+
+def _row(c: Call, rows: Value) -> Value:
+    return c(ops.gather, rows, c.reshape(c.cast(c.x(1), DType.I64), ()), axis=0)
+
+
+def as_row(c: Call, value: Value) -> Value:
+    return c.reshape(value, (1, *value.tensor.shape))
+
+
+def table(c: Call) -> Value:
+    """Operand 0, a sequence of unknown length, as a tensor with its members along the first axis."""
+    value = c.opt(0)
+    assert isinstance(value, Stack)
+    return value.items[0]
 
 
 @imports("SequenceInsert", since=11)
 def sequence_insert(c: Call) -> Value:
+    """Of a sequence whose length is not known: at its end, or at the beginning."""
+    if isinstance(value := c.opt(0), Growing | Stack):
+        at = None if c.opt(2) is None else c.int_in(2, "the position")
+        if at is None and isinstance(value, Growing):
+            return Growing(value.type, items=(*value.items, c.x(1)), origin=value.origin or value)
+        if at in (0, None) and isinstance(value, Stack) and c.x(1).tensor.rank == table(c).tensor.rank - 1:
+            return stack(c(ops.concat, *(table(c), as_row(c, c.x(1)))[::1 if at is None else -1], axis=0))
     given = members(c, 0)
     count = len(given.items)
     at = count if c.opt(2) is None else c.int_in(2, "the position")
@@ -82,11 +108,15 @@ def sequence_erase(c: Call) -> Value:
 
 @imports("SequenceLength", since=11)
 def sequence_length(c: Call) -> Value:
+    if isinstance(c.opt(0), Stack):
+        return c.size(table(c).tensor.shape[0])
     return c.const(len(members(c, 0).items), DType.I64)
 
 
 @imports("ConcatFromSequence", since=11)
 def concat_from_sequence(c: Call) -> Value:
+    if isinstance(c.opt(0), Stack):
+        return _joined(c, table(c))
     items = members(c, 0).items
     if not items:
         raise LeptonError("an empty sequence to join", where=c.where)
@@ -98,6 +128,15 @@ def concat_from_sequence(c: Call) -> Value:
     return c(ops.concat, *values, axis=axis) if len(values) > 1 else values[0]
 
 
+def _joined(c: Call, rows: Value) -> Value:
+    """The members of a sequence of unknown length, one after the other along an axis."""
+    new, rank = c.flag("new_axis"), rows.tensor.rank - 1
+    axis = c.axis(rank=rank + new)
+    between = c(ops.transpose, rows, perm=(*range(1, axis + 1), 0, *range(axis + 1, rank + 1)))
+    count, *shape = rows.tensor.shape
+    return between if new else c.reshape(between, (*shape[:axis], count * shape[axis], *shape[axis + 1:]))
+
+
 @imports("SplitToSequence", since=11)
 def split_to_sequence(c: Call) -> Value:
     axis, keep = c.axis(0), c.flag("keepdims", True)
@@ -105,9 +144,9 @@ def split_to_sequence(c: Call) -> Value:
     if c.opt(1) is not None and c.x(1).tensor.rank == 1:
         sizes: list[Dim] = list(c.dims(1, "the sizes"))
     else:
-        if not isinstance(size, int):
-            c.fail(f"a sequence of as many parts as {size} says", help="pin this dimension")
         each = 1 if c.opt(1) is None else c.int_in(1, "the size")
+        if not isinstance(size, int):
+            return _rows_along(c, axis, each, keep or c.opt(1) is not None)
         if each < 1 or size > 4096 * each:
             c.fail(f"a split of {size} into parts of {each}")
         sizes = [min(each, size - at) for at in range(0, size, each)]
@@ -115,6 +154,16 @@ def split_to_sequence(c: Call) -> Value:
     if c.opt(1) is None and not keep:
         pieces = [c.reshape(p, [d for a, d in enumerate(p.tensor.shape) if a != axis]) for p in pieces]
     return sequence(pieces, c.x().type)
+
+
+def _rows_along(c: Call, axis: int, each: int, keep: bool) -> Value:
+    """The parts along an axis of open size."""
+    shape = list(c.x().tensor.shape)
+    if each != 1:
+        c.fail(f"a sequence of as many parts of {each} as {shape[axis]} says", help="pin this dimension")
+    rows = c(ops.transpose, c.x(), perm=(axis, *(a for a in range(len(shape)) if a != axis)))
+    size = shape.pop(axis)
+    return stack(c.reshape(rows, (size, *shape[:axis], 1, *shape[axis:])) if keep else rows)
 
 
 @imports("Optional", since=15)
