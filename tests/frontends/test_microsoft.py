@@ -91,8 +91,8 @@ def test_products_of_turned_batches(flags: tuple[int, ...]) -> None:
     """[B…, M, K] stored as [M, B…, K], with the last two axes exchanged before that, or both, for either operand."""
     given = {"transA": flags[0], "transBatchA": flags[1], "transB": flags[2], "transBatchB": flags[3]}
     operands = []
-    for x, swapped, turned in ((floats(2, 3, 4, 5), *flags[:2]), (floats(2, 3, 5, 6), *flags[2:])):
-        x = x.swapaxes(2, 3) if swapped else x
+    for plain, (swapped, turned) in ((floats(2, 3, 4, 5), flags[:2]), (floats(2, 3, 5, 6), flags[2:])):
+        x = plain.swapaxes(2, 3) if swapped else plain
         operands.append(np.ascontiguousarray(np.moveaxis(x, 2, 0) if turned else x))
     agrees("FusedMatMul", *operands, alpha=0.5, sizes={"b": 2, "c": 3, "m": 4, "n": 6}, **given)
 
@@ -114,8 +114,8 @@ def test_group_normalisation(last: int, activation: int) -> None:
         total = x if bare else x + skip[:, None, None] + row
         want = normalised(total, 4) * row + row
         want = want / (1 + np.exp(-want)) if activation else want
-        image, rest = (x, ()) if last else (np.moveaxis(x, 3, 1).copy(), ())
-        rest = () if bare else (skip, held(row))
+        image = x if last else np.moveaxis(x, 3, 1).copy()
+        rest: tuple[Operand, ...] = () if bare else (skip, held(row))
         if not bare and not last:
             continue  # the skipped tensor has its channels last
         model, feeds = node_model("GroupNorm" if bare else "SkipGroupNorm", image, held(row), held(row), *rest,

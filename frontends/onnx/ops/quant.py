@@ -30,12 +30,27 @@ def quantize_linear(c: Call) -> Value:
     assert scale is not None
     to = _output_type(c, DType.U8)
     to = zero.tensor.dtype if zero is not None else to
-    if not c.flag("saturate", True) and not to.is_integer:
-        c.fail("saturate=0")
     c.ignore("precision")
     if not x.tensor.dtype.is_float:
         x = c.cast(x, DType.F32)
+    if not c.flag("saturate", True) and not to.is_integer:
+        return _unsaturated(c, x, scale, zero, to)
     return c(ops.quantize, x, scale, zero, axis=_axis(c, scale, x.tensor.rank), to=to, block=c.i("block_size", 0))
+
+
+def _unsaturated(c: Call, x: Value, scale: Value, zero: Value | None, to: DType) -> Value:
+    """x / scale + zero as an 8-bit float, what is too large as NaN or infinity."""
+    if c.i("block_size", 0):
+        c.fail("saturate=0 by blocks")
+    axis = _axis(c, scale, x.tensor.rank)
+
+    def spread(v: Value) -> Value:
+        shape = [d if a == axis else 1 for a, d in enumerate(x.tensor.shape)] if v.tensor.rank else []
+        return c.cast(c.reshape(v, shape), DType.F32)
+
+    ratio = c(ops.div, c.cast(x, DType.F32), spread(scale))
+    ratio = ratio if zero is None else c(ops.add, ratio, spread(zero))
+    return c(ops.cast, ratio, to=to, saturate=False)
 
 
 @imports("DequantizeLinear", since=10)
