@@ -11,6 +11,7 @@ from lepton.ir import ops
 from lepton.ir.core import Value
 from lepton.ir.dims import Dim, collect_guards
 from lepton.ir.rewrite import Rule, capture, pat, rule, var
+from lepton.ir.types import DType
 from lepton.passes.base import RewritePass
 from lepton.passes.common import constant_like, scalar_of
 
@@ -36,7 +37,7 @@ class _Scores:
 def attention_from_products(s: Value, axis: int, v: Value, r: Value) -> Value | None:
     """matmul(softmax(matmul(q, transpose(k)) * scale + mask), v)  ->  attention(q, k, v, mask, scale)"""
     rank = r.tensor.rank
-    if axis != rank - 1 or rank not in (3, 4) or s.tensor.rank != rank or s.tensor.dtype.bits < 32:
+    if axis != rank - 1 or rank not in (3, 4) or s.tensor.rank != rank:
         return None
     scores = _taken_apart(s)
     node = scores.x.producer
@@ -49,11 +50,12 @@ def attention_from_products(s: Value, axis: int, v: Value, r: Value) -> Value | 
     if any(o.tensor.shape[:rank - 2] != shape[:rank - 2] for o in (k, v)) or not _fits(scores.mask, shape):
         return None
     with collect_guards() as unproved:
-        four = [_with_heads(o) for o in (q.x, k, v)]
-        result = ops.attention(*four, _with_heads(scores.mask) if scores.mask else None, scale=scale)
+        four = [_wide(_with_heads(o)) for o in (q.x, k, v)]
+        result = ops.attention(*four, _wide(_with_heads(scores.mask)) if scores.mask else None, scale=scale)
     if unproved:
         return None
-    return result if rank == 4 else ops.reshape(result, shape=r.tensor.shape)
+    result = result if rank == 4 else ops.reshape(result, shape=r.tensor.shape)
+    return result if result.type == r.type else ops.cast(result, to=r.tensor.dtype)
 
 
 def _taken_apart(s: Value) -> _Scores:
@@ -123,6 +125,11 @@ def _fits(mask: Value | None, shape: tuple[Dim, ...]) -> bool:
     return mask.tensor.rank <= len(shape) and all(m in (1, n) for m, n in zip(mask.tensor.shape, tail, strict=True))
 
 
+def _wide(value: Value) -> Value:
+    """Halves as f32: the kernel keeps scores and weights in registers, where nothing is gained by rounding them."""
+    return value if value.tensor.dtype.bits >= 32 else ops.cast(value, to=DType.F32)
+
+
 def _with_heads(value: Value) -> Value:
     """[B,S,D] as [B,1,S,D]; what has another rank stays."""
     shape = value.tensor.shape
@@ -133,7 +140,8 @@ def _with_heads(value: Value) -> Value:
 class Attention(RewritePass):
     """matmul(softmax(matmul(q * a, transpose(k)) * b + mask), v)  ->  attention(q, k, v, mask, scale=a*b)
 
-    Masks may be added or chosen by `where` with -inf; operands have rank 4, or 3 for one head."""
+    Masks may be added or chosen by `where` with -inf; operands have rank 4, or 3 for one head. Halves are computed in
+    f32 and rounded once."""
 
     name: ClassVar[str] = "attention"
     rules: ClassVar[tuple[Rule, ...]] = (attention_from_products,)
