@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import re
 from itertools import product
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+import lepton.frontends.onnx.ops  # noqa: F401  (fills the table)
 from lepton.frontends import load
+from lepton.frontends.onnx.registry import IMPORTERS
 from lepton.ir.diagnostics import UnsupportedError
 from tests.frontends.build import floats, positive
-from tests.frontends.contrib import Operand, agrees, compiled, held, node_model
+from tests.frontends.contrib import DOMAIN, Operand, agrees, compiled, held, node_model
 
 Case = tuple[str, tuple[Operand, ...], dict[str, Any]]
 BATCH = {"batch": 2, "sequence": 3}
@@ -132,6 +136,15 @@ def test_additions_of_diffusion_models() -> None:
     model, feeds = node_model("BiasSplitGelu", x, held(row), sizes=BATCH)
     gelu = compiled(*node_model("Gelu", (x + row)[..., 4:].copy()))[0]
     np.testing.assert_allclose(compiled(model, feeds)[0], (x + row)[..., :4] * gelu, rtol=1e-5, atol=1e-6)
+
+
+def test_the_table_of_the_manual_is_complete() -> None:
+    """frontends/README.md names every operator of the domain that has an importer, and no other."""
+    readme = (Path(__file__).parents[2] / "frontends" / "README.md").read_text()
+    section = readme.partition("(`com.microsoft`)")[2].partition("\n## ")[0]
+    rows = [line.split("|")[1] for line in section.splitlines() if line.startswith("| `")]
+    named = {name for row in rows for name in re.findall(r"`([A-Z]\w+)`", row)}
+    assert named == {name for domain, name in IMPORTERS if domain == DOMAIN}
 
 
 @pytest.mark.parametrize(("op", "operands", "rest", "message"), [
