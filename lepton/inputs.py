@@ -180,7 +180,9 @@ def _viewed(array: Array, port: Port) -> Array:
 
 
 def _literal(text: str, port: Port) -> Any:
-    """A number or (nested) list as a 0-d or larger array of the port's dtype. Raises UsageError."""
+    """A number, string or (nested) list as a 0-d or larger array of the port's dtype. Raises UsageError."""
+    if port.dtype == object:
+        return _strings(text, f"-i {port.name}={text[:80]}")
     exact = _numbers(text, f"-i {port.name}={text[:80]}")
     try:
         with np.errstate(all="ignore"):
@@ -190,6 +192,18 @@ def _literal(text: str, port: Port) -> Any:
     except (ValueError, TypeError) as error:
         raise UsageError(f"-i {port.name}={text[:80]}: {error}", help=f"the input is {port}") from error
     return array if array.ndim else array[()]
+
+
+def _strings(text: str, what: str) -> Any:
+    """A JSON string or nested list of them; what is no JSON is taken as it is. Raises UsageError."""
+    try:
+        value = json.loads(text) if text[:1] in ("[", '"') else text
+        array = np.asarray(value)
+        if array.dtype.kind != "U" and array.size:
+            raise ValueError("only strings can be written here")
+    except ValueError as error:
+        raise UsageError(f"{what}: {error}") from error
+    return array.astype(object) if array.ndim else str(array)
 
 
 def _numbers(text: str, what: str) -> Array:
@@ -208,10 +222,10 @@ def _numbers(text: str, what: str) -> Array:
 
 def random_array(port: Port, shape: tuple[int, ...], rng: np.random.Generator) -> Array:
     """Plausible elements by name and dtype: ones for masks, 0 … 9 for ids, 0 or 1 for other integers and bools,
-    normally distributed floats. Raises UsageError for strings."""
+    normally distributed floats; strings that can be read as numbers 0 … 9."""
     kind, name = port.dtype.kind, port.name
     if kind == "O":
-        raise UsageError(f"input '{name}' holds strings; those cannot be made up")
+        return rng.integers(0, 10, shape).astype(str).astype(object)
     if MASK.search(name):
         return np.ones(shape, port.dtype)
     if kind in "biu" or port.dtype.name in ("int4", "uint4", "int2", "uint2"):

@@ -74,15 +74,20 @@ def _save(path: Path, arrays: Mapping[str, Array]) -> None:
             partial = Path(folder) / path.name
             if path.suffix == ".npy":
                 (array,) = arrays.values()
-                np.save(partial, array, allow_pickle=False)
+                np.save(partial, _plain(array), allow_pickle=False)
             else:
                 with zipfile.ZipFile(partial, "w") as file:  # np.savez cannot have an array called `file`
                     for name, array in arrays.items():
-                        np.save(data := io.BytesIO(), array, allow_pickle=False)
+                        np.save(data := io.BytesIO(), _plain(array), allow_pickle=False)
                         file.writestr(f"{name}.npy", data.getvalue())
             os.replace(partial, path)
     except OSError as error:
         raise UsageError(f"cannot write {path}: {error.strerror}") from error
+
+
+def _plain(array: Array) -> Array:
+    """What can be saved without pickling: strings as numpy's own, which lose zeros at their ends."""
+    return array.astype(str) if array.dtype == object else array
 
 
 def _line(name: str, array: Array) -> str:

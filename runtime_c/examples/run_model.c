@@ -4,11 +4,13 @@
  *   cc -std=c11 -Iinclude examples/run_model.c -ldl -o run_model
  *   ./run_model model.so [-d N=1]... [-o output.raw] [input.raw]...
  *
- * Inputs are raw files in the order of the model's inputs; those not given are zeros. -d gives open
- * dimensions their size (1 where it is not said). The first output is written to the file of -o.
+ * Inputs are raw files in the order of the model's inputs, for strings a text file with one in each line; those
+ * not given are zeros or empty. -d gives open dimensions their size (1 where it is not said). The first output
+ * is written to the file of -o.
  */
 #define _POSIX_C_SOURCE 200809L
 #include <dlfcn.h>
+#include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -23,8 +25,9 @@ typedef struct arguments {
 
 static const char *const names[] = {
   "?", "f32", "f64", "f16", "bf16", "i8", "i16", "i32", "i64", "u8", "u16", "u32", "u64", "bool",
+  "string",
 };
-static const size_t sizes[] = {1, 4, 8, 2, 2, 1, 2, 4, 8, 1, 2, 4, 8, 1};
+static const size_t sizes[] = {1, 4, 8, 2, 2, 1, 2, 4, 8, 1, 2, 4, 8, 1, sizeof(lepton_string)};
 
 static size_t element_size(lepton_dtype dtype) {
   if (dtype == LEPTON_C64 || dtype == LEPTON_C128) return dtype == LEPTON_C64 ? 8 : 16;
@@ -43,7 +46,7 @@ static size_t tensor_bytes(const lepton_tensor *t) {
 }
 
 static void print_port(const char *kind, const lepton_port *port) {
-  printf("%s %s: %s[", kind, port->name, port->dtype < LEPTON_STRING ? names[port->dtype] : "other");
+  printf("%s %s: %s[", kind, port->name, port->dtype <= LEPTON_STRING ? names[port->dtype] : "other");
   for (int i = 0; i < port->rank; i++) printf("%s%s", i ? "," : "", port->dims[i]);
   printf("]\n");
 }
@@ -57,6 +60,18 @@ static int64_t open_size(const arguments *a, const char *name) {
   return 1;
 }
 
+/* The lines of a file as strings, whose bytes stay until the program ends. */
+static int read_lines(FILE *file, lepton_string *out, size_t count) {
+  char *line = NULL;
+  size_t room = 0;
+  for (size_t i = 0; i < count; i++, line = NULL, room = 0) {
+    long length = (long)getline(&line, &room, file);
+    if (length < 0) return free(line), 1;
+    out[i] = (lepton_string){line, (size_t)(length && line[length - 1] == '\n' ? length - 1 : length)};
+  }
+  return 0;
+}
+
 static int read_input(const arguments *a, int index, const lepton_port *port, lepton_tensor *t) {
   *t = (lepton_tensor){.dtype = port->dtype, .rank = port->rank};
   for (int i = 0; i < port->rank; i++)
@@ -67,10 +82,14 @@ static int read_input(const arguments *a, int index, const lepton_port *port, le
   if (index >= a->n_inputs) return 0;
   FILE *file = fopen(a->inputs[index], "rb");
   if (!file) return fail(a->inputs[index], "cannot be opened");
-  size_t got = fread(t->data, 1, bytes, file);
+  bool strings = t->dtype == LEPTON_STRING;
+  size_t got = strings ? 0 : fread(t->data, 1, bytes, file);
+  if (strings && !read_lines(file, t->data, bytes / sizeof(lepton_string))) got = bytes;
   fclose(file);
   return got == bytes ? 0 : fail(a->inputs[index], "is too short for this input");
 }
+
+static void print_string(lepton_string s) { printf(" '%.*s'", (int)s.size, s.data); }
 
 static void print_output(const lepton_port *port, const lepton_tensor *t) {
   size_t count = tensor_bytes(t) / element_size(t->dtype);
@@ -81,6 +100,7 @@ static void print_output(const lepton_port *port, const lepton_tensor *t) {
     if (t->dtype == LEPTON_F32) printf(" %.7g", (double)((float *)t->data)[i]);
     else if (t->dtype == LEPTON_F64) printf(" %.15g", ((double *)t->data)[i]);
     else if (t->dtype == LEPTON_I64) printf(" %lld", (long long)((int64_t *)t->data)[i]);
+    else if (t->dtype == LEPTON_STRING) print_string(((lepton_string *)t->data)[i]);
     else printf(" 0x%02x", ((unsigned char *)t->data)[i]);
   }
   printf(count > 8 ? " ...\n" : "\n");
@@ -89,7 +109,11 @@ static void print_output(const lepton_port *port, const lepton_tensor *t) {
 static int write_output(const char *path, const lepton_tensor *t) {
   FILE *file = fopen(path, "wb");
   if (!file) return fail(path, "cannot be written");
-  size_t bytes = tensor_bytes(t), put = fwrite(t->data, 1, bytes, file);
+  size_t bytes = tensor_bytes(t), put = t->dtype == LEPTON_STRING ? bytes : fwrite(t->data, 1, bytes, file);
+  for (size_t i = 0; t->dtype == LEPTON_STRING && i < bytes / sizeof(lepton_string); i++) {
+    lepton_string s = ((lepton_string *)t->data)[i];
+    if (fwrite(s.data, 1, s.size, file) != s.size || fputc('\n', file) == EOF) put = 0;
+  }
   return fclose(file) || put != bytes ? fail(path, "cannot be written") : 0;
 }
 

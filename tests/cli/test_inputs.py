@@ -39,9 +39,18 @@ def test_complex_and_scales() -> None:
     assert np.isfinite(scale.astype(np.float32)).all()
 
 
-def test_strings_cannot_be_made_up() -> None:
-    with pytest.raises(UsageError, match="holds strings"):
-        random_array(_port("words", object, 2), (2,), np.random.default_rng(0))
+def test_strings() -> None:
+    """Made up, they can be read as numbers; written, they are JSON or one word as it stands."""
+    port = _port("words", object, "N")
+    made = random_array(port, (50,), np.random.default_rng(0))
+    assert made.dtype == object
+    assert set(made) <= set("0123456789")
+    assert make_inputs([port], ['words=["a","é \\"b"]'], {}, None)["words"].tolist() == ["a", 'é "b']
+    assert make_inputs([port], ["words=plain text"], {"N": 2}, None)["words"].tolist() == ["plain text"] * 2
+    assert make_inputs([port], ["words=[]"], {}, None)["words"].shape == (0,)
+    for wrong in ("[1]", '["a"', '[["a"],["b","c"]]'):
+        with pytest.raises(UsageError, match="-i words="):
+            make_inputs([port], [f"words={wrong}"], {}, None)
 
 
 def test_sizes_come_from_arrays_options_and_defaults() -> None:

@@ -82,6 +82,20 @@ def test_the_example_runs_a_model_from_c(artifact: Callable[..., Path], tmp_path
     assert done.returncode == 1
 
 
+@pytest.mark.slow
+def test_the_example_reads_and_writes_lines(tmp_path: Path) -> None:
+    _make(tmp_path, "example")
+    model = onnx.parser.parse_model("""<ir_version: 10, opset_import: ["" : 20]>
+        g (string[N] x) => (string[N, K] y) { y = StringSplit<delimiter="-">(x) }""")
+    lepton.compile_to(model, tmp_path / "split.so")
+    (tmp_path / "x.txt").write_text("a-b\n\ncé")
+    done = subprocess.run([tmp_path / "run_model", "split.so", "-d", "N=3", "-o", "y.txt", "x.txt"], cwd=tmp_path,
+                          capture_output=True, text=True)
+    assert done.stdout.splitlines()[1:] == ["input x: string[N]", "output y: string[N,pieces]",
+                                            "y [3,2] = 'a' 'b' '' '' 'cé' ''"]
+    assert (tmp_path / "y.txt").read_text() == "a\nb\n\n\ncé\n\n"
+
+
 @pytest.fixture(scope="module")
 def malloc_trap(tmp_path_factory: pytest.TempPathFactory) -> Path:
     program = tmp_path_factory.mktemp("trap") / "malloc_trap"
