@@ -18,6 +18,7 @@ from lepton.codegen.llvm.machine import compile_module
 from lepton.codegen.target import TARGETS
 from lepton.ir import ops
 from lepton.ir.core import Graph, Node, Value
+from lepton.ir.op import Op
 from lepton.ir.tensor import Array
 from lepton.ir.types import DType
 from tests.codegen.harness import assert_close, lower, meaning, value
@@ -120,3 +121,15 @@ def test_kernel(case: tuple[str, Node], driver: Path) -> None:
     after = run(kernel, operands, driver)
     for v, e in zip(node.results, expected, strict=True):
         assert_close(after[list(kernel.operands).index(v)], e, v.tensor, 1e-5, 1e-5)
+
+
+@pytest.mark.parametrize("op", [ops.random_uniform, ops.random_normal], ids=lambda o: o.name)
+def test_draws_have_the_same_bits(op: Op, driver: Path) -> None:
+    state = value((2,), DType.U64)
+    node = op.node(state, shape=(3, 37), dtype=DType.F32)
+    kernel = lower(group_of(node, lambda v: Access(v.tensor, dense_strides(v.tensor.shape))), LowerOptions(NEON))
+    given = np.array([0x0123456789ABCDEF, 5], np.uint64)
+    operands = [given if o in node.inputs else np.zeros((3, 37), np.float32) for o in kernel.operands]
+    after = run(kernel, operands, driver)
+    want = op.reference(given, shape=(3, 37), dtype=DType.F32)
+    assert after[list(kernel.operands).index(node.result)].tobytes() == want.tobytes()

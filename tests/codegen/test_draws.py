@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -147,3 +148,14 @@ def test_no_pass_folds_merges_or_doubles_draws(level: int, math: Math) -> None:
     assert streams == [1, 2, 3]
     for a, b in zip(evaluate(graph), evaluate(optimised), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-6)
+
+
+@pytest.mark.slow
+def test_artifacts_keep_their_seed(tmp_path: Path) -> None:
+    """Two targets in one file, the seed given when compiling, and another one when running."""
+    path = tmp_path / "draws.so"
+    lepton.compile_to(model_graph(), path, target="x86-avx2,x86-sse4", seed=21)
+    model, x = lepton.load(path), np.ones((5, 33), np.float32)
+    assert same(model.run({"x": x}), evaluate(model_graph(), x, seed=21))
+    model.seed(4)
+    assert same(model.run({"x": x}), evaluate(model_graph(), x, seed=4))

@@ -1,7 +1,7 @@
 """Backend tests whose stored expectation is further from the truth than its own tolerance, by name.
 
-`test_dft_inverse` and `test_dft_inverse_opset19`: onnx makes the expectation with numpy's FFT in single precision, whose
-rounding (2e-7) stands where the exact result is 0, and asks for an absolute error of 1e-7 there."""
+`test_dft_inverse` and `test_dft_inverse_opset19`: numpy's FFT in single precision made the expectation, and its
+rounding (2e-7) stands where the exact result is 0; an absolute error of 1e-7 is allowed there."""
 from __future__ import annotations
 
 import numpy as np
