@@ -81,6 +81,15 @@ def bind_sizes(p: Planner, node: Node) -> None:
     bind(p, node.attrs["symbol"], count)
 
 
+def emit_read_sizes(p: Planner, node: Node) -> None:
+    """Bind each symbol to its element, where that lies."""
+    (x,), (result,) = node.inputs, node.results
+    assert x is not None
+    place = p.places[result] = p.place(x)
+    for i, symbol in enumerate(node.attrs["symbols"]):
+        bind_at(p, symbol, Operand(place.buffer, (place.offset + place.strides[0] * i) * LONG.dtype.bytes))
+
+
 def bind(p: Planner, symbol: str, count: Value) -> None:
     """From here on `symbol` has the size that `count` (i64[]) holds."""
     bind_at(p, symbol, p.operand(count))

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from lepton.codegen.control import bind_sizes, emit_if
+from lepton.codegen.control import bind_sizes, emit_if, emit_read_sizes
 from lepton.codegen.group import Group, LowerOptions, copy_group, group_of, lowering_of
 from lepton.codegen.host import HOST_CALLS, emit_host_call
 from lepton.codegen.kernel import Access, Kernel, Packed
@@ -65,11 +65,12 @@ def check_supported(graph: Graph, target: Target) -> None:
 
 
 _STRUCTURAL: frozenset[Op] = frozenset({
-    ops.constant, ops.concat, ops.if_, ops.loop_, ops.scan, ops.fusion, ops.draw_state})
+    ops.constant, ops.concat, ops.if_, ops.loop_, ops.scan, ops.fusion, ops.draw_state, ops.read_sizes})
 
 
 CONTROL: dict[Op, Callable[[Planner, Node], None]] = {
-    ops.if_: emit_if, ops.loop_: emit_loop, ops.scan: emit_scan, ops.draw_state: emit_draw_state}
+    ops.if_: emit_if, ops.loop_: emit_loop, ops.scan: emit_scan, ops.draw_state: emit_draw_state,
+    ops.read_sizes: emit_read_sizes}
 
 
 class Planner:

@@ -307,6 +307,8 @@ class _Sizes:
                 return fn.min(a, b)
             case "max":
                 return fn.max(a, b)
+            case "stretch":
+                return fn.select(fn.compare("icmp eq", a, Val("i64", "1")), b, a)
         # Rounded down, and a divisor of 0 (an empty tensor) is taken as 1: nothing is computed with the result.
         b = fn.i64(fn.max(b, 1))
         rest = fn.value("i64", f"srem i64 {a.text}, {b.text}")

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from lepton.codegen.kernel import Access, dense_strides
 from lepton.ir import ops
 from lepton.ir.core import Node
-from lepton.ir.dims import Dim, product
+from lepton.ir.dims import Dim, dim_min, product
 from lepton.ir.types import TensorType
 
 if TYPE_CHECKING:
@@ -67,10 +67,15 @@ def _sliced(place: Place, starts: Sequence[Dim], steps: Sequence[int]) -> Place:
 
 
 def broadcast_strides(shape: Sequence[Dim], strides: Sequence[Dim], to: Sequence[Dim]) -> tuple[Dim, ...]:
-    """Strides over `to` of elements that have `shape`: 0 where a dimension is new or was 1."""
+    """Strides over `to` of elements that have `shape`: 0 where a dimension is new or is 1, as an open one may be."""
     missing = len(to) - len(shape)
-    kept = tuple(0 if n == 1 and t != 1 else s for n, s, t in zip(shape, strides, to[missing:], strict=True))
-    return (0,) * missing + kept
+    return (0,) * missing + tuple(map(_broadcast_stride, shape, strides, to[missing:]))
+
+
+def _broadcast_stride(size: Dim, stride: Dim, to: Dim) -> Dim:
+    if size == to or (isinstance(size, int) and size != 1):
+        return stride
+    return 0 if size == 1 else stride * dim_min(size - 1, 1)
 
 
 def reshape_strides(shape: Sequence[Dim], strides: Sequence[Dim], to: Sequence[Dim]) -> tuple[Dim, ...] | None:

@@ -232,7 +232,8 @@ def first_divergence(graph: Graph, target: Target, inputs: Sequence[Array], requ
     """The first node of an optimised graph whose compiled result differs from the interpreter's, or ""."""
     expected = intermediates(graph, inputs)
     for chunk in _chunks(expected):
-        probe = Graph(graph.name, graph.inputs, User([value for value, _ in chunk]))
+        probe = Graph(graph.name, graph.inputs, User([value for value, _ in chunk]),
+                      definers=graph.definers)
         try:
             got = run_values(probe, target, inputs, request.options)
         finally:

@@ -16,6 +16,7 @@ import numpy as np
 
 from lepton.ir import dims
 from lepton.ir.diagnostics import UsageError
+from lepton.ir.dim_text import parse_dim
 from lepton.ports import Array, Port, type_words
 
 if TYPE_CHECKING:
@@ -95,7 +96,7 @@ def bind_sizes(ports: Sequence[Port], arrays: Mapping[str, Array], sizes: Mappin
 
 def _parse(dim: int | str, port: Port) -> dims.Dim:
     try:
-        return dim if isinstance(dim, int) else dims.parse_dim(dim)
+        return dim if isinstance(dim, int) else parse_dim(dim)
     except ValueError as error:
         raise UsageError(f"input {port}: nothing says how large '{dim}' is",
                          help=f"-i {port.name}=@file.npy") from error

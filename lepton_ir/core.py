@@ -92,6 +92,15 @@ class User:
         _release(doomed)
 
 
+class Definers(User):
+    """Keeps the nodes alive that find sizes in data, by one result each. It reads no values: it never changes."""
+
+    __slots__ = ()
+
+    def set_input(self, slot: int, new: Value | None) -> None:
+        """Nothing: whatever takes the result's place, the size is still found by this node."""
+
+
 def _release(doomed: list[tuple[User, int, Value]]) -> None:
     """Remove uses; a node none of whose results is read any more lets go of its own inputs in turn."""
     while doomed:
@@ -134,16 +143,26 @@ class Node(User):
 
 @dataclass(eq=False)
 class Graph:
-    """A function from inputs to what `ret` reads. Isolated: it sees no value of any other graph."""
+    """A function from inputs to what `ret` reads. Isolated: it sees no value of any other graph.
+
+    `definers` holds nodes that find sizes in data: they belong to the graph as long as one of its nodes mentions the
+    size, though it may read no result of theirs."""
 
     name: str
     inputs: tuple[Value, ...]
     ret: User
     metadata: dict[str, str] = field(default_factory=dict)  # producer, opset, …: for people, never for passes
+    definers: Definers = field(default_factory=lambda: Definers(()))
 
     @classmethod
     def of(cls, name: str, inputs: Sequence[Value], outputs: Sequence[Value], **metadata: str) -> Graph:
         return cls(name, tuple(inputs), User(outputs), dict(metadata))
+
+    def define(self, values: Sequence[Value]) -> None:
+        """Add nodes that find sizes, each by a result, to the definers."""
+        if values:
+            old, self.definers = self.definers, Definers((*self.definers.inputs, *values))
+            old.drop()
 
     @property
     def outputs(self) -> tuple[Value, ...]:
@@ -162,9 +181,10 @@ class Graph:
     def nodes(self) -> tuple[Node, ...]:
         """Every node the outputs depend on, producers first; among free choices, the order of reading.
 
-        A node whose attributes mention a size that another node finds in the data comes after that node."""
+        A node whose attributes mention a size depends on the node that finds it in the data."""
         order = self._order({})
-        definers = {name: n for n in order for name in _defined(n)}
+        known = [v.producer for v in self.definers.inputs if v is not None and v.producer is not None]
+        definers = {name: n for n in (*known, *order) for name in defined(n)}
         return self._order(definers) if definers else order
 
     def _order(self, definers: Mapping[str, Node]) -> tuple[Node, ...]:
@@ -180,8 +200,8 @@ class Graph:
             todo.append((node, True))
             todo += [(v.producer, False) for v in reversed(node.inputs) if v is not None]
             if definers:
-                named = {name for attr in node.attrs.values() for name in _mentioned(attr)}
-                todo += [(definers[name], False) for name in sorted(named) if definers.get(name, node) is not node]
+                todo += [(definers[name], False) for name in sorted(_mentioned_by(node))
+                         if definers.get(name, node) is not node]
         return tuple(order)
 
     def walk(self) -> Iterator[Node]:
@@ -192,10 +212,16 @@ class Graph:
             yield node
 
 
-def _defined(node: Node) -> tuple[str, ...]:
+def defined(node: Node) -> tuple[str, ...]:
     """The symbols whose sizes this node finds in its data."""
     names: tuple[str, ...] = node.attrs.get("symbols", ())
     return (*names, node.attrs["symbol"]) if "symbol" in node.attrs else names
+
+
+def _mentioned_by(node: Node) -> set[str]:
+    """The symbols in a node's attributes and in those of its regions."""
+    inside = [n for region in node.regions for n in region.walk()]
+    return {name for n in (node, *inside) for attr in n.attrs.values() for name in _mentioned(attr)}
 
 
 def _mentioned(attr: object) -> frozenset[str]:
@@ -205,8 +231,8 @@ def _mentioned(attr: object) -> frozenset[str]:
     return symbols(attr) if isinstance(attr, Expr) else frozenset()
 
 
-def inline(region: Graph, inputs: Sequence[Value]) -> tuple[Value, ...]:
-    """Copy the region's nodes onto `inputs`; the values its outputs became. The region stays as it is."""
+def inline(region: Graph, inputs: Sequence[Value], home: Graph) -> tuple[Value, ...]:
+    """Copy the region's nodes onto `inputs`, values of `home`; the values its outputs became. The region stays."""
     if len(inputs) != len(region.inputs):
         raise ValueError(f"{len(inputs)} inputs for a region of {len(region.inputs)}")
     env: dict[Value, Value] = dict(zip(region.inputs, inputs, strict=True))
@@ -216,10 +242,14 @@ def inline(region: Graph, inputs: Sequence[Value]) -> tuple[Value, ...]:
         for old, new in zip(node.results, copied.results, strict=True):
             new.name = old.name
             env[old] = new
+        if defined(node):
+            home.define(copied.results[:1])
     return tuple(env[v] for v in region.outputs)
 
 
 def clone(graph: Graph) -> Graph:
     """A graph of its own with the same meaning and names."""
     inputs = tuple(Value(v.type, name=v.name) for v in graph.inputs)
-    return Graph(graph.name, inputs, User(inline(graph, inputs)), dict(graph.metadata))
+    copy = Graph(graph.name, inputs, User(()), dict(graph.metadata))
+    copy.ret = User(inline(graph, inputs, copy))
+    return copy

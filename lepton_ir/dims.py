@@ -1,24 +1,26 @@
 """Dimensions: integers, symbols and expressions over them, in one normal form.
 
-`Dim = int | Expr`. An `Expr` is a polynomial with integer coefficients whose atoms are symbols or opaque
-applications (`a//b`, `a%b`, `min`, `max`) of normal forms, so equal expressions that differ only by algebra compare
+`Dim = int | Expr`. An `Expr` is a polynomial with integer coefficients whose atoms are symbols or opaque applications
+(`a//b`, `a%b`, `min`, `max`, `stretch`) of normal forms, so equal expressions that differ only by algebra compare
 equal. Expressions that reduce to a constant *are* Python ints. Symbols stand for sizes, hence for integers >= 0;
-where a division needs it they are taken as >= 1 (an empty tensor divides nothing).
+where a division needs it they are taken as >= 1 (an empty tensor divides nothing: a divisor of 0 counts as 1).
 
 What cannot be proved equal may still be equal when the model runs: `unify` records such a pair as a guard.
 """
 from __future__ import annotations
 
-import ast
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import reduce
 from math import gcd
-from operator import add, mul, sub
+from operator import mul
 from typing import TypeAlias
 
+from lepton.ir.diagnostics import ResourceError
+
+LONGEST = 20_000  # characters of an expression's text: no model needs more
 Monomial = tuple[tuple["Atom", int], ...]  # ((atom, power), ...) sorted; () is the constant term
 
 
@@ -34,7 +36,7 @@ class Symbol:
 
 @dataclass(frozen=True, slots=True)
 class Apply:
-    """An operation that the polynomial form does not see through: `//`, `%`, `min`, `max`."""
+    """An operation that the polynomial form does not see through: `//`, `%`, `min`, `max`, `stretch`."""
 
     op: str
     left: Dim
@@ -68,8 +70,7 @@ class Expr:
             terms[m] = terms.get(m, 0) + c
         return _normal(terms)
 
-    def __radd__(self, other: int) -> Dim:
-        return self + other
+    __radd__ = __add__
 
     def __neg__(self) -> Dim:
         return _normal({m: -c for m, c in self.terms})
@@ -88,8 +89,7 @@ class Expr:
                 terms[m] = terms.get(m, 0) + ca * cb
         return _normal(terms)
 
-    def __rmul__(self, other: int) -> Dim:
-        return self * other
+    __rmul__ = __mul__
 
     def __floordiv__(self, other: Dim) -> Dim:
         return floordiv(self, other)
@@ -127,10 +127,10 @@ def sym(name: str) -> Expr:
 
 def floordiv(a: Dim, b: Dim) -> Dim:
     """a // b, rounding down; b > 0 at run time."""
+    if b in (0, 1) or a == 0:
+        return a
     if isinstance(a, int) and isinstance(b, int):
         return a // b
-    if b == 1 or a == 0:
-        return a
     if a == b:
         return 1
     quotient, rest = _divide(a, b)
@@ -151,10 +151,10 @@ def floordiv(a: Dim, b: Dim) -> Dim:
 
 def mod(a: Dim, b: Dim) -> Dim:
     """a % b with the sign of b; b > 0 at run time."""
+    if b in (0, 1) or a == 0 or a == b:
+        return 0
     if isinstance(a, int) and isinstance(b, int):
         return a % b
-    if b == 1 or a == 0 or a == b:
-        return 0
     _, rest = _divide(a, b)
     if rest == 0:
         return 0
@@ -174,6 +174,13 @@ def dim_max(a: Dim, b: Dim) -> Dim:
 
 def dim_min(a: Dim, b: Dim) -> Dim:
     return _extreme("min", a, b)
+
+
+def stretch(a: Dim, b: Dim) -> Dim:
+    """What a size of a becomes beside one of b, as numpy broadcasts: b where a is 1, else a."""
+    if a == 1 or operands("stretch", b)[0] == a:
+        return b
+    return a if b == 1 or isinstance(a, int) else _atom(Apply("stretch", a, b))
 
 
 def product(dims: tuple[Dim, ...] | list[Dim]) -> Dim:
@@ -215,14 +222,6 @@ def evaluate(dim: Dim, env: Mapping[str, int]) -> int:
     raise KeyError(min(symbols(result)))
 
 
-def parse_dim(text: str) -> Dim:
-    """The inverse of `str`: integers, names, + - * // %, min(…), max(…). Raises ValueError."""
-    try:
-        return _build(ast.parse(text.strip(), mode="eval").body)
-    except (SyntaxError, KeyError, RecursionError, MemoryError) as error:
-        raise ValueError(f"not a dimension: {text!r}") from error
-
-
 # --- what the model takes for granted -------------------------------------------------------------
 
 Guard = tuple[Dim, Dim]
@@ -248,8 +247,8 @@ def unify(a: Dim, b: Dim) -> Dim | None:
         return a
     if _never_zero(a - b):
         return None
-    if (guards := _guards.get()) is not None:
-        guards.append((a, b))
+    if (found := _guards.get()) is not None:
+        found.append((a, b))
     return min(a, b, key=lambda d: (not isinstance(d, int), len(str(d)), str(d)))
 
 
@@ -272,11 +271,9 @@ def _terms(dim: Dim) -> tuple[tuple[Monomial, int], ...]:
 
 def _normal(terms: dict[Monomial, int]) -> Dim:
     kept = {m: c for m, c in terms.items() if c}
-    if not kept:
-        return 0
-    if tuple(kept) == ((),):
-        return kept[()]
-    # Highest degree first, then by name; the constant comes last: "N*H+2*N+1".
+    if not kept.keys() - {()}:
+        return kept.get((), 0)
+    # highest degree first, then by name; the constant comes last: "N*H+2*N+1"
     return Expr(tuple(sorted(kept.items(), key=lambda t: (-sum(p for _, p in t[0]), str(t[0])))))
 
 
@@ -307,8 +304,7 @@ def _divide(a: Dim, b: Dim) -> tuple[Dim, Dim]:
     if len(divisor) != 1:
         return _divide_many(a, b)
     (bm, bc), powers = divisor[0], dict(divisor[0][0])
-    quotient: dict[Monomial, int] = {}
-    rest: dict[Monomial, int] = {}
+    quotient, rest = dict[Monomial, int](), dict[Monomial, int]()
     for m, c in _terms(a):
         have = dict(m)
         fits = all(have.get(atom, 0) >= p for atom, p in bm)
@@ -339,12 +335,33 @@ def _divide_many(a: Dim, b: Dim) -> tuple[Dim, Dim]:
 
 
 def _extreme(op: str, a: Dim, b: Dim) -> Dim:
-    if _never_negative(a - b):  # two ints, N + 1 and N, 2*N and 0
-        return a if op == "max" else b
-    if _never_negative(b - a):
-        return b if op == "max" else a
-    left, right = sorted((a, b), key=str)
-    return _atom(Apply(op, left, right))
+    """The extreme of all that nested applications of `op` hold, without what cannot be it."""
+    kept: list[Dim] = []
+    for new in (*operands(op, a), *operands(op, b)):
+        if any(_decided(op, old, new) for old in kept):
+            continue
+        kept = [old for old in kept if not _decided(op, new, old)] + [new]
+    kept.sort(key=str)
+    total = kept[-1]
+    for d in kept[-2::-1]:
+        total = _atom(Apply(op, d, total))
+    if isinstance(total, Expr) and len(str(total)) > LONGEST:
+        raise ResourceError(f"a size becomes too long an expression: {str(total)[:80]}…")
+    return total
+
+
+def operands(op: str, dim: Dim) -> tuple[Dim, ...]:
+    """What nested applications of `op` hold: `dim` itself, where it is none."""
+    atom, rest = _atom_and_constant(dim)
+    if rest or not isinstance(atom, Apply) or atom.op != op:
+        return (dim,)
+    return (*operands(op, atom.left), *operands(op, atom.right))
+
+
+def _decided(op: str, a: Dim, b: Dim) -> bool:
+    """Whether `a` is certain to be the extreme of both: N + 1 and N, 2*N and 0, max(a, b) and min(a, c)."""
+    inner = operands("min" if op == "max" else "max", b)
+    return _never_negative(a - b if op == "max" else b - a) or not set(inner).isdisjoint((a, *operands(op, a)))
 
 
 def _never_negative(dim: Dim) -> bool:
@@ -366,7 +383,7 @@ def _atom_text(atom: Atom) -> str:
     match atom:
         case Symbol(name):
             return name
-        case Apply("min" | "max" as op, a, b):
+        case Apply("min" | "max" | "stretch" as op, a, b):
             return f"{op}({a},{b})"
         case Apply(op, a, b):
             return f"({_group(a)}{op}{_group(b)})"
@@ -378,23 +395,5 @@ def _group(dim: Dim) -> str:
     return text if text.isalnum() else f"({text})"
 
 
-OPERATIONS: dict[str, Callable[[Dim, Dim], Dim]] = {"//": floordiv, "%": mod, "min": dim_min, "max": dim_max}
-
-
-_ARITHMETIC: dict[type[ast.operator], Callable[[Dim, Dim], Dim]] = {
-    ast.Add: add, ast.Sub: sub, ast.Mult: mul, ast.FloorDiv: floordiv, ast.Mod: mod}
-
-
-def _build(node: ast.expr) -> Dim:
-    match node:
-        case ast.Constant(int() as value) if not isinstance(value, bool):
-            return value
-        case ast.Name(name):
-            return sym(name)
-        case ast.UnaryOp(ast.USub(), operand):
-            return -_build(operand)
-        case ast.BinOp(left, op, right):
-            return _ARITHMETIC[type(op)](_build(left), _build(right))
-        case ast.Call(ast.Name("min" | "max" as name), [left, right]):
-            return OPERATIONS[name](_build(left), _build(right))
-    raise KeyError(ast.dump(node))
+OPERATIONS: dict[str, Callable[[Dim, Dim], Dim]] = {
+    "//": floordiv, "%": mod, "min": dim_min, "max": dim_max, "stretch": stretch}

@@ -154,6 +154,8 @@ class _Run:
         outcome = outcome if isinstance(outcome, tuple) else (outcome,)
         if len(outcome) != len(node.results):
             raise LeptonError(f"{node.op.name} gave {len(outcome)} results, its type rule {len(node.results)}")
+        if node.op.has(Trait.SIZES):
+            env.update(zip(node.attrs["symbols"], map(int, outcome[0]), strict=True))
         results = [self._result(node, i, array, env) for i, array in enumerate(outcome)]
         return results if self.alter is None else self.alter(node, operands, attrs, results)
 

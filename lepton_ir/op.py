@@ -32,6 +32,7 @@ class Trait(Enum):
     VIEW = auto()          # moves no data of its own: reshape, transpose, slice, broadcast
     REDUCTION = auto()     # combines elements along the attribute `axes`
     REGIONS = auto()       # holds sub-graphs; the reference takes them as the keyword `regions`
+    SIZES = auto()         # the result's elements are the sizes that the attribute `symbols` names
     IMPURE = auto()        # not a function of the operands alone (random draws): never folded or merged
 
 

@@ -17,9 +17,9 @@ from difflib import get_close_matches
 from typing import Any
 
 import lepton.ir.ops  # noqa: F401  (fills OPS)
-from lepton.ir.core import Graph, Node, User, Value
+from lepton.ir.core import Graph, Node, User, Value, defined
 from lepton.ir.diagnostics import LeptonError, Location
-from lepton.ir.dims import parse_dim
+from lepton.ir.dim_text import parse_dim
 from lepton.ir.literals import DIGEST_LENGTH, DTYPES, Elided, read_locations, read_tensor
 from lepton.ir.op import OPS, Op
 from lepton.ir.scanner import Scanner
@@ -84,6 +84,7 @@ class _Parser:
             outputs.append(self.operand())
         scan.expect("}")
         graph = Graph(name, tuple(inputs), User(outputs), metadata)
+        graph.define([n.results[0] for n in nodes if defined(n)])
         for node in reversed(nodes):  # what was written but leads to no output
             if not any(r.uses for r in node.results):
                 node.drop()

@@ -91,7 +91,7 @@ def sweep(graph: Graph) -> int:
     Passes and frontends that build nodes and then do not use them leave such readers behind; they cost nothing but
     make a value look as if it was read more often than it is."""
     nodes = graph.nodes
-    live: set[User] = {graph.ret, *nodes}
+    live: set[User] = {graph.ret, graph.definers, *nodes}
     dropped = 0
     for value in (*graph.inputs, *(r for n in nodes for r in n.results)):
         for use in tuple(value.uses):

@@ -10,7 +10,8 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
-from lepton.ir.dims import Dim, parse_dim
+from lepton.ir.dim_text import parse_dim
+from lepton.ir.dims import Dim
 
 
 class DType(Enum):

@@ -76,7 +76,7 @@ class Fold(Pass):
         region = node.regions[0 if tensor.array.item() else 1]
         if any(a.type != b.type for a, b in zip(region.outputs, node.results, strict=True)):
             return False
-        values = inline(region, [v for v in captures if v is not None])
+        values = inline(region, [v for v in captures if v is not None], graph)
         done = [substitute(graph, old, new) for old, new in zip(node.results, values, strict=True)]
         return any(done)
 

@@ -5,7 +5,7 @@ from itertools import pairwise
 
 from lepton.ir import ops
 from lepton.ir.core import Value
-from lepton.ir.dims import Dim
+from lepton.ir.dims import Dim, collect_guards
 from lepton.ir.op import Trait
 from lepton.ir.rewrite import Rule, capture, const, opt, pat, rest, rule, var
 from lepton.passes.common import elements, node_of
@@ -116,8 +116,9 @@ def broadcast_operand(xs: tuple[Value | None, ...], r: Value) -> Value | None:
         producer = value.producer if value is not None else None
         if producer is None or producer.op is not ops.broadcast_to or len(xs) == 1:
             continue
-        changed = node.op(*xs[:slot], producer.inputs[0], *xs[slot + 1:], **node.attrs)
-        if changed.type == r.type:
+        with collect_guards() as found:  # where sizes are open, the broadcast may be what makes them equal
+            changed = node.op(*xs[:slot], producer.inputs[0], *xs[slot + 1:], **node.attrs)
+        if changed.type == r.type and not found:
             return changed
     return None
 

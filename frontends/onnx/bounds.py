@@ -89,6 +89,8 @@ def _apply(atom: Apply, deep: int) -> int | None:
             return max((v for v in (a, b) if v is not None), default=None)
         case "min":
             return None if a is None or b is None else min(a, b)
+        case "stretch":
+            return None if a is None or b is None else a if a > 1 else min(a, b)
     return None
 
 

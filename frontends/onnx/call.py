@@ -9,15 +9,17 @@ import numpy as np
 import onnx
 from onnx import AttributeProto as A
 
+from lepton.frontends.onnx.broadcasting import aligned
 from lepton.frontends.onnx.contents import only_dims
 from lepton.frontends.onnx.numbers import Number
 from lepton.frontends.onnx.problems import DataDependent
+from lepton.frontends.onnx.reading import Known, elements, read_all
 from lepton.frontends.onnx.tensors import dtype_of
 from lepton.ir import ops
-from lepton.ir.core import Value
+from lepton.ir.core import Value, defined
 from lepton.ir.diagnostics import LeptonError, Location, UnsupportedError
 from lepton.ir.dims import Dim
-from lepton.ir.op import Op
+from lepton.ir.op import Op, Trait
 from lepton.ir.tensor import Tensor
 from lepton.ir.types import DType, TensorType
 
@@ -49,11 +51,19 @@ class Call:
 
     def __call__(self, op: Op, *operands: Value | None, **attrs: Any) -> Value:
         """Apply an op with one result."""
-        return op(*operands, loc=(self.where,), **attrs)
+        return self.multi(op, *operands, **attrs)[0]
 
     def multi(self, op: Op, *operands: Value | None, **attrs: Any) -> tuple[Value, ...]:
-        """Apply an op with several results."""
-        return op.node(*operands, loc=(self.where,), **attrs).results
+        """Apply an op with several results. Operands that are broadcast together are, where their sizes are open."""
+        if op.has(Trait.ELEMENTWISE) or op is ops.matmul:
+            operands = tuple(aligned(operands, self._spread, keep=2 if op is ops.matmul else 0))
+        node = op.node(*operands, loc=(self.where,), **attrs)
+        if defined(node):
+            self.scope.definers.append(node.results[0])
+        return node.results
+
+    def _spread(self, x: Value, shape: tuple[Dim, ...]) -> Value:
+        return self(ops.broadcast_to, x, shape=shape)
 
     def const(self, value: Any, dtype: DType | None = None) -> Value:
         """A constant with these elements. Raises LeptonError where the type cannot hold them."""
@@ -139,10 +149,14 @@ class Call:
         return None if contents is None else tuple(contents.reshape(-1))
 
     def dims(self, index: int, what: str) -> tuple[Dim, ...]:
-        """What operand `index` holds. Raises UnsupportedError where that depends on data."""
-        if (known := self.known(index)) is None:
+        """What operand `index` holds: sizes. Those that depend on data are read when the model runs."""
+        return read_all(self, self.elements(index, what), what.rsplit(maxsplit=1)[-1])
+
+    def elements(self, index: int, what: str) -> list[Known]:
+        """What operand `index` holds, as far as it is known. Raises UnsupportedError where not even their number is."""
+        if (found := elements(self, self.x(index))) is None:
             self.depends(index, what)
-        return known
+        return found
 
     def dim(self, index: int, what: str) -> Dim:
         """The one number that operand `index` holds."""
@@ -153,8 +167,10 @@ class Call:
 
     def int_in(self, index: int, what: str) -> int:
         """The one number that operand `index` holds, a constant."""
-        dim = self.dim(index, what)
-        return dim if isinstance(dim, int) else self.ints_in(index, what)[0]
+        numbers = self.ints_in(index, what)
+        if len(numbers) != 1:
+            raise LeptonError(f"{what} (input {index}, {self.x(index).type}) is not one number", where=self.where)
+        return numbers[0]
 
     def number(self, index: int, what: str) -> float:
         """The one float that operand `index`, a constant, holds."""
@@ -165,10 +181,11 @@ class Call:
 
     def ints_in(self, index: int, what: str) -> tuple[int, ...]:
         """What operand `index` holds. Raises UnsupportedError unless it is constant."""
-        dims = self.dims(index, what)
-        if not all(isinstance(d, int) for d in dims):
-            self.fail(f"{what} (input {index}) is not constant: {', '.join(map(str, dims))}")
-        return tuple(d for d in dims if isinstance(d, int))
+        if (known := self.known(index)) is None:
+            self.depends(index, what)
+        if not all(isinstance(d, int) for d in known):
+            self.fail(f"{what} (input {index}) is not constant: {', '.join(map(str, known))}")
+        return tuple(d for d in known if isinstance(d, int))
 
     def constant(self, index: int, what: str) -> Tensor:
         """The constant that operand `index` is. Raises UnsupportedError."""

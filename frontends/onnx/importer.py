@@ -56,7 +56,9 @@ class Importer:
         self.nodes(proto.node, [o.name for o in proto.output], scope)
         self.problems.check(self.file.name)
         outputs = border.outputs([scope.lookup(o.name, self.contents) for o in proto.output])
-        return Graph.of(proto.name or "model", border.ports, outputs, **border.metadata(), **self._metadata(scope))
+        graph = Graph.of(proto.name or "model", border.ports, outputs, **border.metadata(), **self._metadata(scope))
+        graph.define(scope.definers)
+        return graph
 
     def _metadata(self, scope: Scope) -> dict[str, str]:
         proto = self.file.proto
@@ -159,7 +161,7 @@ class Importer:
         if len(inputs) > len(function.input):
             raise LeptonError(f"{len(inputs)} inputs for function '{function.name}' of {len(function.input)}")
         prefix = f"{scope.prefix}{node.name or node.output[0]}/"
-        inner = Scope(store, imported, prefix=prefix, depth=scope.depth + 1)
+        inner = Scope(store, imported, prefix=prefix, depth=scope.depth + 1, definers=scope.definers, read=scope.read)
         given = {name: v for name, v in zip(function.input, inputs, strict=False) if v is not None}
         inner.values.update(given)
         absent = set(function.input) - given.keys()
@@ -176,7 +178,8 @@ class Importer:
 
     def branch(self, graph: onnx.GraphProto, scope: Scope, inputs: Sequence[Value]) -> list[Value]:
         """Import a sub-graph in place of its node; its outputs. Raises Poisoned."""
-        inner = Scope(scope.store, scope.opsets, parent=scope, prefix=scope.prefix, depth=scope.depth + 1)
+        inner = Scope(scope.store, scope.opsets, parent=scope, prefix=scope.prefix, depth=scope.depth + 1,
+                      definers=scope.definers, read=scope.read)
         return self._body(graph, inner, inputs)
 
     def _body(self, graph: onnx.GraphProto, inner: Scope, inputs: Sequence[Value]) -> list[Value]:

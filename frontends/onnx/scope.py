@@ -12,6 +12,7 @@ from lepton.frontends.onnx.tensors import Store
 from lepton.ir import ops
 from lepton.ir.core import Value
 from lepton.ir.diagnostics import LeptonError
+from lepton.ir.dims import Dim
 
 
 class Poisoned(Exception):
@@ -31,6 +32,8 @@ class Scope:
     captures: dict[Value, Value] | None = None
     prefix: str = ""
     depth: int = 0
+    definers: list[Value] = field(default_factory=list)  # nodes that find sizes in data, by a result: of the graph
+    read: dict[tuple[Value, int], Dim] = field(default_factory=dict)  # elements that were read, and the sizes they are
 
     def lookup(self, name: str, contents: Contents) -> Value:
         """The value called `name`. Raises Poisoned, or LeptonError where nothing has that name."""

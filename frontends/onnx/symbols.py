@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 from lepton.ir import dims
 from lepton.ir.diagnostics import UsageError
+from lepton.ir.dim_text import parse_dim
 from lepton.ir.dims import Dim
 
 _RESERVED = {"min", "max"}
@@ -78,6 +79,6 @@ def identifier(name: str) -> str:
 def dims_allow(text: str) -> bool:
     """Whether the text reads back as one symbol (Python's keywords do not)."""
     try:
-        return dims.parse_dim(text) == dims.sym(text)
+        return parse_dim(text) == dims.sym(text)
     except ValueError:
         return False

@@ -117,7 +117,17 @@ from lepton.ir.ops.reduce import (
     softmax,
 )
 from lepton.ir.ops.resize import resize
-from lepton.ir.ops.shape import broadcast_to, constant, iota, range_, reshape, shape_values, slice_, transpose
+from lepton.ir.ops.shape import (
+    broadcast_to,
+    constant,
+    iota,
+    range_,
+    read_sizes,
+    reshape,
+    shape_values,
+    slice_,
+    transpose,
+)
 from lepton.ir.ops.sort import sort_rows
 from lepton.ir.ops.strings import (
     number_to_string,
@@ -131,20 +141,20 @@ from lepton.ir.ops.strings import (
 from lepton.ir.ops.trees import tree_ensemble
 
 __all__ = [
-    "abs_", "acos", "acosh", "add", "arg_max", "arg_min", "asin", "asinh", "atan", "atanh", "attention",
-    "avg_pool", "batch_norm", "bit_and", "bit_not", "bit_or", "bit_xor", "bitcast", "broadcast_to", "cast", "ceil",
-    "celu", "clip", "concat", "constant", "conv", "conv_integer", "conv_transpose", "cos", "cosh", "couple_pairs",
-    "cumprod", "cumsum", "decode_image", "dequantize", "det", "div", "draw_state", "dynamic_quantize", "elu", "equal", "erf",
-    "exp", "expm1", "floor", "fusion", "gather", "gather_elements", "gather_nd", "gelu", "greater",
-    "greater_equal", "group_norm", "gru", "hard_sigmoid", "hard_swish", "hardmax", "if_", "instance_norm", "iota",
-    "is_inf", "is_nan", "layer_norm", "leaky_relu", "less", "less_equal", "log", "log1p", "log_softmax",
-    "logical_and", "logical_not", "logical_or", "logical_xor", "loop_", "lp_pool", "lrn", "lstm", "matmul",
-    "matmul_integer", "max_pool", "max_pool_indices", "maximum", "minimum", "mish", "mod", "mul", "neg",
-    "non_zero", "number_to_string", "one_hot", "pad", "pow_", "prelu", "quantize", "random_normal", "random_uniform", "range_",
-    "reciprocal", "reduce_max", "reduce_mean", "reduce_min", "reduce_prod", "reduce_sum", "regex_full_match", "relu", "reshape",
-    "resize", "rms_norm", "rnn", "round_", "rsqrt", "scan", "scatter_elements", "scatter_nd", "selu",
-    "shape_values", "shift_left", "shift_right", "shrink", "sigmoid", "sign", "sin", "sinh", "slice_", "softmax",
-    "softplus", "softsign", "sort_rows", "sqrt", "string_case", "string_concat", "string_rank", "string_split",
-    "string_to_number", "sub", "swish", "tan", "tanh", "thresholded_relu", "top_k",
-    "to_level", "transpose", "tree_ensemble", "trilu", "where",
+    "abs_", "acos", "acosh", "add", "arg_max", "arg_min", "asin", "asinh", "atan", "atanh", "attention", "avg_pool",
+    "batch_norm", "bit_and", "bit_not", "bit_or", "bit_xor", "bitcast", "broadcast_to", "cast", "ceil", "celu", "clip",
+    "concat", "constant", "conv", "conv_integer", "conv_transpose", "cos", "cosh", "couple_pairs", "cumprod", "cumsum",
+    "decode_image", "dequantize", "det", "div", "draw_state", "dynamic_quantize", "elu", "equal", "erf", "exp", "expm1",
+    "floor", "fusion", "gather", "gather_elements", "gather_nd", "gelu", "greater", "greater_equal", "group_norm",
+    "gru", "hard_sigmoid", "hard_swish", "hardmax", "if_", "instance_norm", "iota", "is_inf", "is_nan", "layer_norm",
+    "leaky_relu", "less", "less_equal", "log", "log1p", "log_softmax", "logical_and", "logical_not", "logical_or",
+    "logical_xor", "loop_", "lp_pool", "lrn", "lstm", "matmul", "matmul_integer", "max_pool", "max_pool_indices",
+    "maximum", "minimum", "mish", "mod", "mul", "neg", "non_zero", "number_to_string", "one_hot", "pad", "pow_",
+    "prelu", "quantize", "random_normal", "random_uniform", "range_", "read_sizes", "reciprocal", "reduce_max",
+    "reduce_mean", "reduce_min", "reduce_prod", "reduce_sum", "regex_full_match", "relu", "reshape", "resize",
+    "rms_norm", "rnn", "round_", "rsqrt", "scan", "scatter_elements", "scatter_nd", "selu", "shape_values",
+    "shift_left", "shift_right", "shrink", "sigmoid", "sign", "sin", "sinh", "slice_", "softmax", "softplus",
+    "softsign", "sort_rows", "sqrt", "string_case", "string_concat", "string_rank", "string_split", "string_to_number",
+    "sub", "swish", "tan", "tanh", "thresholded_relu", "to_level", "top_k", "transpose", "tree_ensemble", "trilu",
+    "where",
 ]

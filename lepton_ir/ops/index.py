@@ -164,6 +164,7 @@ def _top_k_type(x: Type, *, k: Dim, axis: int, largest: bool, sorted: bool) -> t
     n = t.shape[check_axis(axis, t)]
     if isinstance(left := n - k, int) and left < 0:
         raise fail(f"top {k} of {n} elements", x)
+    same_dim(dims.dim_min(k, n), k, "what is asked for and what there is", x)
     values = t.with_shape([k if a == axis else d for a, d in enumerate(t.shape)])
     return values, values.with_dtype(DType.I64)
 

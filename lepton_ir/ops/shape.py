@@ -9,7 +9,7 @@ import numpy as np
 from lepton.ir import dims
 from lepton.ir.dims import Dim
 from lepton.ir.op import Trait, op
-from lepton.ir.ops.rules import broadcast_shapes, fail, fits_into, number, one_dtype, size_is, tensor
+from lepton.ir.ops.rules import fail, number, one_dtype, same_dim, size_is, tensor
 from lepton.ir.tensor import Array, Tensor
 from lepton.ir.types import DType, TensorType, Type
 
@@ -36,6 +36,21 @@ def _shape_values_type(*, dims: tuple[Dim, ...], scalar: bool) -> TensorType:
 def shape_values(*, dims: tuple[Dim, ...], scalar: bool = False) -> Array:
     """The dimensions as data: i64[len(dims)], or i64[] for a `scalar`."""
     return np.asarray(dims[0] if scalar else dims, np.int64).reshape(() if scalar else (len(dims),))
+
+
+def _read_sizes_type(x: Type, *, symbols: tuple[str, ...]) -> TensorType:
+    t = tensor(x, rank=1)
+    if t.dtype is not DType.I64 or t.shape != (len(symbols),):
+        raise fail(f"sizes are read from i64[{len(symbols)}], one for each symbol", x)
+    return t
+
+
+@op(_read_sizes_type, Trait.SIZES)
+def read_sizes(x: Array, *, symbols: tuple[str, ...]) -> Array:
+    """x, whose elements become the sizes that `symbols` name: sizes that come from data. None may be negative."""
+    if (x < 0).any():
+        raise ValueError(f"{x.tolist()} are no sizes")
+    return x
 
 
 def _iota_type(*, size: Dim, dtype: DType) -> TensorType:
@@ -103,14 +118,17 @@ def transpose(x: Array, *, perm: tuple[int, ...]) -> Array:
 
 def _broadcast_to_type(x: Type, *, shape: tuple[Dim, ...]) -> TensorType:
     t = tensor(x)
-    fits_into(t.shape, shape, "the operand", x)
-    broadcast_shapes(t.shape, shape, operands=(x,))
+    if t.rank > len(shape):
+        raise fail("the operand has too high a rank", x)
+    for a, b in zip(t.shape, shape[len(shape) - t.rank:], strict=True):
+        same_dim(dims.stretch(a, b), b, "sizes of the operand and of the result", x)
     return t.with_shape(shape)
 
 
 @op(_broadcast_to_type, V)
 def broadcast_to(x: Array, *, shape: tuple[Dim, ...]) -> Array:
-    """Repeat along axes of size 1 and new leading axes, as numpy does. The shape is the result's exactly."""
+    """Repeat along axes of size 1 and new leading axes, as numpy does. The shape is the result's exactly; where a size
+    is open, whether it is 1 is seen when the model runs."""
     sizes: Any = shape  # numbers by now
     return np.broadcast_to(x, sizes)
 

@@ -21,6 +21,8 @@ def counting() -> list[Case]:
         case("shape_values", dims=(2, 3, 5), expected=np.array([2, 3, 5])),
         case("shape_values", dims=(), expected=np.zeros(0, np.int64)),
         case("shape_values", dims=(7,), scalar=True, expected=np.array(7)),
+        case("read_sizes", np.array([4, 0, 7]), symbols=("a", "b", "c"), expected=np.array([4, 0, 7])),
+        case("read_sizes", np.zeros(0, np.int64), symbols=(), expected=np.zeros(0, np.int64)),
         case("iota", size=4, dtype=DType.I32, expected=np.array([0, 1, 2, 3], np.int32)),
         case("iota", size=0, dtype=DType.F32, expected=np.zeros(0, F32)),
         case("iota", size=3, dtype=DType.BF16, expected=np.array([0, 1, 2], ml_dtypes.bfloat16)),

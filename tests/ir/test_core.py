@@ -163,13 +163,13 @@ def test_random_edits_keep_the_uses_true(seed: int) -> None:
 def test_inline_copies_and_leaves_the_region() -> None:
     body = parse("graph @b(%x: f32[2,3]) {\n  %h = neg(%x)  // node 'n' (Neg)\n  return %h, %x\n}")
     x = given_value("outer")
-    first, second = inline(body, [x])
+    first, second = inline(body, [x], body)
     assert second is x
     assert first.producer is not None
     assert (first.producer.op, first.producer.loc, first.name) == (ops.neg, body.nodes[0].loc, "h")
     assert first.producer is not body.nodes[0]
     with pytest.raises(ValueError, match="2 inputs for a region of 1"):
-        inline(body, [x, x])
+        inline(body, [x, x], body)
 
 
 def test_a_size_from_data_is_found_before_it_is_used() -> None:

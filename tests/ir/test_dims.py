@@ -9,7 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lepton.ir import dims
-from lepton.ir.dims import Dim, Expr, ceildiv, dim_max, dim_min, floordiv, mod, parse_dim, sym
+from lepton.ir.diagnostics import ResourceError
+from lepton.ir.dim_text import parse_dim
+from lepton.ir.dims import Dim, Expr, ceildiv, dim_max, dim_min, floordiv, mod, sym
 
 NAMES = ("N", "H", "W")
 N, H, W = map(sym, NAMES)
@@ -146,9 +148,45 @@ def test_what_stays_open() -> None:
     """A size may be 0, and differences may be negative."""
     assert str(dim_max(N, 1)) == "max(1,N)"
     assert str(dim_max(N - 1, 0)) == "max(0,N-1)"
-    assert str(dim_max(dim_max(N - H, W - 2 * N), 0)) == "max(0,max(-2*N+W,-H+N))"
+    assert str(dim_max(dim_max(N - H, W - 2 * N), 0)) == "max(-2*N+W,max(-H+N,0))"
     assert str(dim_max(N * H, N)) == "max(H*N,N)"
-    assert str(dim_min(dim_min(N - H, H), 0)) == "min(0,min(-H+N,H))"
+    assert str(dim_min(dim_min(N - H, H - W), 0)) == "min(-H+N,min(0,H-W))"
+
+
+def double(dim: Dim) -> None:
+    for k in range(60):
+        dim = dim_min(dim_max(dim - k % 3, H), dim_max(dim, W))
+
+
+def test_nested_extremes_stay_short() -> None:
+    """What slices of slices make, and what doubles with each step."""
+    dim: Dim = N
+    for k in range(40):
+        dim = dim_min(dim_max(dim_min(dim, H) - k % 3, 0), H)
+    assert len(str(dim)) < 1000
+    with pytest.raises(ResourceError, match="too long an expression"):
+        double(N)
+    x, y = dim_max(N, H), dim_min(N, H)
+    assert dim_max(dim_min(N, W), N) == N
+    assert dim_min(x, y) == y
+    assert dim_max(y, x) == x
+
+
+def test_a_divisor_of_nothing_counts_as_one() -> None:
+    assert mod(N, 0) == 0
+    assert floordiv(N, 0) == N
+    assert parse_dim("N%0") == 0
+    assert dims.evaluate(floordiv(N, H), {"N": 7, "H": 0}) == 7
+
+
+def test_stretch() -> None:
+    size = dims.stretch(N, H)
+    assert str(size) == "stretch(N,H)"
+    assert parse_dim(str(size)) == size
+    for n, h, out in ((1, 5, 5), (5, 1, 5), (5, 5, 5), (1, 0, 0), (0, 1, 0), (1, 1, 1)):
+        assert dims.evaluate(size, {"N": n, "H": h}) == out
+    assert dims.stretch(1, N) == dims.stretch(N, 1) == dims.stretch(N, N) == N
+    assert dims.stretch(4, N) == 4
 
 
 def test_constants_are_ints() -> None:

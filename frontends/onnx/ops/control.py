@@ -10,6 +10,7 @@ from lepton.frontends.onnx.bundles import alike, leaves, rebuilt
 from lepton.frontends.onnx.call import REQUIRED, Call
 from lepton.frontends.onnx.contents import only_dims
 from lepton.frontends.onnx.registry import imports
+from lepton.frontends.onnx.scope import Scope
 from lepton.ir import dims, ops
 from lepton.ir.core import Graph, Value
 from lepton.ir.diagnostics import LeptonError
@@ -37,7 +38,7 @@ def if_(c: Call) -> Sequence[Value]:
     if not flat[0]:  # empty sequences and optionals
         return made[0][1]
     outside = list(dict.fromkeys(v for scope, _ in made for v in scope.captures or {}))
-    regions = [graph_of(name, [], scope.captures or {}, outside, outputs)
+    regions = [graph_of(name, [], scope, outside, outputs)
                for name, (scope, _), outputs in zip(("then", "else"), made, flat, strict=True)]
     symbols = [c.fresh("if") for _ in range(_open_sizes(*flat))]
     results = iter(c.multi(ops.if_, c.reshape(c.x(), ()), *outside, symbols=tuple(symbols), regions=regions))
@@ -78,11 +79,14 @@ def _open_sizes(then: Sequence[Value], other: Sequence[Value]) -> int:
                and isinstance(b.type, TensorType) for m, n in zip(a.tensor.shape, b.tensor.shape, strict=False))
 
 
-def graph_of(name: str, inputs: Sequence[Value], captures: dict[Value, Value], outside: Sequence[Value],
-             outputs: Sequence[Value]) -> Graph:
+def graph_of(name: str, inputs: Sequence[Value], scope: Scope, outside: Sequence[Value], outputs: Sequence[Value]
+             ) -> Graph:
     """A region that takes `inputs` and the captured values in the order of `outside`."""
+    captures = scope.captures or {}
     passed = [captures.get(v) or Value(v.type, name=v.name) for v in outside]
-    return Graph.of(name, [*inputs, *passed], outputs)
+    graph = Graph.of(name, [*inputs, *passed], outputs)
+    graph.define(scope.definers)
+    return graph
 
 
 @imports("Scan", since=9)
@@ -98,15 +102,14 @@ def scan(c: Call) -> Sequence[Value]:
               for v, axis in zip(values[carried:], axes, strict=True)]
     inputs = [Value(t, name=info.name) for t, info in zip(types, body.input, strict=True)]
     scope, outputs = c.importer.region(body, c.scope, inputs)
-    captures = scope.captures or {}
-    outside = list(captures)
+    outside = list(scope.captures or {})
     out_axes = [c.axes_of((a,), v.tensor.rank + 1)[0] for a, v in
                 zip(_entries(c, "scan_output_axes", collected), outputs[carried:], strict=True)]
     return c.multi(
         ops.scan, *values, *outside, carried=carried, input_axes=tuple(axes), output_axes=tuple(out_axes),
         input_reverse=tuple(map(bool, _entries(c, "scan_input_directions", count))),
         output_reverse=tuple(map(bool, _entries(c, "scan_output_directions", collected))),
-        regions=[graph_of(body.name or "body", inputs, captures, outside, outputs)])
+        regions=[graph_of(body.name or "body", inputs, scope, outside, outputs)])
 
 
 def _entries(c: Call, name: str, count: int) -> list[Any]:

@@ -3,7 +3,7 @@ from __future__ import annotations
 
 from lepton.frontends.onnx.call import REQUIRED, Call
 from lepton.frontends.onnx.registry import imports
-from lepton.ir import ops
+from lepton.ir import dims, ops
 from lepton.ir.core import Value
 from lepton.ir.diagnostics import LeptonError
 from lepton.ir.dims import Dim
@@ -44,7 +44,7 @@ def scatter_nd(c: Call) -> Value:
 def one_hot(c: Call) -> Value:
     depth = c.dim(1, "the depth")
     rank = c.x().tensor.rank + 1
-    if c.x(2).tensor.shape != (2,):
+    if dims.unify(*c.ranked(2, 1).tensor.shape, 2) is None:
         raise LeptonError(f"values {c.x(2).tensor} are not a pair", where=c.where)
     return c(ops.one_hot, c.x(), c.x(2), depth=depth, axis=c.axis(-1, rank=rank))
 

@@ -93,13 +93,12 @@ def _region(c: Call, body: onnx.GraphProto) -> Sequence[Value]:
     for value, info in zip(inside, body.input, strict=True):
         value.name = info.name
     scope, outputs = c.importer.region(body, c.scope, inside)
-    captures = scope.captures or {}
-    outside = list(captures)
+    outside = list(scope.captures or {})
     after, added = _sorted(c, inside, outputs)
     flat = [leaf for values in added for leaf in values]
     after = [c.reshape(after[0], ()), *after[1:], *flat]
     own = [v for v in inside if not isinstance(v, Bundle)]
-    region = graph_of(body.name or "body", own, captures, outside, after)
+    region = graph_of(body.name or "body", own, scope, outside, after)
     symbols = tuple(c.fresh("loop") for _ in range(_loop_symbols(state, own[2:], after)))
     results = iter(c.multi(ops.loop_, trip, cond, *state, *outside, carried=len(state), symbols=symbols,
                            regions=[region]))

@@ -1,10 +1,12 @@
 """Operators that join, cut, repeat and reorder tensors."""
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
+from lepton.frontends.onnx import reading
 from lepton.frontends.onnx.bounds import larger, lower, smaller
 from lepton.frontends.onnx.call import REQUIRED, Call
+from lepton.frontends.onnx.reading import Element, Known
 from lepton.frontends.onnx.registry import imports
 from lepton.ir import dims, ops
 from lepton.ir.core import Value
@@ -22,13 +24,18 @@ def concat(c: Call) -> Value:
     return c(ops.concat, *values, axis=axis) if len(values) > 1 else values[0]
 
 
-def cut(c: Call, x: Value, spans: dict[int, tuple[Dim, Dim, int]]) -> Value:
+def cut(c: Call, x: Value, spans: Mapping[int, tuple[Known, Known, int]]) -> Value:
     """x with axes cut as numpy's `start:end:step` says."""
     shape = x.tensor.shape
     starts: list[Dim] = [0] * len(shape)
     sizes, steps = list(shape), [1] * len(shape)
     for axis, (start, end, step) in spans.items():
-        starts[axis], sizes[axis] = span(c, shape[axis], start, end, step)
+        if step == 0:
+            raise LeptonError("a step of 0", where=c.where)
+        if isinstance(start, Element) or isinstance(end, Element):
+            starts[axis], sizes[axis] = reading.span(c, shape[axis], start, end, step)
+        else:
+            starts[axis], sizes[axis] = span(c, shape[axis], start, end, step)
         steps[axis] = step
     if tuple(sizes) == shape and not any(starts) and set(steps) <= {1}:
         return x
@@ -37,8 +44,6 @@ def cut(c: Call, x: Value, spans: dict[int, tuple[Dim, Dim, int]]) -> Value:
 
 def span(c: Call, size: Dim, start: Dim, end: Dim, step: int) -> tuple[Dim, Dim]:
     """(first element, number of elements) of `start:end:step` on an axis of `size`."""
-    if step == 0:
-        raise LeptonError("a step of 0", where=c.where)
     high = size if step > 0 else size - 1
     first = _place(c, start, size, 0, high)  # backwards too, where numpy would find nothing before the first element
     last = _place(c, end, size, 0 if step > 0 else -1, high)
@@ -68,13 +73,14 @@ def slice_1(c: Call) -> Value:
 
 @imports("Slice", since=10)
 def slice_(c: Call) -> Value:
-    starts, ends = c.dims(1, "starts"), c.dims(2, "ends")
+    starts, ends = c.elements(1, "starts"), c.elements(2, "ends")
     given = c.ints_in(3, "the axes") if c.opt(3) is not None else tuple(range(len(starts)))
     steps = c.ints_in(4, "steps") if c.opt(4) is not None else (1,) * len(starts)
     return _sliced(c, starts, ends, given, steps)
 
 
-def _sliced(c: Call, starts: Sequence[Dim], ends: Sequence[Dim], given: Sequence[int], steps: Sequence[int]) -> Value:
+def _sliced(c: Call, starts: Sequence[Known], ends: Sequence[Known], given: Sequence[int], steps: Sequence[int]
+            ) -> Value:
     if not len(starts) == len(ends) == len(given) == len(steps):
         raise LeptonError("starts, ends, axes and steps differ in length", where=c.where)
     axes = c.axes_of(given, c.x().tensor.rank)
@@ -102,7 +108,9 @@ def split(c: Call) -> list[Value]:
         total = total + part
     if len(sizes) != count or dims.unify(total, size) is None:
         raise LeptonError(f"parts {list(sizes)} of {size} for {count} outputs", where=c.where)
-    return parts(c, c.x(), axis, sizes)
+    # As long as its parts together: the shape that has it checked.
+    whole = c.reshape(c.x(), [total if a == axis else d for a, d in enumerate(c.x().tensor.shape)])
+    return parts(c, whole, axis, sizes)
 
 
 def parts(c: Call, x: Value, axis: int, sizes: Sequence[Dim]) -> list[Value]:
@@ -165,7 +173,7 @@ def pad_1(c: Call) -> Value:
 @imports("Pad", since=11)
 def pad(c: Call) -> Value:
     x = c.x()
-    rank, amounts = x.tensor.rank, c.dims(1, "the pads")
+    rank, amounts = x.tensor.rank, reading.signed(c, c.elements(1, "the pads"))
     axes = c.axes_of(c.ints_in(3, "the axes"), rank) if c.opt(3) is not None else tuple(range(rank))
     if len(amounts) != 2 * len(axes):
         raise LeptonError(f"{len(amounts)} pads for {len(axes)} axes", where=c.where)
@@ -219,8 +227,14 @@ def _image(c: Call) -> tuple[Dim, Dim, Dim, Dim]:
 
 @imports("Trilu", since=14)
 def trilu(c: Call) -> Value:
-    k = c.int_in(1, "the diagonal") if c.opt(1) is not None else 0
-    return c(ops.trilu, c.x(), upper=c.flag("upper", True), k=k)
+    upper, x = c.flag("upper", True), c.x()
+    (k,) = (0,) if c.opt(1) is None else c.elements(1, "the diagonal")
+    if isinstance(k, int):
+        return c(ops.trilu, x, upper=upper, k=k)
+    rows, columns = (c(ops.iota, size=d, dtype=DType.I64) for d in x.tensor.shape[-2:])
+    apart = c(ops.sub, columns, c.reshape(rows, (x.tensor.shape[-2], 1)))
+    kept = c(ops.greater_equal if upper else ops.less_equal, apart, reading.scalar(c, k))
+    return c(ops.where, kept, x, c.like(0, x))
 
 
 @imports("ReverseSequence", since=10)

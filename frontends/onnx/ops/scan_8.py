@@ -9,7 +9,7 @@ from lepton.frontends.onnx.call import REQUIRED, Call
 from lepton.frontends.onnx.ops.control import graph_of
 from lepton.frontends.onnx.registry import imports
 from lepton.ir import ops
-from lepton.ir.core import Graph, Value, inline
+from lepton.ir.core import Graph, User, Value, inline
 from lepton.ir.diagnostics import LeptonError
 from lepton.ir.tensor import Tensor
 from lepton.ir.types import DType, TensorType
@@ -30,9 +30,8 @@ def scan_8(c: Call) -> Sequence[Value]:
     inner = [*rows[:carried], *(t.with_shape(t.shape[1:]) for t in rows[carried:])]
     inputs = [Value(t, name=info.name) for t, info in zip(inner, body.input, strict=True)]
     scope, outputs = c.importer.region(body, c.scope, inputs)
-    captures = scope.captures or {}
-    outside = list(captures)
-    graph = graph_of(body.name or "body", inputs, captures, outside, outputs)
+    outside = list(scope.captures or {})
+    graph = graph_of(body.name or "body", inputs, scope, outside, outputs)
     row = _row(graph, rows, carried, reverse, lengths is not None, outside)
     scanned = values if lengths is None else [*values, lengths]
     collected = len(outputs)
@@ -80,11 +79,12 @@ def _measured(body: Graph, values: Sequence[Value], carried: int, reverse: Seque
     one, zero = (ops.constant(value=Tensor.of(np.array(n))) for n in (1, 0))
     back = ops.maximum(ops.sub(ops.sub(size, one), number), zero)
     taken = [ops.gather(w, back, axis=0) if r else s for w, s, r in zip(whole, slices, reverse, strict=True)]
-    made = inline(body, [*old, *taken, *inner])
+    region = Graph.of("measured", (number, *old, *slices, size, *whole, *inner), ())
+    made = inline(body, [*old, *taken, *inner], region)
     runs = ops.less(number, size)
     otherwise = [*old, *(_zeros(v) for v in made[carried:])]
     kept = [ops.where(runs, new, other) for new, other in zip(made, otherwise, strict=True)]
-    region = Graph.of("measured", (number, *old, *slices, size, *whole, *inner), (ops.add(number, one), *kept))
+    region.ret = User((ops.add(number, one), *kept))
     start = ops.constant(value=Tensor.of(np.array(0)))
     return _scan(region, [start, *states, *sequences], 1 + carried, [False] * len(sequences),
                  [length, *sequences, *captures])[1:]

@@ -1,7 +1,9 @@
 """Operators that make, ask for, or change shapes."""
 from __future__ import annotations
 
+from lepton.frontends.onnx.broadcasting import common as open_size
 from lepton.frontends.onnx.call import REQUIRED, Call
+from lepton.frontends.onnx.reading import Element, shape_of
 from lepton.frontends.onnx.registry import imports
 from lepton.ir import dims, ops
 from lepton.ir.core import Value
@@ -57,7 +59,11 @@ def reshape_1(c: Call) -> Value:
 
 @imports("Reshape", since=5)
 def reshape(c: Call) -> Value:
-    return c.reshape(c.x(), resolved(c, c.x(), c.dims(1, "the shape"), allow_zero=c.flag("allowzero")))
+    wanted, allow_zero = c.elements(1, "the shape"), c.flag("allowzero")
+    if any(isinstance(e, Element) for e in wanted):
+        wanted = list(shape_of(c, c.x(), wanted, allow_zero=allow_zero))
+    known = tuple(d for d in wanted if not isinstance(d, Element))
+    return c.reshape(c.x(), resolved(c, c.x(), known, allow_zero=allow_zero))
 
 
 def resolved(c: Call, x: Value, wanted: tuple[Dim, ...], *, allow_zero: bool) -> tuple[Dim, ...]:
@@ -138,7 +144,7 @@ def broadcast(c: Call, x: Value, shape: tuple[Dim, ...]) -> Value:
     a, b = ((1,) * (rank - len(s)) + tuple(s) for s in (old, shape))
     result = []
     for axis, (m, n) in enumerate(zip(a, b, strict=True)):
-        common = n if m == 1 else m if n == 1 else dims.unify(m, n)
+        common = n if m == 1 else m if n == 1 else open_size(m, n) or dims.unify(m, n)
         if common is None:
             raise LeptonError(f"cannot expand {x.tensor} to {list(shape)}: axis {axis}", where=c.where)
         result.append(common)
