@@ -63,11 +63,14 @@ class Code:
         """Raise what a status means, in the runtime's words."""
         if status == lib.LEPTON_OK:
             return
+        error = functions.raised()
+        if error is not None and not isinstance(error, Exception):  # an interrupt inside a function
+            raise error
         words = ffi.string(lib.lpt_call_message(self.api, session)).decode(errors="replace")
         if status == lib.LEPTON_INTERNAL:
             raise RuntimeError(f"internal error, this is a bug in Lepton: {words}")
         kinds = {lib.LEPTON_INVALID_ARGUMENT: UsageError, lib.LEPTON_OUT_OF_MEMORY: ResourceError}
-        raise kinds.get(status, LeptonError)(words) from functions.raised()
+        raise kinds.get(status, LeptonError)(words) from error
 
 
 def _destroy(code: Code, session: Any, kept: object = None) -> None:
@@ -85,7 +88,7 @@ class Session:
         rows, kept = functions.rows(self._code.functions, model._functions)
         self._handle = self._code.create(threads, rows)
         weakref.finalize(self, _destroy, self._code, self._handle, kept).atexit = False
-        self._lock = threading.Lock()
+        self._lock, self._runs = threading.RLock(), False
         self._inputs = ffi.new("lepton_tensor[]", max(len(model.inputs), 1))
         self._outputs = ffi.new("lepton_tensor[]", max(len(model.outputs), 1))
         self._rows = [self._inputs[i] for i in range(len(model.inputs))]
@@ -162,21 +165,31 @@ class Session:
 
     def _run(self, arrays: Sequence[Any], given: Mapping[str, Array] | None) -> list[Array]:
         with self._lock:
-            held: list[Any] = []  # whose memory the runtime is shown; lives until it is done
-            for i, (value, port) in enumerate(zip(arrays, self.model.inputs, strict=True)):
-                array = as_input(value, port)
-                if array.shape != self._shapes[i]:
-                    self._set_shape(i, array.shape)
-                where = pointer(array)
-                self._rows[i].data = where
-                held.append((array, where))
-            shapes = self._out_shapes
-            if shapes is None:
-                shapes = self._resolve()
-            results = self._place_outputs(shapes, given, held)
-            self._code.check(
-                lib.lpt_call_run(self._code.api, self._handle, self._inputs, self._outputs), self._handle)
-            return [self._late_result(i, r) for i, r in enumerate(results)]
+            if self._runs:  # only the thread that runs it gets here
+                raise UsageError("a session runs inside a run of its own, by a function that the model calls",
+                                 help="give the function a session of its own: model.session()")
+            self._runs = True
+            try:
+                return self._run_locked(arrays, given)
+            finally:
+                self._runs = False
+
+    def _run_locked(self, arrays: Sequence[Any], given: Mapping[str, Array] | None) -> list[Array]:
+        held: list[Any] = []  # whose memory the runtime is shown; lives until it is done
+        for i, (value, port) in enumerate(zip(arrays, self.model.inputs, strict=True)):
+            array = as_input(value, port)
+            if array.shape != self._shapes[i]:
+                self._set_shape(i, array.shape)
+            where = pointer(array)
+            self._rows[i].data = where
+            held.append((array, where))
+        shapes = self._out_shapes
+        if shapes is None:
+            shapes = self._resolve()
+        results = self._place_outputs(shapes, given, held)
+        self._code.check(
+            lib.lpt_call_run(self._code.api, self._handle, self._inputs, self._outputs), self._handle)
+        return [self._late_result(i, r) for i, r in enumerate(results)]
 
     def _set_shape(self, index: int, shape: tuple[int, ...]) -> None:
         self._out_shapes, self._shapes[index] = None, None

@@ -21,7 +21,8 @@ import numpy as np
 import onnx
 
 from lepton.codegen import lower as _lowerings  # noqa: F401  (fills LOWERINGS)
-from lepton.codegen.group import LOWERINGS, lowers
+from lepton.codegen.group import LOWERINGS, Lowering
+from lepton.codegen.group import lowers as register_lowering
 from lepton.codegen.host import HOST_CALLS, host_call, registered
 from lepton.driver import compile
 from lepton.frontends.onnx.call import REQUIRED, Call
@@ -34,6 +35,7 @@ from lepton.ir.dims import sym
 from lepton.ir.op import OPS, Op, Trait
 from lepton.ir.traced import trace
 from lepton.ir.types import DType, TensorType
+from lepton.passes.clusters import EPILOGUE, PROLOGUE
 
 __all__ = ["DECLARED", "Call", "DType", "Op", "TensorType", "Trait", "host_function", "importer", "lowers", "model",
            "operator", "ops", "run", "traced"]
@@ -91,6 +93,18 @@ def operator(name: str, infer: TypeRule, *traits: Trait, since: int = 1) -> Call
     return declare
 
 
+def lowers(op: Op, *, fused: bool = False) -> Callable[[Lowering], Lowering]:
+    """Declare how groups around this op become kernels. `fused`: the lowering computes elementwise ops before the first
+    operand and after the result (`Fused` of codegen/lower/fused.py); otherwise it gets the op alone."""
+
+    def declare(lowering: Lowering) -> Lowering:
+        for table in (PROLOGUE, EPILOGUE):
+            (table.add if fused else table.discard)(op)
+        return register_lowering(op)(lowering)
+
+    return declare
+
+
 def host_function(name: str, infer: TypeRule, *, sizes: int = 0, pure: bool = True, since: int = 1
                   ) -> Callable[[Callable[..., Any]], Op]:
     """Declare an operator that is computed by the function "domain::Name" of the program that runs the model.
@@ -140,6 +154,8 @@ def _forget(name: str) -> None:
     if name in DECLARED and (old := OPS.pop(name.replace("::", "."), None)) is not None:
         LOWERINGS.pop(old, None)
         HOST_CALLS.pop(old, None)
+        PROLOGUE.discard(old)
+        EPILOGUE.discard(old)
 
 
 # --- importing ------------------------------------------------------------------------------------

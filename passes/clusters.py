@@ -21,13 +21,13 @@ from lepton.ir.op import Op, Trait
 from lepton.ir.rewrite import tensor_of
 from lepton.ir.types import DType, TensorType
 
-# Anchors that compute elementwise producers of their first operand as they read it.
-PROLOGUE: frozenset[Op] = frozenset({
+# Anchors that compute elementwise producers of their first operand as they read it. Plug-ins add theirs.
+PROLOGUE: set[Op] = {
     ops.reduce_sum, ops.reduce_mean, ops.reduce_max, ops.reduce_min, ops.reduce_prod, ops.softmax, ops.log_softmax,
     ops.layer_norm, ops.rms_norm, ops.instance_norm, ops.group_norm,
-})
+}
 # Anchors that compute elementwise readers before they store their result.
-EPILOGUE: frozenset[Op] = PROLOGUE | {
+EPILOGUE: set[Op] = PROLOGUE | {
     ops.conv, ops.conv_transpose, ops.matmul, ops.attention, ops.max_pool, ops.avg_pool, ops.lp_pool, ops.resize,
     ops.gather, ops.gather_elements, ops.gather_nd, ops.pad, ops.matmul_integer, ops.conv_integer, ops.random_normal,
     ops.random_uniform,

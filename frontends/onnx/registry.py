@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Callable, Sequence
+from importlib.metadata import entry_points
 from typing import TYPE_CHECKING, TypeAlias, TypeVar
 
 from lepton.ir.core import Value
@@ -22,6 +23,8 @@ Result: TypeAlias = "Value | Sequence[Value | None]"
 Rule: TypeAlias = "Callable[[Call], Result]"
 R = TypeVar("R", bound="Rule")
 
+ENTRY_POINTS = "lepton.operators"
+_ASKED: set[str] = set()  # domains that packages were asked for
 IMPORTERS: dict[tuple[str, str], list[tuple[int, Rule]]] = {}
 
 
@@ -41,7 +44,12 @@ def imports(*names: str, since: int = 1, domain: str = "") -> Callable[[R], R]:
 
 
 def find(domain: str, name: str, opset: int) -> Rule | None:
-    """The importer for this operator at this opset."""
+    """The importer for this operator at this opset; of installed packages too, by entry points `lepton.operators` that
+    are called like the domain."""
+    if (domain, name) not in IMPORTERS and domain and domain not in _ASKED:
+        _ASKED.add(domain)
+        for entry in entry_points(group=ENTRY_POINTS, name=domain):
+            entry.load()
     entries = IMPORTERS.get((domain, name), [])
     at = bisect_right([since for since, _ in entries], opset)
     return entries[at - 1][1] if at else None

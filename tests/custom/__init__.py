@@ -1,0 +1,1 @@
+"""Tests of operators of one's own, functions of the host, plug-ins."""
