@@ -67,8 +67,7 @@ def _probit(c: Call, x: Value) -> Value:
     v = c(ops.add, c.like(2 / (np.pi * 0.147), x), c(ops.mul, log, c.like(0.5, x)))
     root = c(ops.sqrt, c(ops.sub, c(ops.mul, v, v), c(ops.mul, log, c.like(1 / 0.147, x))))
     size = c(ops.mul, c(ops.sqrt, c(ops.sub, root, v)), c.like(1.41421356, x))
-    signed = c(ops.where, c(ops.less, y, c.like(0, x)), c(ops.neg, size), size)
-    return c(ops.where, c(ops.equal, inside, c.like(0, x)), c.like(0, x), signed)
+    return c(ops.where, c(ops.less, y, c.like(0, x)), c(ops.neg, size), size)
 
 
 # --- labels -----------------------------------------------------------------------------------------

@@ -118,12 +118,14 @@ def _decisions(c: Call, vectors: Array, matrix: Array) -> Value:
 
 
 def _kernel(c: Call, vectors: Array) -> Value:
-    """The kernel of every row of x with every support vector, f32[N,S], where it is not linear."""
+    """The kernel of every row of x with every support vector, [N,S], where it is not linear. A polynomial multiplies
+    what its product lost by its degree, so that is made in f64."""
     gamma, coef0, degree = (*c.floats("kernel_params", ()), 0.0, 0.0, 0.0)[:3]
     x, kind = _x(c, vectors.shape[1]), c.s("kernel_type", "LINEAR")
     if kind == "RBF":
         return c(ops.exp, c(ops.mul, _squares(c, x, vectors), c.const(-gamma, DType.F32)))
-    dot = c(ops.matmul, x, c.const(np.ascontiguousarray(vectors.T)))
+    x = c.cast(x, DType.F64 if kind == "POLY" else DType.F32)
+    dot = c(ops.matmul, x, c.const(np.ascontiguousarray(vectors.T), x.tensor.dtype))
     if kind not in ("POLY", "SIGMOID"):
         raise LeptonError(f"kernel_type {kind!r}", where=c.where)
     inner = c(ops.add, c(ops.mul, dot, c.like(gamma, dot)), c.like(coef0, dot))

@@ -110,11 +110,21 @@ def tree_ensemble_classifier(c: Call) -> list[Value]:
     total, leaves = scores(c, len(labels), "class", "sum")
     if len(labels) != 2 or len(named) != 1:
         return labelled(c, c.cast(_plus(c, total, base), DType.F32), labels)
-    score = c(ops.gather, total, c.const(sorted(named), DType.I64), axis=1)
+    (one,) = named
+    score = c(ops.gather, total, c.const([one], DType.I64), axis=1)
     score = c.cast(_plus(c, score, base[-1:]), DType.F32)
-    # As ONNX Runtime: weights that are all positive are probabilities of the second class, others its score.
+    # As ONNX Runtime: weights that are all positive are probabilities, others scores with a border at 0.
     probability = bool((leaves.weight >= 0).all())
     second = c(ops.greater, score, c.like(0.5 if probability else 0.0, score))
-    first = c(ops.sub, c.like(1.0, score), score) if probability else c(ops.neg, score)
     label = picked(c, labels, c.cast(c.reshape(second, score.tensor.shape[:1]), DType.I64))
-    return [label, transformed(c, c(ops.concat, first, score, axis=1))]
+    return [label, transformed(c, c(ops.concat, _other(c, score, one, probability), score, axis=1))]
+
+
+def _other(c: Call, score: Value, named: int, probability: bool) -> Value:
+    """The first class's score from the second's. Models call that class 0, as the only one; where it is called 1, the
+    first has no score."""
+    if named == 1:
+        return c(ops.mul, score, c.like(0.0, score))
+    if probability and c.s("post_transform", "NONE") != "LOGISTIC":
+        return c(ops.sub, c.like(1.0, score), score)
+    return c(ops.neg, score)
