@@ -203,7 +203,8 @@ def model(name: str, arrays: Sequence[np.ndarray[Any, Any] | None], attributes: 
     made = onnx.helper
     given = {f"x{i}": array for i, array in enumerate(arrays) if array is not None}
     names = [f"x{i}" if array is not None else "" for i, array in enumerate(arrays)]
-    node = made.make_node(op, names, [f"y{i}" for i in range(outputs)], domain=domain, **attributes)
+    node = made.make_node(op, names, [f"y{i}" for i in range(outputs)], domain=domain)
+    node.attribute.extend(made.make_attribute(key, value) for key, value in attributes.items())
     inputs = [made.make_tensor_value_info(key, made.np_dtype_to_tensor_dtype(array.dtype),
                                           [f"{key}_{axis}" for axis in range(array.ndim)])
               for key, array in given.items()]

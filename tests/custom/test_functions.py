@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 import pytest
 
@@ -183,3 +184,41 @@ def test_attributes_that_json_cannot_hold_are_refused() -> None:
     node = ops.cast.node(Value(TensorType(DType.F32, (2,))), to=DType.I8)
     with pytest.raises(UnsupportedError, match="my::Cast cannot be handed to a function"):
         registered("my::Cast", node)
+
+
+def test_strings_go_in_and_out() -> None:
+    @custom.host_function("my::Upper", lambda x, *, sizes: (x, TensorType(DType.STRING, sizes)), sizes=1)
+    def upper(x: Any) -> Any:
+        raise NotImplementedError
+
+    def function(x: Any) -> Any:
+        return np.array([t.upper() for t in x], object), np.array([t for t in x if t], object)
+
+    texts = np.array(["grün", "", "a" * 999, "b"], object)
+    model = lepton.compile(custom.model("my::Upper", [texts], {}, outputs=2))
+    model.register("my::Upper", function)
+    for given in (texts, texts[:0], texts[::-1]):
+        for got, want in zip(model(given), function(given), strict=True):
+            assert got.tolist() == want.tolist()
+    model.register("my::Upper", lambda x: (x, np.arange(3)))
+    with pytest.raises(LeptonError, match=r"result 1 is i64\[3\], expected string"):
+        model(texts)
+
+
+def test_absent_inputs_and_narrow_types() -> None:
+    @custom.host_function("my::Add", lambda a, b, c=None, *, name: a)
+    def add(a: Any, b: Any, c: Any = None, *, name: str = "x") -> Any:
+        return a + b if c is None else a + b + c
+
+    x = np.array([1, 2.5], ml_dtypes.bfloat16)
+    seen = []
+
+    def function(a: Any, b: Any, c: Any, name: str) -> Any:
+        seen.append((b is None, c is None, a.dtype, name))
+        return a if c is None else a + c
+
+    for arrays, want in (([x, x], x), ([x, x, x], x + x)):
+        model = lepton.compile(custom.model("my::Add", arrays, {"name": 'a "b" ü'}))
+        model.register("my::Add", function)
+        np.testing.assert_array_equal(model(*arrays), want)
+    assert seen == [(False, True, x.dtype, 'a "b" ü'), (False, False, x.dtype, 'a "b" ü')]
