@@ -57,7 +57,7 @@ def registered(name: str, node: Node) -> HostCall:
     except TypeError as error:
         raise UnsupportedError(f"an attribute of {name} cannot be handed to a function: {error}",
                                where=node.loc[0] if node.loc else None) from error
-    return HostCall(name, text.encode(), tuple(symbols))
+    return HostCall(name, text.encode() + b"\0", tuple(symbols))  # a zero behind it: C reads it as a string
 
 
 def _stands(symbol: Dim, node: Node) -> tuple[int, int]:

@@ -136,7 +136,7 @@ class Wrapped:
 
     def __call__(self, call: Any) -> int:
         """The status. Raises what the function raises, and LeptonError for results that do not fit."""
-        attributes = json.loads(ffi.buffer(call.attributes, call.attributes_size)[:] or b"{}")
+        attributes = json.loads(ffi.buffer(call.attributes, call.attributes_size)[:].rstrip(b"\0") or b"{}")
         places = attributes.pop("sizes") if call.n_sizes else []
         inputs = [_read(call, call.inputs[i]) for i in range(call.n_inputs)]
         rows = [call.outputs[i] for i in range(call.n_outputs)]
