@@ -10,7 +10,8 @@ from lepton.ir.types import DType
 
 # Bits of lpt_program.cpu_features; the same list stands in runtime_c/src/internal.h.
 SSE42, AVX2_FMA, AVX512, AVX512_VNNI = 1 << 0, 1 << 1, 1 << 2, 1 << 3
-AVX512_BF16, AMX, AVX_VNNI, F16C, NEON = 1 << 4, 1 << 5, 1 << 6, 1 << 7, 1 << 16
+AVX512_BF16, AMX, AVX_VNNI, F16C = 1 << 4, 1 << 5, 1 << 6, 1 << 7
+NEON, NEON_DOTPROD = 1 << 16, 1 << 17
 
 X86 = "x86_64-unknown-linux-gnu"
 ARM = "aarch64-unknown-linux-gnu"
@@ -34,6 +35,7 @@ class Target:
     family: str = "cpu"       # cpu | cuda
     arch: str = ""            # cuda: the image that NVRTC makes, such as "sm_90a"
     dots: str = "pairs"       # how bytes are multiplied (templates/dots.py)
+    bf16: bool = False        # products of pairs of bf16 in hardware
 
     def lanes(self, dtype: DType) -> int:
         """Elements of `dtype` in one vector."""
@@ -47,15 +49,21 @@ class Target:
 TARGETS: dict[str, Target] = {t.name: t for t in (
     Target("x86-sse4", X86, "x86-64-v2", "", 16, 16, False, False, SSE42, l2_bytes=256 * 1024),
     Target("x86-avx2", X86, "x86-64-v3", "", 32, 16, True, True, SSE42 | AVX2_FMA | F16C, l2_bytes=512 * 1024),
+    Target("x86-avxvnni", X86, "x86-64-v3", "+avxvnni", 32, 16, True, True, SSE42 | AVX2_FMA | F16C | AVX_VNNI,
+           l2_bytes=1280 * 1024, dots="bytes"),
     Target("x86-avx512", X86, "skylake-avx512", "-prefer-256-bit", 64, 32, True, True,
            SSE42 | AVX2_FMA | F16C | AVX512),
     Target("x86-avx512vnni", X86, "cascadelake", "-prefer-256-bit", 64, 32, True, True,
            SSE42 | AVX2_FMA | F16C | AVX512 | AVX512_VNNI, dots="bytes"),
+    Target("x86-avx512bf16", X86, "cooperlake", "-prefer-256-bit", 64, 32, True, True,
+           SSE42 | AVX2_FMA | F16C | AVX512 | AVX512_VNNI | AVX512_BF16, dots="bytes", bf16=True),
     Target("x86-amx", X86, "sapphirerapids", "-prefer-256-bit", 64, 32, True, True,
            SSE42 | AVX2_FMA | F16C | AVX512 | AVX512_VNNI | AVX512_BF16 | AMX, l2_bytes=2048 * 1024,
-           dots="bytes"),
+           dots="bytes", bf16=True),
     Target("aarch64-neon", ARM, "generic", "+neon", 16, 32, True, False, NEON, l2_bytes=512 * 1024,
            dots="single"),
+    Target("aarch64-dotprod", ARM, "generic", "+neon,+dotprod", 16, 32, True, False, NEON | NEON_DOTPROD,
+           l2_bytes=512 * 1024, dots="signed"),
 )}
 
 # GPUs: `triple` and what follows describe the host, whose code holds the tables and the shape function.
@@ -68,11 +76,11 @@ CUDA_TARGETS: dict[str, Target] = {t.name: t for t in (
 @cache
 def host_features() -> int:
     """The cpu_features bits of this machine, as LLVM sees it."""
-    if platform.machine() in ("aarch64", "arm64"):
-        return NEON
     from llvmlite import binding as llvm
 
     has = llvm.get_host_cpu_features()
+    if platform.machine() in ("aarch64", "arm64"):
+        return NEON | (NEON_DOTPROD if has.get("dotprod") else 0)
     rows = (
         (SSE42, ("sse4.2", "popcnt")), (AVX2_FMA, ("avx2", "fma", "bmi", "bmi2")),
         (AVX512, ("avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl")), (AVX512_VNNI, ("avx512vnni",)),

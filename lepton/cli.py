@@ -41,8 +41,9 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--help-knobs", action=HelpKnobs)
 
     code = made.add_argument_group("the code")
-    code.add_argument("--target", default="native", metavar="T[,T]", help="native, x86-sse4, x86-avx2, x86-avx512, "
-                      "x86-avx512vnni, x86-amx, aarch64-neon; several share one file")
+    code.add_argument("--target", default="native", metavar="T[,T]", help="native, x86-sse4, x86-avx2, "
+                      "x86-avxvnni, x86-avx512, x86-avx512vnni, x86-avx512bf16, x86-amx, aarch64-neon, "
+                      "aarch64-dotprod; several share one file")
     code.add_argument("-O", dest="level", type=int, choices=range(4), default=2, metavar="0..3",
                       help="how much to optimise (default 2)")
     code.add_argument("--math", choices=("strict", "default", "fast"), default="default",

@@ -93,7 +93,9 @@ class Dot:
         if self.group == 1:
             return 1, 1 if target.fma else 2
         extra = 1 if self.flip else 0
-        return {"pairs": (2, 4 + extra), "single": (4, 20 + extra)}.get(target.dots, (1, 1 + 2 * extra))
+        # Beyond what is live at once: on ARM loads that broadcast stand alone, and LLVM moves several of them up.
+        needed = {"pairs": (2, 4 + extra), "single": (4, 20 + extra), "signed": (1, 8 + extra)}
+        return needed.get(target.dots, (1, 1 + 2 * extra))
 
 
 FMA = Dot()

@@ -7,6 +7,9 @@
 
 #include "runtime.h"
 
+#if defined(__aarch64__)
+#include <sys/auxv.h>
+#endif
 #if defined(__x86_64__)
 #include <cpuid.h>
 
@@ -56,7 +59,9 @@ bool lpt_cpu_enable(uint64_t features) {
 #else
 static uint64_t detect(void) {
 #if defined(__aarch64__)
-  return LPT_CPU_NEON; /* part of the base architecture */
+  enum { DOT_PRODUCTS = 1 << 20 }; /* HWCAP_ASIMDDP */
+  uint64_t dots = getauxval(AT_HWCAP) & DOT_PRODUCTS ? LPT_CPU_NEON_DOTPROD : 0;
+  return LPT_CPU_NEON /* part of the base architecture */ | dots;
 #else
   return 0;
 #endif
@@ -85,6 +90,7 @@ void lpt_cpu_feature_names(uint64_t features, char *out, size_t size) {
     {LPT_CPU_AVX_VNNI, "AVX-VNNI"}, {LPT_CPU_AVX512, "AVX-512 (F BW CD DQ VL)"},
     {LPT_CPU_AVX512_VNNI, "AVX-512 VNNI"}, {LPT_CPU_AVX512_BF16, "AVX-512 BF16"},
     {LPT_CPU_AMX, "AMX (TILE BF16 INT8)"}, {LPT_CPU_NEON, "NEON"},
+    {LPT_CPU_NEON_DOTPROD, "NEON dot products"},
   };
   size_t used = 0;
   out[0] = '\0';

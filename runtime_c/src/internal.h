@@ -138,7 +138,8 @@ typedef struct lpt_program {
 enum {
   LPT_CPU_SSE42 = 1u << 0, LPT_CPU_AVX2_FMA = 1u << 1, LPT_CPU_AVX512 = 1u << 2, /* F BW CD DQ VL */
   LPT_CPU_AVX512_VNNI = 1u << 3, LPT_CPU_AVX512_BF16 = 1u << 4, LPT_CPU_AMX = 1u << 5,
-  LPT_CPU_AVX_VNNI = 1u << 6, LPT_CPU_F16C = 1u << 7, LPT_CPU_NEON = 1u << 16
+  LPT_CPU_AVX_VNNI = 1u << 6, LPT_CPU_F16C = 1u << 7, LPT_CPU_NEON = 1u << 16,
+  LPT_CPU_NEON_DOTPROD = 1u << 17
 };
 
 /* All the programs of an artifact, best first. In a .so the linker resolves `lpt_artifact`

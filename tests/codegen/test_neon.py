@@ -45,3 +45,23 @@ def test_attention() -> None:
 
 def test_recurrent_layer() -> None:
     check_layer(*layer(ops.lstm, 5, 3, 6, 11, direction="bidirectional"), NEON)
+
+
+@pytest.mark.parametrize("target", [NEON, "aarch64-dotprod"])
+def test_bytes(target: str) -> None:
+    """Exact with and without dot products, for both signs."""
+    rng = np.random.default_rng(1)
+    for left, right, zero in ((DType.U8, DType.I8, 7), (DType.I8, DType.U8, -3)):
+        shapes = ((2, 9, 22), (2, 22, 19))
+        ends = [(-128, 128) if d.is_signed else (0, 256) for d in (left, right)]
+        x, y = (rng.integers(*e, s).astype(d.numpy) for e, s, d in zip(ends, shapes, (left, right), strict=True))
+        a, b = Value(TensorType(left, shapes[0])), Value(TensorType(right, shapes[1]))
+        za = ops.constant(value=Tensor.of(np.array(zero, left.numpy)))
+        zb = None if right.is_signed else ops.constant(value=Tensor.of(np.array(128, np.uint8)))
+        want = ops.matmul_integer.reference(x, y, np.array(zero), None if right.is_signed else np.array(128))
+        (got,) = run_node(ops.matmul_integer.node(a, b, za, zb), {a: x, b: y}, target, shares=2)
+        np.testing.assert_array_equal(got, want)
+        w = ops.constant(value=Tensor.of(y[0]))
+        (got,) = run_node(ops.matmul_integer.node(a, w, za, zb), {a: x}, target, shares=2)
+        np.testing.assert_array_equal(got, ops.matmul_integer.reference(x, y[0], np.array(zero), None if zb is None
+                                                                        else np.array(128)))
