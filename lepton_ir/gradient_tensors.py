@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from lepton.ir import ops
+from lepton.ir import dims, ops
 from lepton.ir.diagnostics import UnsupportedError
 from lepton.ir.dims import Dim, product
 from lepton.ir.gradient import F, Step, filled, gradients
@@ -234,6 +234,14 @@ def _instance_norm(xs: Sequence[F], a: Mapping[str, Any]) -> F:
     return _standardised(xs[0], range(2, rank), a["epsilon"]) * scale + bias
 
 
+def _group_norm(xs: Sequence[F], a: Mapping[str, Any]) -> F:
+    x, groups = xs[0], a["groups"]
+    shape, rank = x.shape, len(x.shape)
+    apart = x.reshape((shape[0], groups, dims.floordiv(shape[1], groups), *shape[2:]))
+    scale, bias = (_per_channel(v, rank) for v in xs[1:])
+    return _standardised(apart, range(2, rank + 1), a["epsilon"]).reshape(shape) * scale + bias
+
+
 def _batch_norm(xs: Sequence[F], a: Mapping[str, Any]) -> F:
     rank = len(xs[0].shape)
     axis = 1 if a["layout"] == "nchw" else rank - 1
@@ -251,7 +259,7 @@ def _attention(xs: Sequence[F], a: Mapping[str, Any]) -> F:
 
 PARTS: dict[Op, Callable[[Sequence[F], Mapping[str, Any]], F]] = {
     ops.layer_norm: _layer_norm, ops.rms_norm: _rms_norm, ops.instance_norm: _instance_norm,
-    ops.batch_norm: _batch_norm, ops.attention: _attention,
+    ops.group_norm: _group_norm, ops.batch_norm: _batch_norm, ops.attention: _attention,
 }
 
 

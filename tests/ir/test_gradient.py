@@ -96,6 +96,8 @@ CASES: list[tuple[Op, Build, tuple[Array, ...]]] = [
     (ops.rms_norm, lambda x, s: ops.rms_norm(x, s, axis=1, epsilon=1e-3), (normal(3, 5), normal(5))),
     (ops.instance_norm, lambda x, s, b: ops.instance_norm(x, s, b, epsilon=1e-3),
      (normal(2, 3, 4), normal(3), normal(3))),
+    (ops.group_norm, lambda x, s, b: ops.group_norm(x, s, b, groups=2, epsilon=1e-3),
+     (normal(2, 4, 3), normal(4), normal(4))),
     (ops.batch_norm, lambda *v: ops.batch_norm(*v, epsilon=1e-3),
      (normal(2, 3, 4), normal(3), normal(3), normal(3), positive(3))),
     (ops.attention, lambda q, k, v: ops.attention(q, k, v, scale=0.7),
@@ -210,7 +212,10 @@ def test_replayed_shares_what_does_not_change() -> None:
     same = ops.exp(w)
     y = ops.add(ops.mul(x, same), x)
     again = replayed(y, {x: z})
-    assert again.producer is not None and again.producer.inputs[1] is z
+    assert again.producer is not None
+    assert again.producer.inputs[1] is z
     assert replayed(y, {}) is y
     product = again.producer.inputs[0]
-    assert product is not None and product.producer is not None and product.producer.inputs == (z, same)
+    assert product is not None
+    assert product.producer is not None
+    assert product.producer.inputs == (z, same)
