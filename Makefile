@@ -6,6 +6,7 @@
 #   make lint        ruff and mypy
 #   make errors      table of errors against ONNX Runtime, per model and target
 #   make conformance ONNX's own backend tests, all of them, with a report per tier
+#   make conformance-modes  the same in other modes: levels, targets, threads, open sizes, constant inputs, artifacts
 #   make budgets     compile time, memory, artifact size and first answer against their budgets
 #   make bench       Lepton next to ONNX Runtime and OpenVINO
 #
@@ -23,7 +24,7 @@ bin := $(VENV)/bin
 run := LEPTON_MODELS=$(MODELS) $(bin)/python
 runtime := $(wildcard runtime_c/src/* runtime_c/include/*)
 
-.PHONY: setup demo test test-all lint runtime-test errors budgets conformance bench bench-setup clean
+.PHONY: setup demo test test-all lint runtime-test errors budgets conformance conformance-modes bench bench-setup clean
 
 setup: $(VENV)/.done $(MODELS)/.done
 
@@ -62,6 +63,9 @@ errors: setup
 
 budgets: setup
 	@$(run) -m benchmarks.budgets
+
+conformance-modes: $(VENV)/.done
+	@$(run) -m tests.conformance.run_modes
 
 conformance: $(VENV)/.done
 	@$(run) -m tests.conformance.run_suite --backend lepton
