@@ -131,9 +131,10 @@ def test_equals_onnxruntime(k: int) -> None:
 
 
 @pytest.mark.parametrize("kind", SIGNS)
-@pytest.mark.parametrize(("axis", "opset"), [(0, 12), (1, 12), (1, 13), (-1, 12), (-1, 13)])
-def test_softmax(kind: Any, axis: int, opset: int) -> None:
-    model, feeds = node_model("QLinearSoftmax", drawn(2, 5, 7, kind=kind), f(0.05), held(3, kind), f(1 / 256),
+@pytest.mark.parametrize(("axis", "opset", "scale"), [
+    (0, 12, 1 / 256), (1, 12, 1 / 256), (1, 13, 0.3), (-1, 12, 0.00405), (-1, 13, 0.0039138), (-1, 13, 1.7)])
+def test_softmax(kind: Any, axis: int, opset: int, scale: float) -> None:
+    model, feeds = node_model("QLinearSoftmax", drawn(20, 5, 7, kind=kind), f(0.05), held(3, kind), f(scale),
                               held(np.iinfo(kind).min, kind), axis=axis, sizes={"n": 5})
     model.graph.node[0].attribute.add(name="opset", type=2, i=opset)
     np.testing.assert_array_equal(compiled(model, feeds)[0], reference(model, feeds)[0])

@@ -87,14 +87,19 @@ def qlinear_leaky_relu(c: Call) -> Value:
 
 @imports("QLinearSoftmax", domain=_MS)
 def qlinear_softmax(c: Call) -> Value:
-    """Over one axis, or (as until opset 12) over all from it on."""
+    """Over one axis, or (as until opset 12) over all from it on. ONNX Runtime counts with the whole part of 1/scale,
+    which is 255 where the scale is a little more than 1/256, and rounds halves up; models were tuned with that."""
     x, rank = _x(c), c.x().tensor.rank
     axis = c.axis(-1)
     if c.i("opset", REQUIRED) >= 13 or axis == rank - 1:
-        return _through(c, c(ops.softmax, x, axis=axis))
-    shape = x.tensor.shape
-    flat = c.reshape(x, (dims.product(shape[:axis]), dims.product(shape[axis:])))
-    return _through(c, c.reshape(c(ops.softmax, flat, axis=1), shape))
+        share = c(ops.softmax, x, axis=axis)
+    else:
+        shape = x.tensor.shape
+        flat = c.reshape(x, (dims.product(shape[:axis]), dims.product(shape[axis:])))
+        share = c.reshape(c(ops.softmax, flat, axis=1), shape)
+    count = c(ops.floor, c(ops.reciprocal, c.reshape(c.x(3), ())))
+    steps = c(ops.floor, c(ops.add, c(ops.mul, share, count), c.const(0.5, DType.F32)))
+    return level(c, steps, c.const(1.0, DType.F32), c.opt(4), c.x(0).tensor.dtype)
 
 
 @imports("QLinearGlobalAveragePool", domain=_MS)
