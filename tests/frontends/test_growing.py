@@ -177,3 +177,19 @@ def test_the_backend_writes_out_what_cannot_be_collected() -> None:
     for n in (1, 3):
         (got,) = prepared.run([np.array(n), Y])
         check_equal(got, [Y[:k] for k in range(n)])
+
+
+def test_members_that_grow_with_the_rounds() -> None:
+    """A carried tensor that gets longer, put into the sequence each round: only written out."""
+    model = text_model(HEAD + """l (int64 n, float[A] y) => (seq(float[B]) z, float[C] longest) {
+        true = Constant<value = bool {1}>()
+        none = SequenceEmpty()
+        z, longest = Loop(n, true, none, y) <body: graph = b (int64 k, bool go, seq(float[D]) s, float[E] w)
+            => (bool go2, seq(float[F]) t, float[G] v) {
+            go2 = Identity(go)  v = Concat<axis: int = 0>(w, w)  t = SequenceInsert(s, v) }>
+    }""")
+    with pytest.raises(UnsupportedError, match="number of rounds"):
+        load(model)
+    z, longest = lepton.compile(model, values={"n": 3})(Y)
+    check_equal(z, [np.tile(Y, k) for k in (2, 4, 8)])
+    assert len(longest) == 16

@@ -13,7 +13,7 @@ from lepton.frontends.onnx.ops.control import graph_of
 from lepton.frontends.onnx.registry import imports
 from lepton.frontends.onnx.scope import Poisoned
 from lepton.ir import dims, ops
-from lepton.ir.core import Value
+from lepton.ir.core import Graph, Value
 from lepton.ir.diagnostics import LeptonError, TypeRuleError, UnsupportedError
 from lepton.ir.types import DType, SequenceType, TensorType
 
@@ -99,6 +99,7 @@ def _region(c: Call, body: onnx.GraphProto) -> Sequence[Value]:
     after = [c.reshape(after[0], ()), *after[1:], *flat]
     own = [v for v in inside if not isinstance(v, Bundle)]
     region = graph_of(body.name or "body", own, scope, outside, after)
+    _check_sizes(c, region, {d for v in state for d in v.tensor.shape}, flat)
     symbols = tuple(c.fresh("loop") for _ in range(_loop_symbols(state, own[2:], after)))
     results = iter(c.multi(ops.loop_, trip, cond, *state, *outside, carried=len(state), symbols=symbols,
                            regions=[region]))
@@ -130,6 +131,16 @@ def _sorted(c: Call, inside: Sequence[Value], outputs: Sequence[Value]) -> tuple
     if any(isinstance(v, Bundle) for v in tensors):
         c.fail("a loop whose rounds turn tensors into sequences")
     return tensors, added
+
+
+def _check_sizes(c: Call, region: Graph, outside: set[dims.Dim], added: Sequence[Value]) -> None:
+    """What a sequence grows by must have the same size in each round: one that a round finds out has not."""
+    own = {name for node in region.walk() for name in (*node.attrs.get("symbols", ()), node.attrs.get("symbol"))}
+    own |= {name for v in region.inputs for d in v.tensor.shape if d not in outside
+            for name in dims.symbols(d) if name.startswith("carried")}
+    for value in added:
+        if any(dims.symbols(d) & own for d in value.tensor.shape):
+            c.fail(f"a sequence that grows by {value.type}, whose size is another in each round")
 
 
 def _grown(c: Call, before: Value, collected: Sequence[Value]) -> Value:
