@@ -1,7 +1,7 @@
 """layer_norm, rms_norm, instance_norm, group_norm: statistics of a row, then its elements; and batch_norm, a map."""
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from lepton.codegen.group import Group, LowerOptions, lowers
@@ -83,7 +83,8 @@ def centred_norm(rows: Rows) -> Kernel:
 
 @dataclass(frozen=True, eq=False)
 class _Moments:
-    """The passes over one row, its elements taken in a unit (None: as they are)."""
+    """The passes over one row, its elements taken in a unit (None: as they are; else one by one: that is rare and keeps
+    the code small)."""
 
     rows: Rows
     kept: Coords
@@ -97,6 +98,9 @@ class _Moments:
     @property
     def count(self) -> Expr:
         return to_dtype(self.rows.nest.size(self.rows.count), self.dtype)
+
+    def each(self, body: Callable[[Coords], Sequence[Stmt]]) -> list[Stmt]:
+        return self.rows.each(self.kept, body, serial=self.unit is not None)
 
     def zero(self, variable: Ref) -> Stmt:
         return Var(variable.name, Const(0.0, self.dtype))
@@ -121,7 +125,7 @@ class _Moments:
             x = self.first(at, lets) if first else self.again(at, lets)
             return [*lets, Update(total.name, "add", x)]
 
-        return [self.zero(total), *self.rows.each(self.kept, body), Let(mean.name, ap("div", total, self.count))]
+        return [self.zero(total), *self.each(body), Let(mean.name, ap("div", total, self.count))]
 
     def centre(self, mean: Ref, shift: Ref) -> tuple[Ref, list[Stmt]]:
         """The sum of the deviations' squares, and their mean as `shift`."""
@@ -134,7 +138,7 @@ class _Moments:
             return [*lets, Let(d.name, ap("sub", x, mean)), Update(rest.name, "add", d),
                     Update(squares.name, "add", ap("mul", d, d))]
 
-        return squares, [self.zero(rest), self.zero(squares), *self.rows.each(self.kept, body),
+        return squares, [self.zero(rest), self.zero(squares), *self.each(body),
                          Let(shift.name, ap("div", rest, self.count))]
 
     def invert(self, inverse: Ref, squares: Ref, shift: Ref, epsilon: Expr) -> Stmt:
@@ -148,7 +152,7 @@ class _Moments:
             d = ap("sub", ap("sub", self.again(at, lets), mean), shift)
             return _finish(self.rows, at, ap("mul", d, inverse), lets)
 
-        return self.rows.each(self.kept, body)
+        return self.each(body)
 
 
 def _each_in_its_unit(m: _Moments, units: Units) -> list[Stmt]:
@@ -214,7 +218,7 @@ def rms_norm(group: Group, options: LowerOptions) -> Kernel:
             return _finish(rows, at, ap("mul", replace(m, unit=unit).again(at, lets), inverse), lets)
 
         fine = ap("less_equal", squares, Const(units.limit**2, dtype))
-        again = rows.each(kept, square_small)
+        again = rows.each(kept, square_small, serial=True)  # rare
         total = ap("div", Select(fine, squares, small), m.count)
         epsilon = Select(fine, Const(anchor.attrs["epsilon"], dtype), Const(0.0, dtype))
         return [m.zero(squares), m.zero(small), *rows.each(kept, square),
