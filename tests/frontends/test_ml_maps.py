@@ -71,6 +71,8 @@ def test_cast_map() -> None:
     dense = map_model("CastMap", INT64, FLOAT, cast_to="TO_FLOAT", map_form="DENSE")
     model = lepton.compile(dense, structure={"x": [9, -2]})
     np.testing.assert_array_equal(model({9: 1.5, -2: 0.5}), [[0.5, 1.5]])
+    text = map_model("CastMap", INT64, STRING, cast_to="TO_FLOAT", map_form="DENSE")
+    np.testing.assert_array_equal(lepton.compile(text, structure={"x": [0, 1]})({0: "1e2", 1: "-3"}), [[100, -3]])
 
 
 def test_what_does_not_fit_is_said() -> None:

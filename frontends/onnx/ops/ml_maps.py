@@ -10,6 +10,7 @@ import numpy as np
 from lepton.frontends.onnx.bundles import Maps, mapped
 from lepton.frontends.onnx.call import Call
 from lepton.frontends.onnx.ops.ml_scores import class_labels
+from lepton.frontends.onnx.ops.strings import converted
 from lepton.frontends.onnx.registry import imports
 from lepton.ir import ops
 from lepton.ir.core import Value
@@ -77,4 +78,5 @@ def cast_map(c: Call) -> Value:
     if any(not 0 <= key < most for key in keys) and form == "SPARSE":
         raise LeptonError(f"keys {sorted(keys)} for max_map {most}", where=c.where)
     row = _at(c, given.items[0], {key: place for place, key in enumerate(given.keys)}, wanted)
-    return c.cast(row, _CASTS[to])
+    text = DType.STRING in (row.tensor.dtype, _CASTS[to]) and row.tensor.dtype is not _CASTS[to]
+    return converted(c, row, _CASTS[to]) if text else c.cast(row, _CASTS[to])

@@ -33,7 +33,8 @@ def svm_regressor(c: Call) -> Value:
     else:
         c.ignore("kernel_type", "kernel_params", "support_vectors")
         total = c(ops.matmul, _x(c, len(coefficients)), c.const(coefficients.reshape(-1, 1)))
-    total = c(ops.add, total, c.const(c.floats("rho", (0.0,))[:1], DType.F32))
+    total = c(ops.add, c.cast(total, DType.F64), c.const(c.floats("rho", (0.0,))[:1], DType.F64))
+    total = c.cast(total, DType.F32)
     if not c.i("one_class", 0):
         return transformed(c, total)
     return c(ops.where, c(ops.greater, total, c.like(0, total)), c.like(1, total), c.like(-1, total))
@@ -53,13 +54,14 @@ def svm_classifier(c: Call) -> list[Value]:
     if len(rho) != len(pairs):
         raise LeptonError(f"{len(rho)} rho for {len(pairs)} pairs of classes", where=c.where)
     total = _decisions(c, _vectors(c, sum(counts)), _pair_matrix(c, counts, pairs))
-    total = c(ops.add, total, c.const(rho, DType.F32))
+    total = c(ops.add, total, c.const(rho, DType.F64))
     label = picked(c, labels, _voted(c, total, pairs, len(labels)))
     prob_a, prob_b = c.floats("prob_a", ()), c.floats("prob_b", ())
     if prob_a:
         if not len(prob_a) == len(prob_b) == len(pairs):
             raise LeptonError(f"{len(prob_a)} prob_a and {len(prob_b)} prob_b for {len(pairs)} pairs", where=c.where)
         return [label, transformed(c, _probabilities(c, total, (prob_a, prob_b), pairs, len(labels)))]
+    total = c.cast(total, DType.F32)
     if len(pairs) > 1:
         return [label, transformed(c, total)]
     return [label, _both(c, total)]
@@ -107,14 +109,13 @@ def _vectors(c: Call, count: int) -> Array:
 
 
 def _decisions(c: Call, vectors: Array, matrix: Array) -> Value:
-    """The kernel's values times `matrix` [S,D], f32[N,D], summed in f64: what a thousand vectors say all but cancels. A
-    linear kernel's vectors are summed beforehand."""
+    """The kernel's values times `matrix` [S,D], f64[N,D]: what a thousand vectors say all but cancels. The vectors of a
+    linear kernel are summed beforehand."""
     if c.s("kernel_type", "LINEAR") == "LINEAR":
         c.ignore("kernel_params")
-        summed = (vectors.T.astype(np.float64) @ matrix).astype(np.float32)
-        return c(ops.matmul, _x(c, len(summed)), c.const(summed))
-    product = c(ops.matmul, c.cast(_kernel(c, vectors), DType.F64), c.const(matrix, DType.F64))
-    return c.cast(product, DType.F32)
+        summed = vectors.T.astype(np.float64) @ matrix
+        return c(ops.matmul, c.cast(_x(c, len(summed)), DType.F64), c.const(summed))
+    return c(ops.matmul, c.cast(_kernel(c, vectors), DType.F64), c.const(matrix, DType.F64))
 
 
 def _kernel(c: Call, vectors: Array) -> Value:
@@ -188,9 +189,9 @@ def _voted(c: Call, total: Value, pairs: Sequence[tuple[int, int]], classes: int
 
 def _probabilities(c: Call, total: Value, prob: tuple[Sequence[float], Sequence[float]],
                    pairs: Sequence[tuple[int, int]], classes: int) -> Value:
-    """Platt's probability of the first of each pair, and what they together say of each class: f32[N,classes]."""
-    wide = c.cast(total, DType.F64)
-    inner = c(ops.add, c(ops.mul, wide, c.const(prob[0], DType.F64)), c.const(prob[1], DType.F64))
+    """Platt's probability of the first of each pair, by its decision in f64, and what they together say of each class:
+    f32[N,classes]."""
+    inner = c(ops.add, c(ops.mul, total, c.const(prob[0], DType.F64)), c.const(prob[1], DType.F64))
     first = c(ops.sigmoid, c(ops.neg, inner))
     first = c(ops.clip, first, c.like(1e-7, first), c.like(1 - 1e-7, first))
     second = c(ops.sub, c.like(1, first), first)
