@@ -17,7 +17,8 @@ F32 = DType.F32
 
 @imports("TfIdfVectorizer", since=9)
 def tf_idf_vectorizer(c: Call) -> Value:
-    """Numbers or strings [C] or [N,C] -> f32 [L] or [N,L]: counts ("TF"), weights of what occurs ("IDF"), or their product."""
+    """Numbers or strings [C] or [N,C] -> f32 [L] or [N,L]: counts ("TF"), weights of what occurs ("IDF"), or their
+    product."""
     x, mode = c.x(), c.s("mode", REQUIRED)
     indexes = np.asarray(c.ints("ngram_indexes", REQUIRED), np.int64)
     weights = np.asarray(c.floats("weights", (1.0,) * len(indexes)), np.float32)
