@@ -21,6 +21,7 @@ from lepton.codegen.llvm.builder import Module
 from lepton.codegen.llvm.spell import LoopBody
 from lepton.codegen.program import Program
 from lepton.codegen.target import CUDA_TARGETS, TARGETS, Target
+from lepton.ir.core import clone
 from lepton.ir.diagnostics import UnsupportedError
 from tests.cuda.simulated import call_text, library
 
@@ -97,7 +98,7 @@ def compile(source: Any, **options: Any) -> Model:
     made = driver.Options.of({"threads": 1, **options})
     original = driver.checked(source, made)
     (pipeline,) = driver.pipelines((CUDA,), made)
-    graph = driver.optimise(driver.clone(original), pipeline, made)
+    graph = driver.optimise(clone(original), pipeline, made)
     program = driver.program_of(graph, CUDA, made)
     simulate(program)
     host = TARGETS["x86-avx2"]
@@ -110,5 +111,5 @@ def compile(source: Any, **options: Any) -> Model:
 
 def prepare(model: Any) -> Any:
     """For the conformance suite: the backend's own way, with this compiler."""
-    backend.compile = compile  # type: ignore[attr-defined]
+    backend.compile = compile  # type: ignore[assignment, attr-defined]
     return backend.prepare(model)
