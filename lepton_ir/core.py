@@ -115,7 +115,7 @@ def _release(doomed: list[tuple[User, int, Value]]) -> None:
 class Node(User):
     """One application of an op. Made by calling the op: `add(x, y)`."""
 
-    __slots__ = ("attrs", "loc", "op", "regions", "results")
+    __slots__ = ("_mentions", "attrs", "loc", "op", "regions", "results")
 
     def __init__(
         self,
@@ -127,6 +127,7 @@ class Node(User):
         loc: tuple[Location, ...] = (),
     ) -> None:
         self.op, self.attrs, self.loc, self.regions = op, MappingProxyType(dict(attrs)), loc, tuple(regions)
+        self._mentions: frozenset[str] | None = None
         types = op.result_types(tuple(v.type if v is not None else None for v in inputs), self.attrs, self.regions)
         self.results = tuple(Value(t, self, i) for i, t in enumerate(types))
         super().__init__(inputs)
@@ -136,6 +137,13 @@ class Node(User):
         """The result of a node that has one."""
         (value,) = self.results
         return value
+
+    @property
+    def mentions(self) -> frozenset[str]:
+        """The symbols in the attributes."""
+        if self._mentions is None:
+            self._mentions = frozenset().union(*map(_mentioned, self.attrs.values()))
+        return self._mentions
 
     def __repr__(self) -> str:
         return f"<{self.op.name}: {', '.join(str(r.type) for r in self.results)}>"
@@ -200,8 +208,8 @@ class Graph:
             todo.append((node, True))
             todo += [(v.producer, False) for v in reversed(node.inputs) if v is not None]
             if definers:
-                todo += [(definers[name], False) for name in sorted(_mentioned_by(node))
-                         if definers.get(name, node) is not node]
+                todo += [(definers[name], False) for name in sorted(_mentioned_by(node) & definers.keys())
+                         if definers[name] is not node]
         return tuple(order)
 
     def walk(self) -> Iterator[Node]:
@@ -218,10 +226,11 @@ def defined(node: Node) -> tuple[str, ...]:
     return (*names, node.attrs["symbol"]) if "symbol" in node.attrs else names
 
 
-def _mentioned_by(node: Node) -> set[str]:
+def _mentioned_by(node: Node) -> frozenset[str]:
     """The symbols in a node's attributes and in those of its regions."""
-    inside = [n for region in node.regions for n in region.walk()]
-    return {name for n in (node, *inside) for attr in n.attrs.values() for name in _mentioned(attr)}
+    if not node.regions:
+        return node.mentions
+    return node.mentions.union(*(n.mentions for region in node.regions for n in region.walk()))
 
 
 def _mentioned(attr: object) -> frozenset[str]:

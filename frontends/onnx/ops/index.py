@@ -44,7 +44,7 @@ def scatter_nd(c: Call) -> Value:
 def one_hot(c: Call) -> Value:
     depth = c.dim(1, "the depth")
     rank = c.x().tensor.rank + 1
-    if dims.unify(*c.ranked(2, 1).tensor.shape, 2) is None:
+    if dims.unify(c.ranked(2, 1).tensor.shape[0], 2) is None:
         raise LeptonError(f"values {c.x(2).tensor} are not a pair", where=c.where)
     return c(ops.one_hot, c.x(), c.x(2), depth=depth, axis=c.axis(-1, rank=rank))
 
