@@ -18,7 +18,7 @@ from lepton.frontends.onnx.tensors import dtype_of
 from lepton.ir import ops
 from lepton.ir.core import Value, defined
 from lepton.ir.diagnostics import LeptonError, Location, UnsupportedError
-from lepton.ir.dims import Dim
+from lepton.ir.dims import Dim, symbols
 from lepton.ir.op import Op, Trait
 from lepton.ir.tensor import Tensor
 from lepton.ir.types import DType, TensorType
@@ -293,6 +293,15 @@ class Call:
         raise DataDependent(f"{what} must be known when compiling", inputs, where=self.where,
                             help=f"give a value to input {names}" if names else
                             "sizes must follow from the inputs' shapes")
+
+    def open_sizes(self, sizes: Sequence[Dim], message: str, *, help: str = "") -> NoReturn:
+        """This cannot be imported while these sizes are open. Names the inputs whose contents they are."""
+        known = self.importer.read_from
+        inputs = dict.fromkeys(n for d in sizes for name in sorted(symbols(d)) for n in known.get(name, ()))
+        if inputs:
+            raise DataDependent(message, inputs, where=self.where, help="give a value to input "
+                                + ", ".join(f"'{name}'" for name in inputs))
+        self.fail(message, help=help)
 
     def inputs_of(self, value: Value) -> list[str]:
         """The model's inputs whose contents `value` depends on."""

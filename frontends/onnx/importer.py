@@ -42,6 +42,7 @@ class Importer:
     def __init__(self, file: ModelFile, dims: Mapping[str, int] | None = None) -> None:
         self.file, self.symbols, self.contents, self.problems = file, Symbols(dims), Contents(), Problems()
         self.functions = {function_key(f): f for f in file.proto.functions}
+        self.read_from: dict[str, list[str]] = {}  # sizes that are data -> the inputs whose contents they come of
         self._inlined = 0
         self.input_names: set[str] = set()  # of the ports whose contents may be asked for
         self.streams = 0  # of random draws: how many nodes draw so far

@@ -61,6 +61,8 @@ def read(c: Call, scalars: Sequence[Value], hint: str) -> list[Dim]:
         return []
     rows = [c.reshape(s, (1,)) for s in scalars]
     names = tuple(c.fresh(hint) for _ in rows)
+    inputs = list(dict.fromkeys(name for s in scalars for name in c.inputs_of(s)))
+    c.importer.read_from.update(dict.fromkeys(names, inputs))
     c(ops.read_sizes, c(ops.concat, *rows, axis=0) if len(rows) > 1 else rows[0], symbols=names)
     return [dims.sym(name) for name in names]
 

@@ -9,7 +9,7 @@ from lepton.ir.diagnostics import UsageError
 from lepton.ir.dim_text import parse_dim
 from lepton.ir.dims import Dim
 
-_RESERVED = {"min", "max"}
+_RESERVED = {"min", "max", "stretch"}
 
 
 class Symbols:

@@ -9,6 +9,7 @@ import numpy as np
 from lepton.frontends.onnx import numbers
 from lepton.frontends.onnx.call import REQUIRED, Call
 from lepton.frontends.onnx.numbers import Number, Undecided
+from lepton.frontends.onnx.reading import Element
 from lepton.frontends.onnx.registry import imports
 from lepton.ir import ops
 from lepton.ir.core import Value
@@ -61,6 +62,11 @@ def resize(c: Call) -> Value:
         attrs["roi"] = _roi(c, axes)
     policy = c.s("keep_aspect_ratio_policy", "stretch")
     if c.opt(3) is not None and c.x(3).tensor.shape != (0,):
+        # The kernels for these have their taps in tables, or too many of them, or compare sizes.
+        unknown = sum(isinstance(e, Element) for e in c.elements(3, "the sizes"))
+        if unknown and (attrs["antialias"] or coordinates == "tf_crop_and_resize" or policy != "stretch"
+                        or (attrs["mode"] == "cubic" and unknown > 2)):
+            c.depends(3, "the sizes")
         return _to_sizes(c, axes, c.dims(3, "the sizes"), policy, attrs)
     given = _known(c, 2, "the scales")
     if len(given) != len(axes):
@@ -147,7 +153,8 @@ def _to_sizes(c: Call, axes: tuple[int, ...], given: Sequence[Dim], policy: str,
     return _resize(c, c.x(), tuple(wanted), _floats(scales), attrs)
 
 
-def _resize(c: Call, x: Value, sizes: tuple[Dim, ...], scales: tuple[float, ...] | None, attrs: dict[str, Any]) -> Value:
+def _resize(c: Call, x: Value, sizes: tuple[Dim, ...], scales: tuple[float, ...] | None, attrs: dict[str, Any]
+            ) -> Value:
     if scales is not None and sizes == x.tensor.shape and not any(s != 1 for s in scales) and "roi" not in attrs:
         return x
     return c(ops.resize, x, sizes=sizes, scales=scales or (), **attrs)

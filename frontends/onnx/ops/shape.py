@@ -107,7 +107,8 @@ def squeeze(c: Call) -> Value:
     axes = _axes(c, len(shape))
     if axes is None:
         if any(not isinstance(d, int) for d in shape):
-            c.fail("which axes to squeeze depends on open dimensions", help="give Squeeze its axes, or pin them")
+            c.open_sizes(shape, "which axes to squeeze depends on open dimensions",
+                         help="give Squeeze its axes, or pin them")
         axes = tuple(i for i, d in enumerate(shape) if d == 1)
     if wrong := [i for i in axes if isinstance(shape[i], int) and shape[i] != 1]:
         raise LeptonError(f"axis {wrong[0]} of {c.x().tensor} is not 1", where=c.where)
