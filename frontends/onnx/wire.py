@@ -8,6 +8,7 @@ Format: https://protobuf.dev/programming-guides/encoding/ and onnx/onnx.proto fo
 """
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -16,6 +17,9 @@ from lepton.ir.diagnostics import LeptonError, ResourceError
 
 _VARINT, _I64, _LEN, _I32 = 0, 1, 2, 5
 _RAW_DATA = 9
+# Numbers one after the other, with tags of one byte: lists of a million in an attribute pass in one step.
+_NUMBERS = re.compile(rb"(?:[%b][\x80-\xff]{0,9}[\x00-\x7f]|[%b].{4})++" % tuple(
+    re.escape(bytes(field << 3 | wire for field in range(1, 16))) for wire in (_VARINT, _I32)), re.DOTALL)
 
 # message -> field -> message, on every path from a model to a tensor. No other field can hold a tensor.
 _PATHS: dict[str, dict[int, str]] = {
@@ -79,6 +83,9 @@ def _rewrite(data: memoryview, start: int, stop: int, kind: str, spans: list[Spa
 def _fields(data: memoryview, at: int, stop: int) -> Iterator[tuple[int, int, int, int]]:
     """(number, where the field begins, where its content begins, where it ends); only length-delimited ones."""
     while at < stop:
+        if (run := _NUMBERS.match(data, at, stop)) is not None:
+            at = run.end()
+            continue
         begin = at
         tag, at = _read_varint(data, at, stop)
         field, wire = tag >> 3, tag & 7

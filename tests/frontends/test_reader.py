@@ -332,3 +332,19 @@ def test_text_ir_is_a_model_file_too(tmp_path: Path) -> None:
         load(path, dims={"N": 1})
     with pytest.raises(UsageError, match="cannot read"):
         load(tmp_path / "missing.lir")
+
+
+def test_long_lists_of_numbers_are_passed_in_one_step() -> None:
+    """Numbers of every length and sign, floats, texts and a tensor side by side: the skeleton has them all."""
+    numbers = [*range(-200, 200), 2**62, -(2**63), 0]
+    node = onnx.helper.make_node("X", ["a"], ["b"], i=numbers, f=[1.5, float("nan"), -0.0] * 40, s=["abc", "", "@]"],
+                                 t=onnx.numpy_helper.from_array(np.arange(3), "t"))
+    data = onnx.helper.make_model(onnx.helper.make_graph([node], "g", [], [])).SerializeToString()
+    found, spans = wire.skeleton(memoryview(data))
+    assert data[spans[0].start:spans[0].stop] == np.arange(3).tobytes()
+    again = {a.name: a for a in onnx.load_from_string(found).graph.node[0].attribute}
+    assert list(again["i"].ints) == numbers
+    assert (len(again["f"].floats), [s.decode() for s in again["s"].strings]) == (120, ["abc", "", "@]"])
+    for cut in range(40, 140):  # the file ends within the list
+        with pytest.raises(LeptonError):
+            wire.skeleton(memoryview(data)[:cut])
