@@ -4,6 +4,7 @@ from __future__ import annotations
 import argparse
 import inspect
 from difflib import get_close_matches
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lepton.commands.common import add_parser
@@ -15,17 +16,22 @@ if TYPE_CHECKING:
 EXAMPLES = """\
   lepton ops                                          all of them, a line each
   lepton ops conv
+  lepton ops --markdown docs/operators.md             the page of ONNX's operators, from a checkout
 """
 
 
 def add(commands: Any) -> None:
     parser = add_parser(commands, "ops", "print the manual of the graph IR's ops", EXAMPLES)
     parser.add_argument("name", nargs="*", help="which (default: all, in short)")
+    parser.add_argument("--markdown", metavar="FILE", help="write the table of ONNX operators")
+    parser.add_argument("--check", metavar="FILE", help="say whether FILE still holds that table; 1 if not")
     parser.set_defaults(execute=execute)
 
 
 def execute(args: argparse.Namespace) -> Exit:
     """Raises UsageError for unknown names."""
+    if args.markdown or args.check:
+        return table(args.markdown, args.check)
     from lepton.ir import ops as _ops  # noqa: F401  (fills OPS)
     from lepton.ir.op import OPS
 
@@ -40,6 +46,23 @@ def execute(args: argparse.Namespace) -> Exit:
         width = max(map(len, OPS))
         for name, op in sorted(OPS.items()):
             print(f"{name:<{width}}  {first_sentence(op.doc)}")
+    return Exit.OK
+
+
+def table(write: str | None, check: str | None) -> Exit:
+    """Write or check the page of operators. Raises UsageError where the file cannot be read or written."""
+    from lepton.commands import operators
+
+    try:
+        if write:
+            root = Path(write).resolve().parents[1]
+            text = operators.markdown(root if (root / "tests/conformance/record.txt").exists() else None)
+            Path(write).write_text(text, encoding="utf-8")
+        if check and (lines := operators.stale(Path(check).read_text(encoding="utf-8"))):
+            print("\n".join([f"{check} is not current; lepton ops --markdown {check} writes it anew", *lines]))
+            return Exit.WRONG
+    except OSError as error:
+        raise UsageError(f"{write or check}: {error.strerror}") from error
     return Exit.OK
 
 

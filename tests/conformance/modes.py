@@ -1,4 +1,4 @@
-"""Other ways to compile and run the same tests: levels, targets, threads, open sizes, inputs as constants, artifacts."""
+"""Other ways to compile and run the same tests: levels, targets, threads, open sizes, constant inputs, artifacts."""
 
 from __future__ import annotations
 

@@ -19,8 +19,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from itertools import islice
 
-import lepton.backend
-import lepton.driver
+from tests.conformance.adapters import warm
 from tests.conformance.isolate import Outcome, run_isolated
 from tests.fuzz import models, running
 from tests.fuzz.minimise import minimise
@@ -47,6 +46,7 @@ def one_program(forms: int, seed: int) -> None:
 
 def ended(seeds: range, one: Callable[[int], None], jobs: int, deadline: float) -> Iterator[tuple[int, Outcome]]:
     """(seed, outcome), until the deadline."""
+    warm()
     rest = iter(seeds)
     while time.monotonic() < deadline and (batch := list(islice(rest, BATCH))):
         for index, outcome in run_isolated([partial(one, seed) for seed in batch], jobs, 120):

@@ -38,8 +38,8 @@ Kind = Callable[[DType], bool]
 
 @dataclass(eq=False)
 class Draw:
-    """A graph, or a region (`outer`), under construction. Every value is computed as soon as it is made, for each of the
-    `envs` (sizes of the symbols, one environment per run), so that only programs that mean something are made."""
+    """A graph, or a region, under construction. Every value is computed as soon as it is made, for each of the `envs`
+    (sizes of the symbols, one environment per run), so that only programs that mean something are made."""
 
     choose: random.Random
     rng: np.random.Generator

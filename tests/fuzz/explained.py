@@ -45,13 +45,26 @@ def _window_too_large(recipe: Recipe, want: Sequence[Array], got: Sequence[Array
                for i, (k, d, n) in enumerate(zip(kernel, dilations, x.shape[2:], strict=True)))
 
 
+def _same_dilated(recipe: Recipe, want: Sequence[Array], got: Sequence[Array]) -> bool:
+    attrs = _attrs(recipe)
+    return bool(attrs.get("auto_pad", b"").startswith(b"SAME")) and max(attrs.get("dilations", [1])) > 1
+
+
+def _clipped(recipe: Recipe, want: Sequence[Array], got: Sequence[Array]) -> bool:
+    return "clip" in _attrs(recipe)
+
+
 TOO_LARGE = "a window larger than the padded image: ONNX's formula gives size 0, ONNX Runtime's division truncates to 1"
 
 ROWS: tuple[Row, ...] = (
-    Row("Slice", _slices_back_from_far, "ONNX Runtime reads an end of INT_MAX as `to the start` when slicing backwards; "
-        "ONNX and numpy clamp it to the last element"),
-    Row("ConvTranspose", _output_shape, "an output_shape that the windows do not fill: ONNX's formula makes negative pads "
-        "and splits them, ONNX Runtime puts all of them at the end"),
+    Row("Slice", _slices_back_from_far, "ONNX Runtime reads an end of INT_MAX as `to the start` when slicing "
+        "backwards; ONNX and numpy clamp it to the last element"),
+    Row("ConvTranspose", _output_shape, "an output_shape that the windows do not fill: ONNX's formula makes negative "
+        "pads and splits them, ONNX Runtime puts all of them at the end"),
+    Row("LSTM", _clipped, "clip: ONNX bounds the input of every activation, ONNX Runtime not that of the last (h of "
+        "the cell)"),
+    *(Row(op, _same_dilated, "auto_pad SAME with dilations: ONNX gives ceil(size / stride), ONNX Runtime pads as if "
+          "the window were not dilated") for op in ("MaxPool", "AveragePool", "LpPool")),
     *(Row(op, _window_too_large, TOO_LARGE) for op in ("MaxPool", "AveragePool", "LpPool", "Conv")),
 )
 

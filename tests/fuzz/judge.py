@@ -2,8 +2,8 @@
 
 Each op may be off by the `ULPS` of its row, forwards and backwards: its operands and its results are moved by a few
 units in the last place, at random, and the program is interpreted again, several times. Where all samples agree, the
-compiled answer must be that; where they spread, it must lie within (a little more than) the spread; where they differ in
-kind (one NaN, one number; two integers), nothing can be said. So a comparison of nearly equal numbers excuses what
+compiled answer must be that; where they spread, it must lie within (a little more than) the spread; where they differ
+in kind (one NaN, one number; two integers), nothing can be said. So a comparison of nearly equal numbers excuses what
 depends on it, and nothing else does."""
 from __future__ import annotations
 
@@ -18,7 +18,6 @@ import numpy as np
 from lepton.ir.core import Graph, Node
 from lepton.ir.diagnostics import LeptonError
 from lepton.ir.evaluate import evaluate
-from lepton.ir.op import Trait
 from lepton.ir.ops.elementwise import convert
 from lepton.ir.tensor import Array
 from lepton.ir.types import DType, TensorType
@@ -27,9 +26,9 @@ from lepton.ir.types import DType, TensorType
 EXACT = frozenset((
     "neg abs sign floor ceil round minimum maximum where clip relu thresholded_relu cast bitcast equal less less_equal "
     "greater greater_equal is_nan is_inf logical_and logical_or logical_xor logical_not bit_and bit_or bit_xor bit_not "
-    "shift_left shift_right constant iota range shape_values reshape transpose broadcast_to slice concat pad trilu gather "
-    "gather_elements gather_nd one_hot top_k sort_rows non_zero arg_max arg_min hardmax reduce_max reduce_min max_pool "
-    "max_pool_indices matmul_integer conv_integer if loop scan fusion").split())
+    "shift_left shift_right constant iota range shape_values reshape transpose broadcast_to slice concat pad trilu "
+    "gather gather_elements gather_nd one_hot top_k sort_rows non_zero arg_max arg_min hardmax reduce_max reduce_min "
+    "max_pool max_pool_indices matmul_integer conv_integer if loop scan fusion").split())
 # Exact ops whose zero may have either sign.
 FREE_ZERO = frozenset("minimum maximum clip relu reduce_max reduce_min max_pool max_pool_indices".split())
 # How far each op may be off, in units in the last place of the type it computes in; DEFAULT for those not listed.
@@ -40,8 +39,9 @@ ULPS = {"add": 1.0, "sub": 1.0, "mul": 1.0, "div": 1.0, "sqrt": 1.0, "reciprocal
         "layer_norm": 16.0, "instance_norm": 16.0, "group_norm": 16.0, "rms_norm": 16.0, "pow": 256.0, "lrn": 256.0,
         "resize": 16.0, "lp_pool": 16.0, "avg_pool": 16.0}
 # Ops that add 1 to nearly -1, or the like: off by so many units of their operand and of 1 rather than of their result.
-CANCELLING = frozenset("gelu hard_sigmoid hard_swish swish mish shrink elu selu celu acosh asinh atanh softplus".split())
-# Sums of products or of elements: where the terms' finite parts could overflow in one order, anything non-finite may come.
+CANCELLING = frozenset("gelu hard_sigmoid hard_swish swish mish shrink elu selu celu acosh asinh atanh softplus"
+                       .split())
+# Sums of products or of elements: where the terms' finite parts could overflow in one order, NaN or inf may come.
 SUMS = frozenset("matmul conv conv_transpose reduce_sum reduce_mean avg_pool cumsum".split())
 # Ops whose squares, products or powers may overflow or vanish on the way.
 STEEP = frozenset("layer_norm instance_norm group_norm rms_norm batch_norm lrn lp_pool det attention lstm gru rnn "
@@ -125,6 +125,8 @@ class Noise:
             return True    # zeros around the image meet infinite weights, or do not
         if name == "conv" and self.lax and not np.isfinite(wide[0]).all():
             return True    # convolutions by fewer multiplications spread what is not finite to its neighbours
+        if name in ("lstm", "gru", "rnn") and not all(np.isfinite(x).all() for x in wide):
+            return True    # whether a gate is 1, or nearly so, decides over 0 * inf
         if name in STEEP:
             most = max((float(x.max(initial=0)) for x in finite), default=0)
             least = min((float(x.min(initial=1, where=x > 0)) for x in finite), default=1)
@@ -145,8 +147,8 @@ class Noise:
         if x.dtype.kind != "f" or x.dtype.itemsize < 4 or not x.size:
             return x
         info = np.finfo(x.dtype)
-        shift = self.rng.uniform(-ulps, ulps, x.shape)
-        least = shift * float(info.smallest_subnormal)
+        shift = np.asarray(self.rng.uniform(-ulps, ulps, x.shape))
+        least: Array = shift * float(info.smallest_subnormal)
         return np.asarray(x + x * (shift * float(info.eps)).astype(x.dtype) + least.astype(x.dtype)).astype(x.dtype)
 
     def _signs(self, x: Array) -> Array:
@@ -238,7 +240,7 @@ def _wrong_floats(got: Array, samples: list[Array]) -> Array:
         room = 2 * (high - low) + 2 * float(info.eps) * np.maximum(abs(low), abs(high)) * (high > low)
         room = room + 2 * float(info.smallest_subnormal) * (high > low)
         off = (g < low - room) | (g > high + room)
-    return settled & ((kind[0] != mine) | (finite & (mine == 0) & off))
+    return np.asarray(settled & ((kind[0] != mine) | (finite & (mine == 0) & off)))
 
 
 def _kinds(x: Array) -> Array:

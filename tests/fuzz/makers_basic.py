@@ -46,6 +46,8 @@ ATTRIBUTES: dict[str, dict[str, Callable[[Draw], Any]]] = {
     "selu": {"alpha": lambda d: 1.6732632, "gamma": lambda d: 1.0507009},
     "shrink": {"lambd": lambda d: d.choose.choice((0.5, 1.0)), "bias": lambda d: d.choose.choice((0.0, 0.3))},
     "swish": {"alpha": lambda d: d.choose.choice((1.0, 1.702, -0.5))},
+    "to_level": {"to": lambda d: d.choose.choice((DType.I8, DType.U8, DType.I16, DType.U16)),
+                 "zero": lambda d: d.choose.choice((0, 3, 100))},
     "thresholded_relu": {"alpha": lambda d: d.choose.choice((0.0, 0.9, -0.5))},
 }
 ELEMENTWISE = tuple(op for _, op in sorted(OPS.items()) if op.has(Trait.ELEMENTWISE))
@@ -154,7 +156,8 @@ def transpose(d: Draw) -> Value | None:
         return None
     rank = x.tensor.rank
     usual: dict[int, tuple[tuple[int, ...], ...]] = {3: ((0, 2, 1),), 4: ((0, 2, 3, 1), (0, 3, 1, 2), (0, 2, 1, 3))}
-    perm = d.choose.choice(usual[rank]) if rank in usual and d.chance(0.5) else tuple(d.choose.sample(range(rank), rank))
+    often = rank in usual and d.chance(0.5)
+    perm = d.choose.choice(usual[rank]) if often else tuple(d.choose.sample(range(rank), rank))
     return d.apply(ops.transpose, x, perm=perm)
 
 
@@ -240,7 +243,7 @@ def along(d: Draw) -> Value | None:
     x = d.pick(number if op in (ops.arg_max, ops.arg_min, ops.cumsum, ops.cumprod) else floating, least=1)
     if x is None:
         return None
-    flags = {name: d.chance(0.5) for name, default in op.attributes.items() if isinstance(default, bool)}
+    flags: dict[str, Any] = {name: d.chance(0.5) for name, default in op.attributes.items() if isinstance(default, bool)}
     return d.apply(op, x, axis=d.choose.randrange(x.tensor.rank), **flags)
 
 
@@ -344,6 +347,15 @@ def counting(d: Draw) -> Value | None:
     return d.apply(ops.non_zero, d.pick(), symbol=d.symbol("Z"))
 
 
+def draws(d: Draw) -> Value | None:
+    """Random numbers, which are functions of a state."""
+    state = d.fresh(DType.U64, (2,))
+    dtype = d.choose.choice((DType.F32, DType.F32, DType.F64, DType.F16))
+    if d.chance(0.5):
+        return d.apply(ops.random_uniform, state, shape=d.shape(), dtype=dtype, low=d.choose.choice((0.0, -2.0)))
+    return d.apply(ops.random_normal, state, shape=d.shape(), dtype=dtype, mean=d.choose.choice((0.0, 1.5)))
+
+
 def sort_rows(d: Draw) -> Value | None:
     return d.apply(ops.sort_rows, d.pick(rank=(2,)))
 
@@ -351,5 +363,5 @@ def sort_rows(d: Draw) -> Value | None:
 MAKERS: tuple[tuple[Maker, int], ...] = (
     (elementwise, 14), (chain, 4), (reshape, 4), (transpose, 4), (slice_, 4), (broadcast_to, 2), (concat, 4), (pad, 3),
     (trilu, 1), (reduction, 5), (along, 4), (top_k, 1), (gather, 2), (by_element, 2), (by_vector, 1), (one_hot, 1),
-    (counting, 2), (sort_rows, 1),
+    (counting, 2), (sort_rows, 1), (draws, 1),
 )

@@ -74,7 +74,8 @@ def window(d: Draw, rank: int, kernel: tuple[int, ...], *, pads: bool = True) ->
     if d.chance(0.4):
         around[1] = around[0]
     return {"strides": draw(1, 1, 2, 3) if d.chance(0.5) else (1,) * rank,
-            "dilations": draw(1, 1, 2) if d.chance(0.3) else (1,) * rank, "pads_begin": around[0], "pads_end": around[1]}
+            "dilations": draw(1, 1, 2) if d.chance(0.3) else (1,) * rank,
+            "pads_begin": around[0], "pads_end": around[1]}
 
 
 def _kernel(d: Draw, rank: int) -> tuple[int, ...]:

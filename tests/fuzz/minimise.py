@@ -1,5 +1,5 @@
-"""Make a failing program small: fewer outputs, nodes cut off from below, values fed in place of computed, nodes left out,
-shorter regions. A candidate is kept if it still fails."""
+"""Make a failing program small: fewer outputs, nodes cut off from below, values fed in place of computed, nodes left
+out, shorter regions. A candidate is kept if it still fails."""
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
@@ -150,7 +150,8 @@ def _fewer_runs(program: Program) -> Iterator[Program]:
         for arrays in program.runs:
             yield replace(program, runs=[arrays])
     elif program.graph.inputs and any(not v.tensor.is_static for v in program.graph.inputs):
-        types = [TensorType(v.tensor.dtype, a.shape) for v, a in zip(program.graph.inputs, program.runs[0], strict=True)]
+        pairs = zip(program.graph.inputs, program.runs[0], strict=True)
+        types = [TensorType(v.tensor.dtype, a.shape) for v, a in pairs]
         if static := _pinned(program, types):
             yield static
 

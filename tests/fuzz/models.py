@@ -54,7 +54,8 @@ def one_model(seed: int) -> None:
 def _compile_and_run(proto: onnx.ModelProto, recipe: Recipe, seed: int, allowed: bool = False) -> list[Array]:
     (form,) = forms(seed, 1)
     try:
-        model = lepton.backend.prepare(proto, target=form.target, level=random.Random(seed).randrange(4), math=form.math)
+        level = random.Random(seed).randrange(4)
+        model = lepton.backend.prepare(proto, target=form.target, level=level, math=form.math)
         return [np.asarray(x) for x in model.run(list(recipe.feeds.values()))]
     except LeptonError as error:
         if allowed or error.exit is Exit.UNSUPPORTED:
@@ -107,7 +108,8 @@ def replay(seed: int) -> int:
     except (LeptonError, Mismatch) as error:
         print(f"{type(error).__name__}: {error}")
         outcome: list[Any] = []
-        for run in (lambda: _runtime(recipe.model(), recipe.feeds), lambda: _compile_and_run(recipe.model(), recipe, seed)):
+        proto = recipe.model()
+        for run in (lambda: _runtime(proto, recipe.feeds), lambda: _compile_and_run(proto, recipe, seed)):
             try:
                 outcome.append([(x.shape, x.reshape(-1)[:12]) for x in run()])
             except Exception as problem:

@@ -7,11 +7,12 @@ import numpy as np
 
 from tests.fuzz.recipe import Recipe
 
-UNARY = {"Abs": 13, "Ceil": 13, "Cos": 7, "Cosh": 9, "Erf": 13, "Exp": 13, "Floor": 13, "HardSwish": 14, "Mish": 18,
-         "Neg": 13, "Relu": 14, "Round": 11, "Sigmoid": 13, "Sign": 13, "Sin": 7, "Sinh": 9, "Softplus": 1, "Softsign": 1,
-         "Tan": 7, "Tanh": 13, "Atan": 7, "Asinh": 9, "Identity": 13, "IsNaN": 13}
-WITH = {"LeakyRelu": {"alpha": 0.1}, "Elu": {"alpha": 1.3}, "Celu": {"alpha": 0.7}, "Selu": {}, "HardSigmoid": {"alpha": 0.3},
-        "ThresholdedRelu": {"alpha": 0.5}, "Shrink": {"lambd": 0.4, "bias": 0.1}}
+Attrs = dict[str, Any]
+UNARY: dict[str, int] = {"Abs": 13, "Ceil": 13, "Cos": 7, "Cosh": 9, "Erf": 13, "Exp": 13, "Floor": 13, "HardSwish": 14, "Mish": 18,
+         "Neg": 13, "Relu": 14, "Round": 11, "Sigmoid": 13, "Sign": 13, "Sin": 7, "Sinh": 9, "Softplus": 1,
+         "Softsign": 1, "Tan": 7, "Tanh": 13, "Atan": 7, "Asinh": 9, "Identity": 13, "IsNaN": 13}
+WITH: dict[str, Attrs] = {"LeakyRelu": {"alpha": 0.1}, "Elu": {"alpha": 1.3}, "Celu": {"alpha": 0.7}, "Selu": {},
+        "HardSigmoid": {"alpha": 0.3}, "ThresholdedRelu": {"alpha": 0.5}, "Shrink": {"lambd": 0.4, "bias": 0.1}}
 
 
 def unary(r: Recipe) -> None:
@@ -25,11 +26,12 @@ def unary(r: Recipe) -> None:
 
 
 def binary(r: Recipe) -> None:
-    op = r.pick("Add", "Sub", "Mul", "Div", "Max", "Min", "Less", "Greater", "LessOrEqual", "Equal", "PRelu", "Pow", "Mod",
-                "Sum", "Mean", "Where", "And", "Xor", "BitwiseAnd", "BitShift")
+    op = r.pick("Add", "Sub", "Mul", "Div", "Max", "Min", "Less", "Greater", "LessOrEqual", "Equal", "PRelu", "Pow",
+                "Mod", "Sum", "Mean", "Where", "And", "Xor", "BitwiseAnd", "BitShift")
     shape = r.shape(0, 4)
     other = tuple(1 if r.chance(0.3) else n for n in shape)[r.choose.randrange(len(shape) + 1) if r.chance(0.3) else 0:]
-    dtype = r.pick(np.float32, np.float32, np.float64, np.int32, np.int64) if op not in ("PRelu", "Mean", "Sum") else np.float32
+    dtype = r.pick(np.float32, np.float32, np.float64, np.int32, np.int64)
+    dtype = np.float32 if op in ("PRelu", "Mean", "Sum") else dtype
     attrs: dict[str, Any] = {}
     if op in ("And", "Xor"):
         dtype = np.bool_
@@ -58,8 +60,8 @@ def cast(r: Recipe) -> None:
     x = r.array(r.shape(0, 3), r.pick(np.float32, np.float64, np.int32, np.int64, np.uint8, np.bool_, np.float16))
     if x.dtype.kind == "f":
         x = x * x.dtype.type(20)
-    r.node("Cast", [r.input(x)], opset=r.pick(13, 19), to=int(r.pick(T.FLOAT, T.DOUBLE, T.INT32, T.INT64, T.INT8, T.BOOL,
-                                                                     T.FLOAT16, T.INT16)))
+    to = r.pick(T.FLOAT, T.DOUBLE, T.INT32, T.INT64, T.INT8, T.BOOL, T.FLOAT16, T.INT16)
+    r.node("Cast", [r.input(x)], opset=r.pick(13, 19), to=int(to))
 
 
 def reduce(r: Recipe) -> None:
@@ -77,7 +79,7 @@ def reduce(r: Recipe) -> None:
             attrs["noop_with_empty_axes"] = r.pick(0, 1)
         r.node(op, inputs, opset=opset, **attrs)
     else:
-        r.node(op, [r.input(x)], opset=opset, **attrs, **({"axes": given} if given else {}))
+        r.node(op, [r.input(x)], opset=opset, **(attrs | ({"axes": given} if given else {})))
 
 
 def along(r: Recipe) -> None:
@@ -89,7 +91,8 @@ def along(r: Recipe) -> None:
                    reverse=r.pick(0, 1))
         case "ArgMax" | "ArgMin" as op:
             x = np.round(x)
-            r.node(op, [r.input(x)], opset=r.pick(12, 13), axis=axis, keepdims=r.pick(0, 1), select_last_index=r.pick(0, 1))
+            r.node(op, [r.input(x)], opset=r.pick(12, 13), axis=axis, keepdims=r.pick(0, 1),
+                   select_last_index=r.pick(0, 1))
         case "TopK":
             k = np.array([r.choose.randrange(1, x.shape[axis] + 1)], np.int64)
             r.node("TopK", [r.input(x), r.weight(k)], opset=11, outputs=2, axis=axis, largest=r.pick(0, 1))
@@ -113,7 +116,8 @@ def slice_(r: Recipe) -> None:
 
 def reshape(r: Recipe) -> None:
     x = r.array(r.shape(1, 4))
-    match r.pick("Reshape", "Reshape", "Transpose", "Flatten", "Squeeze", "Unsqueeze", "Expand", "Tile", "Concat", "Split"):
+    match r.pick("Reshape", "Reshape", "Transpose", "Flatten", "Squeeze", "Unsqueeze", "Expand", "Tile", "Concat",
+                 "Split"):
         case "Reshape":
             shape = list(x.shape)
             axis = r.choose.randrange(len(shape))
@@ -154,8 +158,7 @@ def indexing(r: Recipe) -> None:
     def places(*shape: int) -> str:
         return r.either(r.rng.integers(-n, n, shape).astype(np.int64))
 
-    match r.pick("Gather", "GatherElements", "ScatterElements", "GatherND", "ScatterND", "OneHot", "Trilu", "NonZero",
-                 "Compress", "ReverseSequence", "EyeLike"):
+    match r.pick("Gather", "GatherElements", "ScatterElements", "GatherND", "ScatterND", "OneHot"):
         case "Gather":
             r.node("Gather", [r.input(x), places(*r.shape(0, 2))], opset=13, axis=r.pick(axis, axis - x.ndim))
         case "GatherElements":
@@ -175,16 +178,23 @@ def indexing(r: Recipe) -> None:
         case "OneHot":
             inputs = [places(*x.shape), r.weight(np.array(n, np.int64)), r.weight(np.array([0.5, 2], np.float32))]
             r.node("OneHot", inputs, opset=11, axis=r.choose.randrange(-x.ndim - 1, x.ndim + 1))
+
+
+def choosing(r: Recipe) -> None:
+    x = r.array(r.shape(1, 4))
+    axis = r.choose.randrange(x.ndim)
+    match r.pick("Trilu", "NonZero", "Compress", "ReverseSequence", "EyeLike"):
         case "Trilu":
-            r.node("Trilu", [r.input(r.array((2, *r.shape(2, 2)))), r.weight(np.array(r.pick(-1, 0, 2), np.int64))], opset=14,
-                   upper=r.pick(0, 1))
+            inputs = [r.input(r.array((2, *r.shape(2, 2)))), r.weight(np.array(r.pick(-1, 0, 2), np.int64))]
+            r.node("Trilu", inputs, opset=14, upper=r.pick(0, 1))
         case "NonZero":
             r.node("NonZero", [r.input(np.round(x))], opset=13)
         case "Compress":
-            r.node("Compress", [r.input(x), r.weight(r.array((n,), np.bool_))], opset=11, axis=axis)
+            r.node("Compress", [r.input(x), r.weight(r.array((x.shape[axis],), np.bool_))], opset=11, axis=axis)
         case "ReverseSequence":
             y = r.array((r.size(2), r.size(2), 2))
-            r.node("ReverseSequence", [r.input(y), r.weight(r.rng.integers(1, y.shape[0] + 1, y.shape[1]).astype(np.int64))],
+            lengths = r.rng.integers(1, y.shape[0] + 1, y.shape[1]).astype(np.int64)
+            r.node("ReverseSequence", [r.input(y), r.weight(lengths)],
                    opset=10, time_axis=0, batch_axis=1)
         case "EyeLike":
             r.node("EyeLike", [r.input(r.array(r.shape(2, 2)))], opset=9, k=r.pick(-1, 0, 1))
@@ -206,7 +216,8 @@ def products(r: Recipe) -> None:
             inputs = [r.input(r.array((k, m) if ta else (m, k))), r.either(r.array((n, k) if tb else (k, n)))]
             if r.chance(0.7):
                 inputs.append(r.either(r.array(r.pick((), (n,), (m, 1), (m, n), (1, n)))))
-            r.node("Gemm", inputs, opset=r.pick(11, 13), transA=ta, transB=tb, alpha=r.pick(1.0, 0.5), beta=r.pick(1.0, 2.0))
+            r.node("Gemm", inputs, opset=r.pick(11, 13), transA=ta, transB=tb, alpha=r.pick(1.0, 0.5),
+                   beta=r.pick(1.0, 2.0))
         case "Einsum":
             equation = r.pick(*EQUATIONS)
             sizes = {c: r.size(1) for c in "abcdhijkq"}
@@ -219,7 +230,8 @@ def recurrent(r: Recipe) -> None:
     op = r.pick("LSTM", "GRU", "RNN")
     gates = {"LSTM": 4, "GRU": 3, "RNN": 1}[op]
     direction = r.pick("forward", "reverse", "bidirectional")
-    ways, hidden, size, steps, batch = 1 + (direction == "bidirectional"), r.pick(1, 3, 8), r.size(1), r.size(1), r.size(1)
+    ways, hidden = 1 + (direction == "bidirectional"), r.pick(1, 3, 8)
+    size, steps, batch = r.size(1), r.size(1), r.size(1)
     inputs = [r.input(r.array((steps, batch, size))), r.weight(r.array((ways, gates * hidden, size))),
               r.weight(r.array((ways, gates * hidden, hidden)))]
     inputs.append(r.weight(r.array((ways, 2 * gates * hidden))) if r.chance(0.5) else "")
@@ -259,9 +271,10 @@ def quantised(r: Recipe) -> None:
         case "QLinearConv":
             filters = r.pick(1, 4)
             shape = r.pick((), (filters,))
-            inputs = [r.input(r.array((1, 3, 5, r.size(3)), np.uint8)), r.weight(scale()), r.weight(r.array((), np.uint8)),
-                      r.weight(r.array((filters, 3, 3, 3), np.int8)), r.weight(scale(*shape)),
-                      r.weight(np.zeros(shape, np.int8)), r.weight(scale() * np.float32(20)), r.weight(r.array((), np.uint8))]
+            inputs = [r.input(r.array((1, 3, 5, r.size(3)), np.uint8)), r.weight(scale()),
+                      r.weight(r.array((), np.uint8)), r.weight(r.array((filters, 3, 3, 3), np.int8)),
+                      r.weight(scale(*shape)), r.weight(np.zeros(shape, np.int8)),
+                      r.weight(scale() * np.float32(20)), r.weight(r.array((), np.uint8))]
             if r.chance(0.5):
                 inputs.append(r.weight(r.array((filters,), np.int32)))
             r.node("QLinearConv", inputs, opset=10, pads=[1, 1, 1, 1])
@@ -294,5 +307,5 @@ def attention(r: Recipe) -> None:
     r.node("Attention", inputs, opset=23, **attrs)
 
 
-MAKERS = ((unary, 3), (binary, 4), (cast, 1), (reduce, 4), (along, 3), (slice_, 3), (reshape, 4), (indexing, 5),
-          (products, 3), (recurrent, 3), (quantised, 3), (attention, 1))
+MAKERS = ((unary, 3), (binary, 4), (cast, 1), (reduce, 4), (along, 3), (slice_, 3), (reshape, 4), (indexing, 4),
+          (choosing, 2), (products, 3), (recurrent, 3), (quantised, 3), (attention, 1))

@@ -59,7 +59,7 @@ def conv_transpose(r: Recipe) -> None:
 def pool(r: Recipe) -> None:
     rank, op = r.pick(1, 2, 2, 2, 3), r.pick("MaxPool", "MaxPool", "AveragePool", "AveragePool", "LpPool")
     kernel = [r.pick(1, 2, 2, 3) for _ in range(rank)]
-    opset = {"MaxPool": r.pick(8, 10, 12, 22), "AveragePool": r.pick(7, 10, 11, 19, 22), "LpPool": r.pick(11, 18, 22)}[op]
+    opset = r.pick(*{"MaxPool": (8, 10, 12, 22), "AveragePool": (7, 10, 11, 19, 22), "LpPool": (11, 18, 22)}[op])
     dilate = {"MaxPool": 10, "AveragePool": 19, "LpPool": 18}[op]
     attrs = _window(r, kernel, dilate=opset >= dilate)
     if opset >= (18 if op == "LpPool" else 10) and r.chance(0.4):
@@ -73,14 +73,15 @@ def pool(r: Recipe) -> None:
         outputs = 2
         if r.chance(0.3):
             attrs["storage_order"] = 1
-    r.node(op, [r.input(_image(r, r.pick(1, 3), rank, low=4))], opset=opset, outputs=outputs, kernel_shape=kernel, **attrs)
+    x = r.input(_image(r, r.pick(1, 3), rank, low=4))
+    r.node(op, [x], opset=opset, outputs=outputs, kernel_shape=kernel, **attrs)
 
 
 def global_pool(r: Recipe) -> None:
     r.node(r.pick("GlobalAveragePool", "GlobalMaxPool"), [r.input(_image(r, 3, r.pick(1, 2, 3)))], opset=r.pick(1, 22))
 
 
-COORDINATES = ("half_pixel", "pytorch_half_pixel", "asymmetric", "half_pixel_symmetric", "align_corners")
+COORDINATES = ("half_pixel", "pytorch_half_pixel", "asymmetric", "half_pixel_symmetric")
 
 
 def resize(r: Recipe) -> None:
@@ -91,7 +92,8 @@ def resize(r: Recipe) -> None:
         r.node("Resize", [r.input(x), r.weight(scales)], opset=10, mode=r.pick("nearest", "linear"))
         return
     mode = r.pick("nearest", "nearest", "linear", "cubic")
-    attrs: dict[str, Any] = {"mode": mode, "coordinate_transformation_mode": r.pick(*COORDINATES[:3 if opset < 19 else 4])}
+    coordinates = r.pick(*COORDINATES[:3 if opset < 19 else 4])
+    attrs: dict[str, Any] = {"mode": mode, "coordinate_transformation_mode": coordinates}
     if mode == "nearest":
         attrs["nearest_mode"] = r.pick("round_prefer_floor", "round_prefer_ceil", "floor", "ceil")
     if mode == "cubic":
@@ -128,10 +130,12 @@ def pad(r: Recipe) -> None:
         else list(range(x.ndim))
     amounts = [r.pick(low, 0, 1) for _ in axes * 2]
     if opset == 2:
-        r.node("Pad", [r.input(x)], opset=2, mode=mode, pads=amounts, **({"value": 1.5} if mode == "constant" else {}))
+        attrs: dict[str, Any] = {"value": 1.5} if mode == "constant" else {}
+        r.node("Pad", [r.input(x)], opset=2, mode=mode, pads=amounts, **attrs)
         return
-    inputs = [r.input(x), r.weight(np.array(amounts, np.int64)), r.weight(np.float32(0.5)) if mode == "constant" else ""]
-    if len(axes) < x.ndim or opset >= 18 and r.chance(0.3):
+    value = r.weight(np.float32(0.5)) if mode == "constant" else ""
+    inputs = [r.input(x), r.weight(np.array(amounts, np.int64)), value]
+    if len(axes) < x.ndim or (opset >= 18 and r.chance(0.3)):
         inputs.append(r.weight(np.array([a - x.ndim * r.chance(0.5) for a in axes], np.int64)))
     r.node("Pad", inputs, opset=opset, mode=mode)
 
@@ -160,7 +164,8 @@ def norm(r: Recipe) -> None:
         case "rms":
             r.node("RMSNormalization", [r.input(x), r.weight(r.array(x.shape[-1:]))], opset=23, axis=-1)
         case "lrn":
-            r.node("LRN", [r.input(_image(r, channels, 2))], opset=r.pick(1, 13), size=r.pick(1, 3, 5), alpha=1e-2, bias=1.5)
+            image = r.input(_image(r, channels, 2))
+            r.node("LRN", [image], opset=r.pick(1, 13), size=r.pick(1, 3, 5), alpha=1e-2, bias=1.5)
         case "lp":
             r.node("LpNormalization", [r.input(x)], opset=r.pick(1, 22), axis=r.pick(-1, 1), p=r.pick(1, 2))
 

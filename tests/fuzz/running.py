@@ -35,7 +35,8 @@ class Form:
     linked: bool = False   # a .so instead of this process' memory
 
     def __str__(self) -> str:
-        return f"-O{self.level} --target {self.target} --math {self.math}, {self.threads} threads" + ", .so" * self.linked
+        how = ", .so" if self.linked else ""
+        return f"-O{self.level} --target {self.target} --math {self.math}, {self.threads} threads{how}"
 
 
 def forms(seed: int, count: int) -> list[Form]:
