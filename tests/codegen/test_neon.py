@@ -13,7 +13,9 @@ from tests.codegen.test_attention import check as check_attention
 from tests.codegen.test_conv import check, conv
 from tests.codegen.test_recurrent import check as check_layer
 from tests.codegen.test_recurrent import layer
+from tests.codegen.test_trees import rows
 from tests.codegen.test_winograd import error, random
+from tests.ir.trees import ensemble
 
 pytestmark = pytest.mark.qemu
 NEON = "aarch64-neon"
@@ -65,3 +67,14 @@ def test_bytes(target: str) -> None:
         (got,) = run_node(ops.matmul_integer.node(a, w, za, zb), {a: x}, target, shares=2)
         np.testing.assert_array_equal(got, ops.matmul_integer.reference(x, y[0], np.array(zero), None if zb is None
                                                                         else np.array(128)))
+
+
+@pytest.mark.parametrize("dtype", [DType.F32, DType.F64])
+def test_trees(dtype: DType) -> None:
+    data = rows(19, 7, dtype.numpy)
+    x = Value(TensorType(dtype, data.shape))
+    for single in (False, True):
+        tables = ensemble(11, 7, 3, dtype, single=single)
+        node = ops.tree_ensemble.node(x, **tables)
+        (got,) = run_node(node, {x: data}, NEON, shares=2)
+        np.testing.assert_allclose(got, ops.tree_ensemble.reference(data, **tables), rtol=1e-6, atol=1e-6)
