@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from fractions import Fraction
 from typing import Any
 
 import numpy as np
@@ -111,11 +112,17 @@ def scaled(c: Call, scales: Scales, x: Value | None = None, **attrs: Any) -> Val
 
 
 def _size(size: Dim, scale: Number) -> Dim:
-    """floor(size * scale), for numbers computed in f32 as runtimes do, else exactly."""
+    """floor(size * scale), for numbers computed in f32 as runtimes do; for open sizes with the simplest fraction that
+    rounds to the scale: 13/5 for 2.6, by which 5 becomes 13 as it does in f32."""
     top, bottom = numbers.parts(scale)
-    if isinstance(size, int) and isinstance(top, int) and isinstance(bottom, int):
+    if not isinstance(top, int) or not isinstance(bottom, int):
+        return numbers.floor(numbers.mul(size, scale))
+    if isinstance(size, int):
         return int(np.floor(np.float32(min(size, 2**62)) * np.float32(top / bottom)))
-    return numbers.floor(numbers.mul(size, scale))
+    exact = Fraction(top, bottom)
+    fractions = (exact.limit_denominator(2**bits) for bits in range(24))
+    simple = next((f for f in fractions if np.float32(float(f)) == np.float32(float(exact))), exact)
+    return numbers.floor(numbers.mul(size, numbers.ratio(simple.numerator, simple.denominator)))
 
 
 def _floats(scales: Scales) -> tuple[float, ...] | None:
