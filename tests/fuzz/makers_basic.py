@@ -243,7 +243,8 @@ def along(d: Draw) -> Value | None:
     x = d.pick(number if op in (ops.arg_max, ops.arg_min, ops.cumsum, ops.cumprod) else floating, least=1)
     if x is None:
         return None
-    flags: dict[str, Any] = {name: d.chance(0.5) for name, default in op.attributes.items() if isinstance(default, bool)}
+    names = [name for name, default in op.attributes.items() if isinstance(default, bool)]
+    flags: dict[str, Any] = {name: d.chance(0.5) for name in names}
     return d.apply(op, x, axis=d.choose.randrange(x.tensor.rank), **flags)
 
 

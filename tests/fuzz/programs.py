@@ -27,8 +27,8 @@ NOT_MADE = {
     "read_sizes": "importers make it where a size is read from data; the interpreter fails for sizes below 0",
     "tree_ensemble": "wants a forest, not any tensors: tests/frontends/test_tree_ensemble.py grows random ones",
     "couple_pairs": "iterates until it converges, which the order of sums decides",
-    **dict.fromkeys(("decode_image", "number_to_string", "regex_full_match", "string_case", "string_concat", "string_rank",
-                     "string_split", "string_to_number"), "calls of the host, on strings and images"),
+    **dict.fromkeys(("decode_image", "number_to_string", "regex_full_match", "string_case", "string_concat",
+                     "string_rank", "string_split", "string_to_number"), "calls of the host, on strings and images"),
 }
 
 
