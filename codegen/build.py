@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from lepton.codegen.cuda.device import DeviceCode
 from lepton.codegen.kernel import Body, align
 from lepton.codegen.llvm.builder import Module
 from lepton.codegen.llvm.machine import compile_module
@@ -98,22 +99,24 @@ def spell(program: Program, target: Target, prefix: str) -> tuple[Module, list[s
 
 
 def build(programs: Sequence[tuple[Program, Target]], metadata: Sequence[str], threads: int = 0,
-          linked: bool = True) -> Objects:
-    """Compile programs of one triple, best target first. `linked`: weights are a symbol the linker resolves."""
+          linked: bool = True, devices: Sequence[DeviceCode | None] = ()) -> Objects:
+    """Compile programs of one triple, best target first. `linked`: weights are a symbol the linker resolves.
+    `devices`: what CUDA programs run, beside each program."""
     weights = Weights()
     objects: list[bytes] = []
     texts: list[str] = []
     tables = Module()
     names: list[str] = []
-    for (program, target), words in zip(programs, metadata, strict=True):
+    each = [*devices, *[None] * (len(programs) - len(devices))]
+    for (program, target), words, device in zip(programs, metadata, each, strict=True):
         prefix = f"lpt_{target.name.replace('-', '_')}_"
-        module, kernels = spell(program, target, prefix)
+        module, kernels = spell(program, target, prefix) if device is None else (Module(), [""] * len(program.steps))
         texts.append(str(module))
         objects.append(compile_module(texts[-1], target))
         offsets = {b: weights.add(b) for b in program.buffers if b.storage is Storage.CONSTANT}
         for symbol in dict.fromkeys(k for k in kernels if k):
             tables.declarations[symbol] = f"declare hidden void @{symbol}{KERNEL_TYPE}"
-        writer = Tables(tables, program, target, prefix)
+        writer = Tables(tables, program, target, prefix, device)
         names.append(writer.write(kernels, offsets, weights.size, words, threads, WEIGHTS_SYMBOL if linked else ""))
     artifact_table(tables, names)
     texts.append(TYPES + str(tables))

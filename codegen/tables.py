@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
+from lepton.codegen.cuda.device import DeviceCode, rows
 from lepton.codegen.llvm.builder import Function, Int, Module, Val
 from lepton.codegen.program import Buffer, GuardRow, HostCall, Program, Step, StepKind, Storage
 from lepton.codegen.target import Target
@@ -35,7 +36,9 @@ TYPES = """\
 %lpt_host_call = type { ptr, ptr, i64, ptr, ptr, i32, i32, i32, i32 }
 %lepton_string = type { ptr, i64 }
 %lpt_program = type { ptr, ptr, i64, ptr, ptr, ptr, ptr, ptr, ptr, ptr, ptr, ptr, ptr, ptr, ptr, ptr, ptr, ptr, \
-i64, i64, i32, i32, i32, i32, i32, i32, i32, i32, i32, i32, i32, i32, i32 }
+i64, i64, i32, i32, i32, i32, i32, i32, i32, i32, i32, i32, i32, i32, i32, i32, ptr, ptr, i32, i32 }
+%lpt_cuda_image = type { ptr, i64, i32, i32 }
+%lpt_cuda_kernel = type { ptr, i32, i32, i32, i32, i32, i32, i32, i32 }
 %lpt_artifact_table = type { ptr, i64 }
 """
 
@@ -76,9 +79,12 @@ def artifact_table(module: Module, programs: Sequence[str]) -> None:
 
 
 class Tables:
-    """Writes one program's tables into a module. `kernels` gives the symbol of each step's code."""
+    """Writes one program's tables into a module. `kernels` gives the symbol of each step's code; a CUDA program's is
+    `device`."""
 
-    def __init__(self, module: Module, program: Program, target: Target, prefix: str) -> None:
+    def __init__(self, module: Module, program: Program, target: Target, prefix: str,
+                 device: DeviceCode | None = None) -> None:
+        self.device = device
         self.module, self.program, self.target, self.prefix = module, program, target, prefix
         self.env = Env()
         self.late: set[str] = set()      # symbols that LPT_BIND steps give their sizes
@@ -98,7 +104,7 @@ class Tables:
         self.call_index = {c: i for i, c in enumerate(calls)}
         call_table = self._array("calls", "%lpt_host_call", [self._call(i, c) for i, c in enumerate(calls)])
         steps = self._array("steps", "%lpt_step", [
-            self._step(s, k, operands) for s, k in zip(program.steps, kernels, strict=True)])
+            self._step(s, i, k, operands) for i, (s, k) in enumerate(zip(program.steps, kernels, strict=True))])
         table = self._array("operands", "%lpt_operand", operands)
         guards = self._array("guards", "%lpt_guard", self.guards)
         slots = [self._slots("input_slots", program.inputs), self._slots("output_slots", program.outputs)]
@@ -123,6 +129,7 @@ class Tables:
                 len(bound), len(self.guards), len(self.env.contents),
                 len(calls), len(functions), len(strings), threads,
                 max((len(s.operands) for s in program.steps), default=0))),
+            *self._device(),
         ]
         return self._define("program", "%lpt_program", "%lpt_program { " + ", ".join(fields) + " }")
 
@@ -133,7 +140,18 @@ class Tables:
         return (f"%lpt_buffer {{ i32 {int(buffer.storage)}, i32 {buffer.index}, i64 {offset}, "
                 f"i32 {self.env.slot(buffer.size)}, i32 {max(buffer.first, 0)}, i32 {max(buffer.last, 0)}, i32 0 }}")
 
-    def _step(self, step: Step, symbol: str, operands: list[str]) -> str:
+    def _device(self) -> list[str]:
+        """The fields of a CUDA program."""
+        if self.device is None:
+            return ["i32 0", "ptr null", "ptr null", "i32 0", "i32 0"]
+        images = [f"%lpt_cuda_image {{ ptr {self._bytes(f'image{i}', image.data)}, i64 {len(image.data)}, "
+                  f"i32 {image.arch}, i32 {image.kind} }}" for i, image in enumerate(self.device.images)]
+        kernels = rows(self.device, [self._text(k.symbol) for k in self.device.kernels])
+        return ["i32 1", f"ptr {self._array('images', '%lpt_cuda_image', images)}",
+                f"ptr {self._array('kernels', '%lpt_cuda_kernel', kernels)}", f"i32 {len(images)}",
+                f"i32 {len(kernels)}"]
+
+    def _step(self, step: Step, index: int, symbol: str, operands: list[str]) -> str:
         first, kernel = len(operands), step.kernel
         operands += [f"%lpt_operand {{ i32 {self.buffer_index[o.buffer]}, i32 {self.env.slot(o.offset)} }}"
                      for o in step.operands]
@@ -145,8 +163,11 @@ class Tables:
         if kernel is not None:
             slots = [self.env.run(kernel.dims), *map(self.env.slot, (kernel.tasks, kernel.scratch, kernel.grain))]
         name = f"{step.name}:{step.loc[0].name}" if step.loc else step.name
-        code = f"@{symbol}" if step.kind is StepKind.CALL else "null"
+        code = f"@{symbol}" if symbol else "null"
         target = self.call_index[step.call] if step.call is not None else step.target
+        if self.device is not None and kernel is not None:
+            target = self.device.steps[index]
+            slots[2] = slots[2] if self.device.kernels[target].has_scratch else 0
         return (f"%lpt_step {{ ptr {code}, ptr {self._text(name)}, i32 {int(step.kind)}, i32 {first}, "
                 f"i32 {count}, {', '.join(f'i32 {s}' for s in slots)}, i32 {target} }}")
 

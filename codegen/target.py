@@ -34,6 +34,7 @@ class Target:
     l2_bytes: int = 1024 * 1024
     family: str = "cpu"       # cpu | cuda
     arch: str = ""            # cuda: the image that NVRTC makes, such as "sm_90a"
+    ptx: str = ""             # cuda: PTX that goes with it, for later devices
     dots: str = "pairs"       # how bytes are multiplied (templates/dots.py)
     bf16: bool = False        # products of pairs of bf16 in hardware
 
@@ -68,8 +69,10 @@ TARGETS: dict[str, Target] = {t.name: t for t in (
 
 # GPUs: `triple` and what follows describe the host, whose code holds the tables and the shape function.
 CUDA_TARGETS: dict[str, Target] = {t.name: t for t in (
-    Target(name, X86, "x86-64-v3", "", 32, 16, True, True, SSE42 | AVX2_FMA | F16C, family="cuda", arch=arch)
-    for name, arch in (("cuda-sm80", "sm_80"), ("cuda-sm90", "sm_90a"), ("cuda-sm120", "sm_120"))
+    Target(name, X86, "x86-64-v3", "", 32, 16, True, True, SSE42 | AVX2_FMA | F16C, family="cuda", arch=arch,
+           ptx=ptx)
+    for name, arch, ptx in (("cuda-sm80", "sm_80", "compute_80"), ("cuda-sm90", "sm_90a", ""),
+                            ("cuda-sm120", "sm_120", "compute_120"))
 )}
 
 
@@ -101,13 +104,14 @@ def native() -> Target:
 
 
 def parse_targets(text: str) -> tuple[Target, ...]:
-    """`x86-avx2,native` -> rows, best first, each once. Raises UsageError."""
+    """`x86-avx2,native` -> rows, best first (GPUs before CPUs), each once. Raises UsageError."""
     found = []
+    known = {**TARGETS, **CUDA_TARGETS}
     for name in (part.strip() for part in text.split(",")):
-        if name != "native" and name not in TARGETS:
-            raise UsageError(f"unknown target {name!r}", help=f"known: native, {', '.join(TARGETS)}")
-        found.append(native() if name == "native" else TARGETS[name])
+        if name != "native" and name not in known:
+            raise UsageError(f"unknown target {name!r}", help=f"known: native, {', '.join(known)}")
+        found.append(native() if name == "native" else known[name])
     if len({t.triple for t in found}) > 1:
         raise UsageError("targets of several architectures cannot share an artifact", help="compile one file for each")
-    order = list(TARGETS.values())
+    order = list(known.values())
     return tuple(sorted(dict.fromkeys(found), key=order.index, reverse=True))

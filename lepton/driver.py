@@ -16,6 +16,8 @@ import lepton
 from lepton import debug, plugins
 from lepton.codegen import lower as _lowerings  # noqa: F401  (fills LOWERINGS)
 from lepton.codegen.build import Objects, build, plan_memory
+from lepton.codegen.cuda import lowering as _cuda_lowerings  # noqa: F401  (fills those of the family)
+from lepton.codegen.cuda.device import DeviceCode, compiled, device_code
 from lepton.codegen.group import LowerOptions
 from lepton.codegen.plan import check_supported, plan
 from lepton.codegen.program import Program, Storage
@@ -105,6 +107,7 @@ class Compiled:
     programs: list[tuple[Program, Target]]
     report: Report
     objects: Objects | None = None
+    devices: list[DeviceCode | None] = field(default_factory=list)  # beside each program: what GPUs run
 
 
 def load_graph(source: Source, options: Options) -> Graph:
@@ -207,8 +210,12 @@ def compile_objects(source: Source, options: Options, *, linked: bool, progress:
 def spell(done: Compiled, options: Options, *, linked: bool, progress: Progress | None = None) -> Compiled:
     """programs -> objects, filled in."""
     with done.report.stage("code", progress), kept(done.graphs[0], options.repro_dir):
+        done.devices = [compiled(device_code(p, t), t) if t.family == "cuda" else None for p, t in done.programs]
+        for (_, target), device in zip(done.programs, done.devices, strict=True):
+            if device is not None:
+                done.report.targets[target.name]["cuda"] = device.facts()
         words = [json.dumps(describe(done, i, options), sort_keys=True) for i in range(len(done.programs))]
-        done.objects = build(done.programs, words, options.threads, linked)
+        done.objects = build(done.programs, words, options.threads, linked, done.devices)
     debug.show_objects(done.objects)
     debug.show_times(done.report.seconds)
     return done

@@ -51,6 +51,7 @@ class Geometry:
     tasks_per_block: int                 # 1, or as many as threads
     shared_bytes: int                    # dynamic shared memory
     scratch: ScratchIn = ScratchIn.NONE
+    max_blocks: int = 0                  # of a grid; 0: the runtime decides
 
 
 @dataclass(frozen=True, slots=True)

@@ -64,7 +64,8 @@ typedef struct lpt_step {
   uint32_t tasks_slot;     /* env slot: number of tasks; 0 tasks: the step is skipped            */
   uint32_t scratch_slot;   /* env slot: bytes of scratch per thread                              */
   uint32_t grain_slot;     /* env slot: tasks below which a thread is not worth waking; never split finer */
-  uint32_t target;         /* jumps: a step. HOST_CALL: an entry of lpt_program.calls            */
+  uint32_t target;         /* jumps: a step. HOST_CALL: an entry of lpt_program.calls. CALL of a CUDA
+                            * program: an entry of lpt_program.kernels; `kernel` is NULL and grain unused */
 } lpt_step;
 
 /* A symbol: the size of one dimension of one input (the first that names it). */
@@ -108,6 +109,41 @@ typedef struct lpt_host_call {
   uint32_t n_inputs, n_outputs, n_bound, reserved;
 } lpt_host_call;
 
+/* ---- CUDA ---------------------------------------------------------------------------------------- */
+
+typedef enum lpt_program_kind { LPT_CPU = 0, LPT_CUDA = 1 } lpt_program_kind;
+
+typedef enum lpt_image_kind {
+  LPT_CUBIN = 0,       /* runs where the major is `arch`'s and the minor not below it            */
+  LPT_CUBIN_EXACT = 1, /* runs on `arch` alone: sm_90a                                           */
+  LPT_PTX = 2          /* text ended by a zero, which the driver compiles for `arch` and all later ones */
+} lpt_image_kind;
+
+/* All kernels of a CUDA program for one kind of device. */
+typedef struct lpt_cuda_image {
+  const void *data;
+  uint64_t size;
+  uint32_t arch;       /* compute capability times 10: 90                                        */
+  uint32_t kind;       /* lpt_image_kind                                                         */
+} lpt_cuda_image;
+
+/* What is launched:
+ *   name(n_operands pointers, unsigned char *scratch, i64 scratch_stride, n_dims sizes as i64, i64 tasks)
+ * by blocks of `threads`, each with `shared_bytes` of dynamic shared memory, in a grid of
+ * ceil(tasks / tasks_per_block) blocks, or fewer: kernels take whatever grid they get. */
+typedef struct lpt_cuda_kernel {
+  const char *name;
+  uint32_t threads;         /* 32, 64 ... 1024                                                    */
+  uint32_t tasks_per_block;
+  uint32_t shared_bytes;
+  uint32_t max_blocks;      /* 0: as many as the runtime finds right                              */
+  uint32_t n_operands;      /* those of its steps                                                 */
+  uint32_t n_dims;
+  uint32_t scratch;         /* 1: each block has env[scratch_slot] bytes of device memory, at scratch + block *
+                             * scratch_stride. 0: `scratch` is NULL                               */
+  uint32_t reserved;
+} lpt_cuda_kernel;
+
 typedef struct lpt_program {
   const char *target;          /* "x86-avx2"                                                     */
   const char *metadata;
@@ -132,6 +168,10 @@ typedef struct lpt_program {
   uint32_t n_calls, n_functions, n_strings;
   uint32_t default_threads;    /* 0: one per core the process may use                            */
   uint32_t max_operands;       /* the largest n_operands of any step                             */
+  uint32_t kind;               /* lpt_program_kind. What the fields say of memory is then the device's  */
+  const lpt_cuda_image *images;
+  const lpt_cuda_kernel *kernels; /* each symbol once; steps share them                          */
+  uint32_t n_images, n_kernels;
 } lpt_program;
 
 /* Instruction sets, as bits of lpt_program.cpu_features; codegen/target.py holds the same list. */

@@ -76,6 +76,27 @@ static lepton_status verify_check(const lpt_program *p, uint32_t index) {
   return LEPTON_OK;
 }
 
+static lepton_status verify_launch(const lpt_program *p, uint32_t index) {
+  const lpt_step *s = &p->steps[index];
+  if (s->target >= p->n_kernels) return unsound("step", index, "lacks its kernel");
+  const lpt_cuda_kernel *k = &p->kernels[s->target];
+  if (k->n_operands != s->n_operands) return unsound("step", index, "does not fit its kernel");
+  if (k->n_dims > p->n_env - s->dims_slot) return unsound("step", index, "sizes out of range");
+  return LEPTON_OK;
+}
+
+static lepton_status verify_cuda(const lpt_program *p) {
+  if (p->kind > LPT_CUDA) return unsound("program", 0, "unknown kind");
+  for (uint32_t i = 0; i < p->n_images; i++)
+    if (!p->images[i].data || !p->images[i].size || p->images[i].kind > LPT_PTX) return unsound("image", i, "bad entry");
+  for (uint32_t i = 0; i < p->n_kernels; i++) {
+    const lpt_cuda_kernel *k = &p->kernels[i];
+    if (!k->name || !k->tasks_per_block || k->threads % 32 || !k->threads || k->threads > 1024)
+      return unsound("kernel", i, "bad geometry");
+  }
+  return LEPTON_OK;
+}
+
 static lepton_status verify_step(const lpt_program *p, uint32_t index) {
   const lpt_step *s = &p->steps[index];
   if (s->kind > LPT_CHECK) return unsound("step", index, "unknown kind");
@@ -93,6 +114,7 @@ static lepton_status verify_step(const lpt_program *p, uint32_t index) {
   if (reads && s->n_operands < 1) return unsound("step", index, "lacks its operand");
   if (s->kind == LPT_RESERVE && p->buffers[p->operands[s->first_operand].buffer].storage != LPT_GROWING)
     return unsound("step", index, "reserves what cannot grow");
+  if (s->kind == LPT_CALL && p->kind == LPT_CUDA) return verify_launch(p, index);
   if (s->kind == LPT_CALL && !s->kernel) return unsound("step", index, "lacks its kernel");
   if (s->kind == LPT_HOST_CALL && count_operands(&p->calls[s->target]) != s->n_operands)
     return unsound("step", index, "does not fit its call");
@@ -150,6 +172,7 @@ lepton_status lpt_verify(const lpt_program *program) {
   if (!status) status = verify_references(program);
   for (uint32_t i = 0; i < program->n_calls && !status; i++) status = verify_call(program, i);
   if (!status) status = verify_strings(program);
+  if (!status) status = verify_cuda(program);
   for (uint32_t i = 0; i < program->n_steps && !status; i++) status = verify_step(program, i); /* buffers lean on them */
   for (uint32_t i = 0; i < program->n_buffers && !status; i++) status = verify_buffer(program, i);
   return status;
