@@ -30,6 +30,7 @@ from lepton.ir.types import TensorType
 from lepton.ir.verify import verify
 from lepton.passes.base import Math
 from lepton.passes.default import pipeline_for
+from lepton.passes.halves import Precision
 from lepton.passes.instruments import Reproducer
 from lepton.passes.pipeline import Pipeline, parse_pipeline
 from lepton.reproducer import kept
@@ -49,6 +50,7 @@ class Options:
     target: str = "native"               # rows of codegen/target.py, separated by commas
     level: int = 2                       # -O0 … -O3
     math: Math = "default"               # strict | default | fast
+    precision: Precision = "f32"         # f32 | bf16: of what f32 products read
     dims: Mapping[str, int] = field(default_factory=dict)
     values: Mapping[str, Any] = field(default_factory=dict)  # contents of inputs that leave the signature
     structure: Mapping[str, Spec] = field(default_factory=dict)  # what sequences and optionals among the inputs hold
@@ -73,6 +75,8 @@ class Options:
             raise UsageError(f"optimisation level {made.level}; there are 0, 1, 2 and 3")
         if made.math not in ("strict", "default", "fast"):
             raise UsageError(f"math policy {made.math!r}; there are strict, default and fast")
+        if made.precision not in ("f32", "bf16"):
+            raise UsageError(f"precision {made.precision!r}; there are f32 and bf16")
         if not 0 <= made.seed < 2**64:
             raise UsageError(f"seed {made.seed}; it must fit 64 bits without a sign")
         if made.threads < 0:
@@ -140,7 +144,8 @@ def pipelines(targets: tuple[Target, ...], options: Options) -> list[Pipeline]:
     except ParseError as error:
         raise UsageError(f"cannot read the pipeline {options.passes!r}: {error.message}",
                          help='as in "fold,cse" or "fuse{max=4}"') from error
-    return [asked or Pipeline(pipeline_for(t.name.split("-")[0], options.level, options.math)) for t in targets]
+    return [asked or Pipeline(pipeline_for(t.name.split("-")[0], options.level, options.math, options.precision))
+            for t in targets]
 
 
 def optimise(graph: Graph, pipeline: Pipeline, options: Options) -> Graph:
@@ -262,7 +267,8 @@ def describe(done: Compiled, index: int, options: Options) -> dict[str, Any]:
     _program, target = done.programs[index]
     return {
         **versions(), "model": dict(sorted(done.original.metadata.items())), "target": target.name,
-        "targets": [t.name for _, t in done.programs], "math": options.math, "level": options.level,
+        "targets": [t.name for _, t in done.programs], "math": options.math,
+        "precision": options.precision, "level": options.level,
         "dims": dict(sorted(options.dims.items())), "values": sorted(options.values),
         "statistics": done.report.targets[target.name],
     }

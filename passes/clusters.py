@@ -14,12 +14,15 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+import numpy as np
+
 from lepton.ir import ops
 from lepton.ir.core import Graph, Node, User, Value
 from lepton.ir.dims import Dim, collect_guards
 from lepton.ir.op import Op, Trait
 from lepton.ir.rewrite import tensor_of
 from lepton.ir.types import DType, TensorType
+from lepton.passes.common import array_of
 
 # Anchors that compute elementwise producers of their first operand as they read it. Plug-ins add theirs.
 PROLOGUE: set[Op] = {
@@ -34,7 +37,7 @@ EPILOGUE: set[Op] = PROLOGUE | {
 }
 
 
-MORE = 8          # bytes of anything that is no level
+MOST = 16         # bytes that an element can have
 
 
 @dataclass(eq=False)
@@ -114,24 +117,24 @@ class _Grower:
 
     def grow_down(self, cluster: Cluster, most_outputs: int) -> None:
         """Take in readers of the cluster's shape, as far as at most `most_outputs` values leave it."""
-        best, bound = len(cluster.members), _levels_left(cluster)
+        best, bound = len(cluster.members), _narrow_bytes(cluster)
         while (reader := self.next_reader(cluster)) is not None:
             cluster.members.append(reader)
             self.owner[reader] = cluster
             if cluster.anchor is None:
                 self.grow_up(cluster)
-            # What leaves as levels shall not leave as floats, unless it can leave as levels again.
-            if self.few_leave(cluster, most_outputs) and not bound < (levels := _levels_left(cluster)):
-                best, bound = len(cluster.members), levels
+            # What leaves narrow shall not leave wide.
+            if self.few_leave(cluster, most_outputs) and bound >= max(v.tensor.dtype.bytes for v in cluster.outputs()):
+                best, bound = len(cluster.members), _narrow_bytes(cluster)
         for node in cluster.members[best:]:
             del self.owner[node]
         del cluster.members[best:]
 
     def few_leave(self, cluster: Cluster, most: int) -> bool:
-        """Whether few enough values leave; a norm may give its levels beside what they are levels of."""
+        """Whether few enough values leave; a norm may give levels, or halves, beside what they are made of."""
         left = cluster.outputs()
         if cluster.anchor is not None and cluster.anchor.op in PROLOGUE and len(left) == most + 1:
-            return sum(v.producer is not None and v.producer.op is ops.to_level for v in left) == 1
+            return sum(map(_is_narrowed, left)) == 1
         return len(left) <= most
 
     def next_reader(self, cluster: Cluster) -> Node | None:
@@ -193,19 +196,26 @@ class _Grower:
             if user not in own:
                 return False
             if user is anchor:
-                if slot != 0 or anchor.op not in PROLOGUE:
+                if slot != 0 or not (anchor.op in PROLOGUE or _multiplies_halves(producer, anchor)):
                     return False
             elif not isinstance(user, Node) or user.result.tensor.shape != value.tensor.shape:
                 return False
+            elif anchor is not None and anchor.op not in PROLOGUE and anchor in user.result.users:
+                return False  # products take in one cast, and read what is cast
         return True
 
 
-def _levels_left(cluster: Cluster) -> int:
-    """Bytes of an element that leaves the cluster, if all are levels; else more than levels have, in which case any
-    number of bytes will do."""
+def _is_narrowed(value: Value) -> bool:
+    """Whether a value was made narrow on purpose: levels, or bf16 for products to read."""
+    node = value.producer
+    return node is not None and (node.op is ops.to_level or (node.op is ops.cast and node.attrs["to"] is DType.BF16))
+
+
+def _narrow_bytes(cluster: Cluster) -> int:
+    """Bytes of an element that leaves the cluster, if all were made narrow; else as many as there can be."""
     left = cluster.outputs()
-    levels = bool(left) and all(v.producer is not None and v.producer.op is ops.to_level for v in left)
-    return max(v.tensor.dtype.bytes for v in left) if levels else MORE
+    narrow = bool(left) and all(map(_is_narrowed, left))
+    return max(v.tensor.dtype.bytes for v in left) if narrow else MOST
 
 
 def _is_map(node: Node) -> bool:
@@ -223,6 +233,16 @@ def _is_proved(node: Node) -> bool:
     with collect_guards() as found:
         node.op.result_types(tuple(None if v is None else v.type for v in node.inputs), node.attrs)
     return not found
+
+
+def _multiplies_halves(cast: Node, anchor: Node) -> bool:
+    """Whether a product reads the f32 of a bf16 value, and its constant weights are bf16 values too."""
+    source, weights = cast.inputs[0], array_of(anchor.inputs[1]) if anchor.op in (ops.matmul, ops.conv) else None
+    if cast.op is not ops.cast or source is None or source.tensor.dtype is not DType.BF16 or weights is None:
+        return False
+    if anchor.op is ops.matmul and (weights.ndim < 2 or source.tensor.rank < 2):
+        return False
+    return weights.dtype == np.float32 and not (np.ascontiguousarray(weights).view(np.uint32) & 0xFFFF).any()
 
 
 def _reads_scalar(node: Node) -> bool:

@@ -11,6 +11,7 @@ from lepton.passes.cse import CSE
 from lepton.passes.fold import Fold
 from lepton.passes.fold_batchnorm import FoldBatchnorm
 from lepton.passes.fuse import Fuse
+from lepton.passes.halves import Halves, Precision, WidenHalves
 from lepton.passes.integer_regions import IntegerRegions
 from lepton.passes.layout import Layout
 from lepton.passes.matmuls import Matmuls
@@ -21,7 +22,7 @@ from lepton.passes.to_levels import ToLevels
 LEVELS = (0, 1, 2, 3)
 
 
-def pipeline_for(target_family: str, level: int, math: str) -> list[Pass]:
+def pipeline_for(target_family: str, level: int, math: str, precision: Precision = "f32") -> list[Pass]:
     """The passes for a family of targets ("x86", "aarch64", …) at a level under a math policy. Raises UsageError.
 
     0: only what code generation needs. 1: fold, clean up, fuse. 2: layouts, norms and attention too. 3: all."""
@@ -33,11 +34,12 @@ def pipeline_for(target_family: str, level: int, math: str) -> list[Pass]:
         return [FoldBatchnorm("strict")]
     clean: list[Pass] = [Canonicalise(policy), Fold(), CSE()]
     if level == 1:
-        return [IntegerRegions(policy), Fold(), *clean, FoldBatchnorm(policy), *clean, ToLevels(policy), Fuse()]
+        return [IntegerRegions(policy), WidenHalves(policy), Fold(), *clean, FoldBatchnorm(policy), *clean,
+                Halves(precision), CSE(), Halves(), ToLevels(policy), Fuse()]
     return [
-        IntegerRegions(policy), Fold(), *clean, FoldBatchnorm(policy), *clean,
+        IntegerRegions(policy), WidenHalves(policy), Fold(), *clean, FoldBatchnorm(policy), *clean,
         Layout(), *clean,
-        Norms(policy), Attention(policy), Matmuls(policy), *clean,
+        Norms(policy), Attention(policy), Matmuls(policy), Halves(precision), *clean,
         *([MergeMatmuls()] if level >= 3 else []),
-        ToLevels(policy), Fuse(),
+        Halves(), ToLevels(policy), Fuse(),
     ]

@@ -16,7 +16,7 @@ from lepton.codegen.templates.convolution import Convolution, Three, Window, pac
 from lepton.codegen.templates.depthwise import Depthwise, pack_taps, tile_width
 from lepton.codegen.templates.dots import FMA, Dot
 from lepton.codegen.templates.epilogue import Epilogue, Operand
-from lepton.codegen.templates.fused import Bindings, Fused, Strides, collapse, constant_array, outer
+from lepton.codegen.templates.fused import Bindings, Fused, Strides, collapse, constant_array, narrow_operand, outer
 from lepton.codegen.templates.tiles import WIDTHS, aliases, choose, most_rows, tile_cost
 from lepton.codegen.templates.winograd import Winograd, profitable
 from lepton.codegen.templates.winograd_filters import pack_taps as pack_winograd
@@ -99,6 +99,10 @@ def lower_conv(group: Group, options: LowerOptions) -> Kernel:
     assert x is not None
     assert w is not None
     attrs = group.anchor.attrs
+    if (halves := narrow_operand(x)) is not None:
+        from lepton.codegen.lower import halves as of_halves
+
+        return of_halves.conv(group, options, halves)
     weights = constant_array(group, w)
     known = x.tensor.dtype in (DType.F32, DType.F64) and 3 <= x.tensor.rank <= 5
     if weights is None or not known or not isinstance(x.tensor.shape[1 if attrs["layout"] == "nchw" else -1], int):

@@ -15,20 +15,17 @@ import numpy as np
 from lepton.codegen.group import Group, LowerOptions, lowers
 from lepton.codegen.kernel import Kernel, packed
 from lepton.codegen.loops import Apply, Cast, Let, Load, Ref, i64
-from lepton.codegen.lower.conv import Shape, blocking, depthwise, pixels, shape_of
-from lepton.codegen.lower.matmul import Made, Problem, blocks, grain_of, problem_of, tile_of
+from lepton.codegen.lower.conv import Shape, depthwise, pixels, shape_of
+from lepton.codegen.lower.grouped import Factor, direct_body, groups, product_body
+from lepton.codegen.lower.matmul import Problem, grain_of, problem_of
 from lepton.codegen.lower.products import generic_conv, generic_matmul
-from lepton.codegen.target import Target
-from lepton.codegen.templates.convolution import Convolution, Window
 from lepton.codegen.templates.dots import bytes_dot, offset_of
-from lepton.codegen.templates.epilogue import ACCUMULATOR, Epilogue, Operand
+from lepton.codegen.templates.epilogue import ACCUMULATOR, Epilogue
 from lepton.codegen.templates.fused import Bindings, Fused, constant_array, outer
-from lepton.codegen.templates.gemm import Gemm, frozen, pack_constant
 from lepton.codegen.templates.quads import Quads, Zero
-from lepton.codegen.templates.tiles import Tile
 from lepton.ir import ops
 from lepton.ir.core import Value
-from lepton.ir.dims import Dim, ceildiv, product
+from lepton.ir.dims import product
 from lepton.ir.tensor import Array
 from lepton.ir.types import DType, TensorType
 
@@ -81,15 +78,7 @@ class Weights:
     def rows(self, zero: int) -> Array:
         """i32 [1 + groups of four, N]: what the sums start from, then the bytes of all parts."""
         start = (-zero * self.sums.astype(np.int64)).astype(np.int32)
-        return np.concatenate([start[None], *map(quads, self.parts)])
-
-
-def quads(matrix: Array) -> Array:
-    """[K, N] of small integers -> i32 [K/4, N] whose bytes are four k's of a column; 0 beyond the last."""
-    k, n = matrix.shape
-    padded = np.zeros((-(-k // 4) * 4, n), np.int8)
-    padded[:k] = matrix
-    return np.ascontiguousarray(padded.reshape(-1, 4, n).transpose(0, 2, 1)).view(np.int32)[:, :, 0]
+        return np.concatenate([start[None], *(groups(p, np.int8) for p in self.parts)])
 
 
 # --- matrix products ------------------------------------------------------------------------------
@@ -134,36 +123,18 @@ def product_kernel(group: Group, options: LowerOptions, fused: Fused, problem: P
     if weights is None:
         assert b is not None
         right = bindings.operand(outer(group, b), b.tensor, problem.b)
-    made = product_body(bindings, options.target, problem, left, right, epilogue, zeros, weights)
+    dot = bytes_dot(options.target, left.dtype)
+    moved = offset_of(dot, left.dtype)
+    if weights is not None:
+        factor = Factor(dot, (weights.rows(moved + zeros.number),), len(weights.parts))
+    else:
+        assert right is not None
+        assert isinstance(problem.k, int)
+        factor = Factor(dot, quads=Quads(problem.k, not right.dtype.is_signed, zeros.operand(bindings, moved)))
+    made = product_body(bindings, options.target, problem, left, right, epilogue, factor)
     flops = product((*problem.batch, 2, problem.m, problem.n, problem.k))
     return Kernel(group.name, made.body, tuple(bindings.bound), made.tasks, bindings.table.dims, made.scratch,
                   grain_of(flops if not isinstance(flops, int) else flops // 4, made.tasks), flops, group.outputs)
-
-
-def product_body(bindings: Bindings, target: Target, problem: Problem, left: Operand, right: Operand | None,
-                 epilogue: Epilogue, zeros: Zeros, weights: Weights | None) -> Made:
-    dot = bytes_dot(target, left.dtype)
-    assert isinstance(problem.k, int)
-    row = problem.a[-2]
-    like = replace(problem, k=-(-problem.k // 4), a=(*problem.a[:-2], row // 4 if isinstance(row, int) else row, 1))
-    tile = tile_of(target, like, DType.F32, dot)
-    rows, panels, rows_fastest = blocks(target, like, tile, DType.F32)
-    moved, passes, made = offset_of(dot, left.dtype), 1, None
-    if weights is not None:
-        passes = len(weights.parts)
-        known = weights.rows(moved + zeros.number)
-        source: int | Operand = bindings.buffer(packed(pack_constant(known, target, tile, DType.I32)))
-    else:
-        assert right is not None
-        source = right
-        made = Quads(problem.k, not right.dtype.is_signed, zeros.operand(bindings, moved))
-    *batch, m, n = bindings.sizes((*problem.batch, problem.m, problem.n))
-    body = Gemm(DType.I32, tuple(batch), m, n, problem.k // 4, left, source, epilogue, tile, rows, panels,
-                rows_fastest, dot=dot, tail=problem.k % 4, passes=passes, quads=made)
-    width = tile.vectors * target.lanes(DType.I32)
-    scratch = (1 + -(-problem.k // 4)) * width * 4 if made is not None else 0
-    return Made(body, product((*problem.batch, ceildiv(problem.m, rows), ceildiv(ceildiv(problem.n, width), panels))),
-                scratch)
 
 
 def less_zero(bindings: Bindings, epilogue: Epilogue, zeros: Zeros, sums: Array, rank: int) -> Epilogue:
@@ -221,7 +192,10 @@ def direct(group: Group, options: LowerOptions, fused: Fused, shape: Shape, zero
     epilogue = fused.epilogue(bindings, shape.views)
     sums = np.concatenate([w.sums for w in weights])
     epilogue = less_zero(bindings, epilogue, zeros, sums, 5)
-    made = direct_body(bindings, target, shape, view, epilogue, zeros, weights)
+    dot = bytes_dot(target, x.tensor.dtype)
+    number = offset_of(dot, x.tensor.dtype) + zeros.number
+    factor = Factor(dot, tuple(w.rows(number) for w in weights), len(weights[0].parts))
+    made = direct_body(bindings, target, shape, view, epilogue, factor, zeros.operand(bindings))
     flops = shape.flops
     return Kernel(group.name, made.body, tuple(bindings.bound), made.tasks, bindings.table.dims, made.scratch,
                   grain_of(flops if not isinstance(flops, int) else flops // 4, made.tasks), flops, group.outputs)
@@ -239,27 +213,3 @@ def filter_matrices(shape: Shape, zero: Array) -> list[Weights]:
         found.append(Weights.of(w.reshape(-1, shape.filters), None))
     most = max(len(w.parts) for w in found)
     return [Weights((*w.parts, *[np.zeros_like(w.parts[0])] * (most - len(w.parts)))) for w in found]
-
-
-def direct_body(bindings: Bindings, target: Target, shape: Shape, x: Operand, epilogue: Epilogue, zeros: Zeros,
-                weights: list[Weights]) -> Made:
-    """The body of a direct convolution: tile, blocks, whether the input is copied."""
-    dot, groups = bytes_dot(target, x.dtype), -(-shape.channels // 4)
-    like = replace(shape, dtype=DType.F32, channels=groups,
-                   x=tuple(s // 4 if isinstance(s, int) else s for s in shape.x))
-    chosen = blocking(target, like, dot)
-    crowded, copied = chosen.crowded, shape.padded or chosen.crowded or shape.x[4] != 1 or shape.channels % 4 != 0
-    gap = 64 if crowded else 0
-    number = offset_of(dot, x.dtype) + zeros.number
-    rows = [pack_constant(w.rows(number), target, Tile(1, chosen.vectors), DType.I32) for w in weights]
-    filters = bindings.buffer(packed(frozen(np.concatenate(rows))))
-    images, *rest = bindings.sizes((shape.images, *shape.out, *shape.into, *shape.pads, *chosen.block))
-    out, into, pads, block = rest[:3], rest[3:6], rest[6:9], rest[9:]
-    window = Window(shape.kernel, shape.strides, shape.dilations, (pads[0], pads[1], pads[2]))
-    body = Convolution(
-        DType.I32, images, (out[0], out[1], out[2]), (into[0], into[1], into[2]), shape.groups, shape.channels,
-        shape.filters, window, x, filters, epilogue, chosen.tile, chosen.vectors, (block[0], block[1]),
-        chosen.block_panels, copied, False, gap, dot, len(weights[0].parts), zeros.operand(bindings))
-    scratch: Dim = product((*chosen.spans, groups * 4 + gap)) if copied else 0
-    return Made(body, chosen.tasks, scratch)
-

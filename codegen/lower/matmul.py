@@ -9,7 +9,7 @@ from lepton.codegen.kernel import Body, Kernel, packed
 from lepton.codegen.target import Target
 from lepton.codegen.templates.dots import FMA, Dot
 from lepton.codegen.templates.epilogue import Epilogue, Operand
-from lepton.codegen.templates.fused import Bindings, Fused, Strides, collapse, constant_array, outer
+from lepton.codegen.templates.fused import Bindings, Fused, Strides, collapse, constant_array, narrow_operand, outer
 from lepton.codegen.templates.gemm import Gemm, pack_constant
 from lepton.codegen.templates.tiles import Tile, choose
 from lepton.ir import ops
@@ -44,6 +44,10 @@ def lower_matmul(group: Group, options: LowerOptions) -> Kernel:
     assert group.anchor is not None
     a, b = cast(tuple[Value, Value], group.anchor.inputs)
     dtype = a.tensor.dtype
+    if (halves := narrow_operand(a)) is not None:
+        from lepton.codegen.lower import halves as of_halves
+
+        return of_halves.matmul(group, options, halves, b)
     if dtype not in (DType.F32, DType.F64):
         from lepton.codegen.lower.products import generic_matmul
 

@@ -15,6 +15,7 @@ from lepton.codegen.llvm.convert import widened
 from lepton.codegen.loops import Apply, Cast, Const, Expr, For, LoopKind, Ref, Select, Stmt, Update, Var, add, i64, mul
 from lepton.codegen.lower.anchored import Anchored
 from lepton.codegen.lower.nest import cut, div, grain_for, least, load, mod, most, nest_loops, offset, sub
+from lepton.codegen.templates.fused import narrow_operand
 from lepton.ir import ops
 from lepton.ir.core import Value
 from lepton.ir.dims import Dim, product
@@ -43,7 +44,8 @@ class _Product(Anchored):
 
     def __init__(self, group: Group) -> None:
         super().__init__(group)
-        self.x, self.w, *rest = self.node.inputs
+        x, self.w, *rest = self.node.inputs
+        self.x = narrow_operand(x) or x
         self.rest: list[Value | None] = [*rest, None, None]
         self.dtype = widened(self.result.dtype)
 

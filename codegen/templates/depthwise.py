@@ -14,7 +14,7 @@ import numpy as np
 
 from lepton.codegen.kernel import Size
 from lepton.codegen.llvm.builder import Function, Int, Module, Val, literal, vec
-from lepton.codegen.llvm.convert import memory_type
+from lepton.codegen.llvm.convert import from_memory, memory_type
 from lepton.codegen.target import Target
 from lepton.codegen.templates.convolution import Window
 from lepton.codegen.templates.epilogue import Epilogue, Operand, Place, finish
@@ -28,7 +28,7 @@ from lepton.ir.types import DType
 class Depthwise:
     """The body of a depthwise kernel: every channel has its own filter."""
 
-    dtype: DType                # of the sums; x may hold bytes, which are exact in them
+    dtype: DType                # of the sums; x may hold bytes or bf16, which are exact in them
     images: Size
     out: tuple[Size, Size, Size]
     into: tuple[Size, Size, Size]
@@ -222,8 +222,8 @@ class _Depthwise:
         """A vector of channels of one pixel."""
         fn, body, dtype = self.fn, self.body, self.body.x.dtype
         raw = load_raw(fn, memory_type(dtype), line, self.lanes, place, mask)
-        if dtype is body.dtype:
-            return raw
+        if dtype.is_float:
+            return from_memory(fn, self.target, raw, dtype)
         level = fn.convert("sitofp" if dtype.is_signed else "uitofp", raw, self.type)
         return fn.op("fsub", level, literal(self.type, body.zero)) if body.zero else level
 
@@ -239,7 +239,7 @@ class _Depthwise:
             for j, value in enumerate(results):
                 places = [Place(fn.gep(b, fn.add(fn.mul(s[3], j), fn.mul(channel, s[4]))), size(fn, o.strides[4]))
                           for b, s, o in zip(bases, self.steps, self.body.epilogue.operands, strict=True)]
-                if self.body.x.dtype is not self.body.dtype:
+                if self.body.x.dtype.is_integer:
                     value = fn.convert("fptosi", value, vec(self.lanes, "i32"))
                 finish(fn, self.target, self.body.epilogue, value, self.lanes, places, mask)
 

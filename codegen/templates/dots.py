@@ -8,7 +8,9 @@ Which instructions do it is a column of the target table, `Target.dots`:
     signed  sdot: both signed (ARM's dot products)
     pairs   pmaddwd on bytes widened to 16 bits, even and odd ones apart. pmaddubsw would saturate.
     single  plain multiplications of 32 bits
-All are exact and wrap as i32 does, so that every machine gives the same bits. Where A's bytes have the other sign,
+All are exact and wrap as i32 does, so that every machine gives the same bits. Pairs of bf16 (a group of two) are
+multiplied by vdpbf16ps where the target has it (`Target.bf16`), else as the floats that they are the upper halves of.
+Where A's bytes have the other sign,
 their top bits are flipped as they are read, which moves them by 128; the sums' start takes that back.
 """
 from __future__ import annotations
@@ -31,10 +33,15 @@ class Dot:
     flip: bool = False        # A's bytes change their sign as they are read
     starts: bool = False      # W's panels begin with a row of what the sums start from
 
+    @property
+    def sums(self) -> DType:
+        """What products of groups add up to."""
+        return DType.I32 if self.group == 4 else DType.F32
+
     def left(self, fn: Function, target: Target, raw: Val) -> list[Val]:
         """A group of A, the same in all lanes."""
-        if self.group == 1:
-            return [raw]
+        if self.group < 4:
+            return [raw] if self.group == 1 else _pair(fn, target, raw)
         value = fn.op("xor", raw, literal(raw.type, FLIP - (1 << 32))) if self.flip else raw
         match target.dots:
             case "pairs":
@@ -47,8 +54,8 @@ class Dot:
 
     def right(self, fn: Function, target: Target, raw: Val) -> list[Val]:
         """The groups of a vector of columns."""
-        if self.group == 1:
-            return [raw]
+        if self.group < 4:
+            return [raw] if self.group == 1 else _pair(fn, target, raw)
         match target.dots:
             case "pairs":
                 halves = fn.convert("bitcast", raw, vec(2 * lanes_of(raw.type), "i16"))
@@ -61,8 +68,13 @@ class Dot:
 
     def accumulate(self, fn: Function, target: Target, left: list[Val], right: list[Val], total: Val) -> Val:
         """total + left * right."""
-        if self.group == 1:
-            return fma(fn, target.fma, left[0], right[0], total)
+        if self.group == 2 and target.bf16:
+            bits = 8 * target.vector_bytes
+            return fn.call(total.type, f"llvm.x86.avx512bf16.dpbf16ps.{bits}", [total, left[0], right[0]])
+        if self.group < 4:
+            for a, w in zip(left, right, strict=True):
+                total = fma(fn, target.fma, a, w, total)
+            return total
         match target.dots:
             case "bytes":
                 bits = 8 * target.vector_bytes
@@ -79,7 +91,9 @@ class Dot:
         return total
 
     def load_tail(self, fn: Function, place: Val, count: int) -> Val:
-        """The first `count` bytes of a group, the others 0: they meet zeros in W."""
+        """The first `count` elements of a group, the others 0: they meet zeros in W."""
+        if self.group == 2:
+            return fn.convert("zext", fn.load("i16", place), "i32")
         if count == 1:
             return fn.convert("zext", fn.load("i8", place), "i32")
         low = fn.convert("zext", fn.load("i16", place), "i32")
@@ -90,8 +104,9 @@ class Dot:
 
     def registers(self, target: Target) -> tuple[int, int]:
         """(registers for a vector of columns, registers for a row of A and what is needed besides)."""
-        if self.group == 1:
-            return 1, 1 if target.fma else 2
+        if self.group < 4:
+            apart = self.group == 2 and not target.bf16
+            return (2, 5) if apart else (1, 1 if target.fma else 2)
         extra = 1 if self.flip else 0
         # Beyond what is live at once: on ARM loads that broadcast stand alone, and LLVM moves several of them up.
         needed = {"pairs": (2, 4 + extra), "single": (4, 20 + extra), "signed": (1, 8 + extra)}
@@ -99,6 +114,7 @@ class Dot:
 
 
 FMA = Dot()
+PAIRS = Dot(2)
 
 
 def bytes_dot(target: Target, dtype: DType) -> Dot:
@@ -109,6 +125,15 @@ def bytes_dot(target: Target, dtype: DType) -> Dot:
 def offset_of(dot: Dot, dtype: DType) -> int:
     """What A's bytes are moved by as they are read."""
     return (128 if dtype.is_signed else -128) if dot.flip else 0
+
+
+def _pair(fn: Function, target: Target, raw: Val) -> list[Val]:
+    """Two bf16 in each lane: as the instruction takes them, or both as floats."""
+    if target.bf16:
+        return [fn.convert("bitcast", raw, vec(2 * lanes_of(raw.type), "bfloat"))]
+    floats = vec(lanes_of(raw.type), "float")
+    parts = fn.op("shl", raw, literal(raw.type, 16)), fn.op("and", raw, literal(raw.type, -(1 << 16)))
+    return [fn.convert("bitcast", p, floats) for p in parts]
 
 
 def _bytes(fn: Function, value: Val) -> Val:

@@ -11,10 +11,11 @@ from lepton.codegen.llvm.convert import widened
 from lepton.codegen.loops import Apply, Expr, Let, Load, Ref, i64
 from lepton.codegen.lower.scalar import Elements
 from lepton.codegen.templates.epilogue import ACCUMULATOR, Epilogue, Operand
+from lepton.ir import ops
 from lepton.ir.core import Value
 from lepton.ir.dims import Dim
 from lepton.ir.tensor import Array, Tensor
-from lepton.ir.types import TensorType
+from lepton.ir.types import DType, TensorType
 
 Strides = tuple[Dim, ...]
 
@@ -52,12 +53,22 @@ def outer(group: Group, body_input: Value) -> Value:
     return group.inputs[group.body.inputs.index(body_input)]
 
 
+def narrow_operand(value: Value | None) -> Value | None:
+    """The bf16 body input that an anchor's f32 operand is the cast of, if it is one."""
+    node = None if value is None else value.producer
+    if node is None or node.op is not ops.cast or node.inputs[0] is None:
+        return None
+    assert node.inputs[0].tensor.dtype is DType.BF16, "only casts of bf16 are fused before a product"
+    return node.inputs[0]
+
+
 def loaded_values(group: Group) -> tuple[Value, ...]:
     """The body inputs that the ops after the anchor read."""
     assert group.anchor is not None
     after: list[Value] = []
+    before = {v.producer for v in group.anchor.inputs if v is not None}
     for node in group.body.nodes:
-        if node is not group.anchor:
+        if node is not group.anchor and node not in before:
             after += [v for v in node.inputs if v is not None and v.producer is None]
     after += [v for v in group.body.outputs if v.producer is None]
     return tuple(dict.fromkeys(after))

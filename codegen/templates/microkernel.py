@@ -228,7 +228,7 @@ class _Emitter:
     def finish_in_loop(self, accumulators: list[Val]) -> None:
         """Through memory on the stack, so that the epilogue's code stands there once."""
         fn, (height, width) = self.fn, self.micro.shape
-        fn.lines.insert(0, f"  %tile = alloca [{len(accumulators)} x {self.type}], align 64")
+        fn.lines.insert(0, f"  %tile = alloca [{len(accumulators)} x {self.sums}], align 64")
         tile = Val("ptr", "%tile")
         for i, accumulator in enumerate(accumulators):
             fn.store(accumulator, tile, i * self.target.vector_bytes, self.target.vector_bytes)
@@ -236,7 +236,7 @@ class _Emitter:
         def one(values: list[Val]) -> list[Val]:
             tile, places = values[0], values[1:]
             for v in range(self.micro.vectors):
-                value = fn.load(self.type, tile, v * self.target.vector_bytes, self.target.vector_bytes)
+                value = fn.load(self.sums, tile, v * self.target.vector_bytes, self.target.vector_bytes)
                 self.finish_vector(value, places, v)
             return [fn.gep(tile, self.row_bytes), *self.advance(places, 1)]
 

@@ -19,7 +19,7 @@ from lepton.codegen.templates.memory import (
 )
 from lepton.ir.types import DType
 
-FEW = 4      # bytes that are copied one by one, without a loop or a mask
+FEW = 4      # elements narrower than a float that are copied one by one, without a loop or a mask
 
 
 def pack_panel(fn: Function, machine: Target, dtype: DType, source: Val, extent: tuple[Int, Int],
@@ -160,10 +160,11 @@ def copy_line(fn: Function, machine: Target, dtype: DType, source: Val, target: 
 
     `source` is where pixel 0 would lie, borders counted; `strides` are the source's between pixels and channels.
     Borders hold `fill` (None: 0)."""
-    narrow, pixel_bytes, pitch = channels, strides[0], to[0]
-    if isinstance(narrow, int) and isinstance(pixel_bytes, int) and isinstance(pitch, int) and dtype.bytes == 1:
-        if strides[1] == to[1] == 1 and narrow % 4 == pixel_bytes % 4 == pitch % 4 == 0:
-            dtype, channels, strides, to = DType.I32, narrow // 4, (pixel_bytes // 4, 1), (pitch // 4, 1)
+    few, step, pitch = channels, strides[0], to[0]
+    if isinstance(few, int) and isinstance(step, int) and isinstance(pitch, int) and dtype.bytes < 4:
+        many = 4 // dtype.bytes
+        if strides[1] == to[1] == 1 and few % many == step % many == pitch % many == 0:
+            dtype, channels, strides, to = DType.I32, few // many, (step // many, 1), (pitch // many, 1)
             fill = None if fill is None else fn.op("mul", fn.convert("zext", fill, "i32"), Val("i32", str(0x01010101)))
     lanes, size = machine.lanes(dtype), dtype.bytes
     total = fn.add(border.left, border.inside)
@@ -181,7 +182,10 @@ def copy_line(fn: Function, machine: Target, dtype: DType, source: Val, target: 
             p = fn.gep(at, fn.mul(fn.mul(i, strides[0]), size))
             q = fn.gep(first, fn.mul(fn.mul(i, to[0]), size))
             copy_elements(fn, machine, dtype, p, q, channels, strides[1])
+            if odd:  # what lies there meets a weight of 0, and must be a number
+                fn.store(zeros(memory_type(dtype)), q, fn.mul(channels, size))
 
+        odd = dtype.is_float and dtype.bytes < 4 and isinstance(channels, int) and channels % 2 == 1
         fn.loop(border.inside, pixel)
         return
 
@@ -198,7 +202,7 @@ def copy_line(fn: Function, machine: Target, dtype: DType, source: Val, target: 
 def copy_elements(fn: Function, machine: Target, dtype: DType, source: Val, target: Val, count: Int,
                   stride: Int) -> None:
     """target[i] = source[i*stride] for i < count."""
-    if isinstance(count, int) and count <= FEW and dtype.bytes == 1:
+    if isinstance(count, int) and count <= FEW and dtype.bytes < 4:
         for i in range(count):
             value = fn.load(memory_type(dtype), source, fn.mul(fn.mul(stride, i), dtype.bytes))
             fn.store(value, target, i * dtype.bytes)

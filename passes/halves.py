@@ -1,0 +1,88 @@
+"""Products of halves, and products in halves on request: summed in f32, by kernels that read bf16 or floats."""
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+import ml_dtypes
+import numpy as np
+
+from lepton.ir import ops
+from lepton.ir.core import Graph, Node, Value
+from lepton.ir.op import Op
+from lepton.ir.rewrite import Accuracy, Rule, pat, rest, rule
+from lepton.ir.tensor import Array, Tensor
+from lepton.ir.types import DType
+from lepton.passes.base import Pass, RewritePass, count
+from lepton.passes.common import array_of, graphs
+
+Precision = Literal["f32", "bf16"]
+HALVES = (DType.F16, DType.BF16)
+PRODUCTS: tuple[Op, ...] = (ops.matmul, ops.conv, ops.conv_transpose)
+LEAST_K = 16              # products shorter than this gain nothing
+WINOGRAD_CHANNELS = 32    # 3x3 convolutions of more than this do fewer multiplications in f32
+
+
+@rule(pat(*PRODUCTS)(rest("xs")).named("r"))
+def summed_in_floats(xs: tuple[Value | None, ...], r: Value) -> Value | None:
+    """matmul(a: f16, b: f16)  ->  cast(matmul(cast(a), cast(b)), f16)"""
+    dtype = r.tensor.dtype
+    if dtype not in HALVES or r.producer is None:
+        return None
+    wide = [None if v is None else ops.cast(v, to=DType.F32) for v in xs]
+    return ops.cast(r.producer.op(*wide, **r.producer.attrs), to=dtype)
+
+
+@dataclass(frozen=True)
+class WidenHalves(RewritePass):
+    """matmul(a: f16, b: f16)  ->  cast(matmul(cast(a), cast(b)), f16)
+
+    Products of halves are summed in f32 and rounded once, as their meaning says; so the kernels for floats do them."""
+
+    name: ClassVar[str] = "widen-halves"
+    rules: ClassVar[tuple[Rule, ...]] = (summed_in_floats,)
+
+
+@dataclass(frozen=True)
+class Halves(Pass):
+    """matmul(x, w)  ->  matmul(cast(cast(x, bf16), f32), w rounded to bf16)
+
+    With `precision` bf16, for products with constant weights; their sums, and everything else, stay f32. Otherwise it
+    only gives each product a cast of its own where it reads a bf16 value, for fusion to take in. 3x3 convolutions that
+    do fewer multiplications in f32 stay as they are."""
+
+    name: ClassVar[str] = "halves"
+    accuracy: ClassVar[Accuracy] = "approximate"
+    precision: Precision = "f32"
+
+    def run(self, graph: Graph) -> bool:
+        changed = [self.product(node) for part in graphs(graph) for node in part.nodes
+                   if node.op in (ops.matmul, ops.conv)]
+        return any(changed)
+
+    def product(self, node: Node) -> bool:
+        x, w = node.inputs[:2]
+        assert x is not None
+        weights = array_of(w)
+        if weights is None or weights.dtype != np.float32 or x.tensor.rank < 2 or weights.ndim < 2:
+            return False
+        narrow = x.producer.inputs[0] if x.producer is not None and x.producer.op is ops.cast else None
+        if narrow is not None and narrow.tensor.dtype is DType.BF16:
+            node.set_input(0, ops.cast(narrow, to=DType.F32, loc=node.loc))
+            return True
+        if self.precision != "bf16" or not _gains(node, weights):
+            return False
+        rounded = weights.astype(ml_dtypes.bfloat16).astype(np.float32)
+        node.set_input(0, ops.cast(ops.cast(x, to=DType.BF16, loc=node.loc), to=DType.F32, loc=node.loc))
+        node.set_input(1, ops.constant(value=Tensor.of(rounded)))
+        count("products in bf16")
+        return True
+
+
+def _gains(node: Node, weights: Array) -> bool:
+    if node.op is ops.matmul:
+        return bool(weights.shape[-2] >= LEAST_K)
+    per_filter = int(np.prod(weights.shape[1:]))
+    kind = node.attrs
+    plain = weights.shape[2:] == (3, 3) and set(kind["strides"]) | set(kind["dilations"]) | {kind["group"]} == {1}
+    return per_filter >= LEAST_K and not (plain and weights.shape[1] > WINOGRAD_CHANNELS)
