@@ -17,12 +17,13 @@ import onnx
 import onnxruntime
 
 import lepton.codegen.lower
+from lepton.ceilings import aligned, peak_loop
 from lepton.codegen.group import LOWERINGS, LowerOptions, group_of
 from lepton.codegen.kernel import Access, Packed, dense_strides
-from lepton.codegen.llvm.builder import Module, Val, literal, vec
+from lepton.codegen.llvm.builder import Module
 from lepton.codegen.llvm.machine import compile_module
 from lepton.codegen.target import TARGETS, Target, native
-from lepton.codegen.templates.dots import FMA, Dot, bytes_dot
+from lepton.codegen.templates.dots import FMA, bytes_dot
 from lepton.ir.core import Node, Value
 from lepton.ir.tensor import Array
 from lepton.ir.types import DType
@@ -81,7 +82,7 @@ def main(cases: Callable[[], Iterable[Case]], about: str, elements: DType = DTyp
 
 def measure(case: Case, options: LowerOptions, *, compare: bool, elements: DType = DType.F32) -> Result:
     kernel, flops = kernel_runner(case.node, options)
-    peak_loop, per_call = peak_runner(options.target, FMA if elements is DType.F32 else bytes_dot(options.target,
+    peak_loop, per_call = peak_loop(options.target, FMA if elements is DType.F32 else bytes_dot(options.target,
                                                                                               elements))
     runners = [kernel, peak_loop]
     if compare and case.model is not None:
@@ -105,12 +106,6 @@ def load(text: str, target: Target, symbol: str) -> Any:
     function = getattr(ctypes.CDLL(str(folder / "k.so")), symbol)
     function.argtypes, function.restype = [ctypes.c_void_p] * 3 + [ctypes.c_int64] * 2, None
     return function
-
-
-def aligned(size: int) -> Array:
-    raw = np.zeros(size + 4096, np.uint8)
-    start = -raw.ctypes.data % 4096
-    return raw[start:start + size]
 
 
 def kernel_runner(node: Node, options: LowerOptions) -> tuple[Callable[[], None], int]:
@@ -143,25 +138,6 @@ def _filled(operand: Value | Packed) -> Array:
     numbers = np.random.default_rng(0).random(size)
     memory.view(operand.tensor.dtype.numpy)[:] = numbers if operand.tensor.dtype.is_float else numbers * 127
     return memory
-
-
-def peak_runner(target: Target, dot: Dot = FMA, turns: int = 20_000) -> tuple[Callable[[], None], int]:
-    """Independent multiply-adds in registers, and how many operations a call does."""
-    module, lanes = Module(), target.vector_bytes // 4
-    fn = module.kernel("peak")
-    type = vec(lanes, "float" if dot.group == 1 else "i32")
-    count = target.vector_registers - 6
-    x = fn.load(type, Val("ptr", "%scratch"), 0, 4)
-    left, right = dot.left(fn, target, x), dot.right(fn, target, x)
-    sums = fn.loop(Val("i64", "%hi"), lambda _, v: [dot.accumulate(fn, target, left, right, s) for s in v],
-                   [literal(type, 0)] * count)
-    total = sums[0]
-    for other in sums[1:]:
-        total = fn.op("fadd" if dot.group == 1 else "xor", total, other)
-    fn.store(total, Val("ptr", "%scratch"), 0, 4)
-    function, scratch = load(str(module), target, "peak"), aligned(256)
-    _kept.append(scratch)
-    return lambda: function(None, None, scratch.ctypes.data, 0, turns), 2 * dot.group * lanes * count * turns
 
 
 def runtime_runner(case: Case) -> Callable[[], None]:

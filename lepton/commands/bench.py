@@ -7,12 +7,13 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from lepton.commands.common import add_inputs, add_parser, add_threads, described, open_model
+from lepton.commands.common import Opened, add_inputs, add_parser, add_threads, described, is_artifact, open_model
 from lepton.ir.diagnostics import Exit, UsageError
-from lepton.terminal import count, parse_dims
+from lepton.terminal import count, parse_dims, parse_structure
 
 if TYPE_CHECKING:
-    from lepton.artifact import Session, StepTime
+    from lepton.artifact import Model, Session, StepTime
+    from lepton.driver import Compiled
     from lepton.ports import Array
 
 JSON_VERSION = 1
@@ -21,6 +22,7 @@ EXAMPLES = """\
   lepton bench model.so                               random inputs, two seconds
   lepton bench model.so --threads 1 --dim N=8 --json
   lepton bench model.onnx --profile                   compiled on the way; time per kernel
+  lepton bench model.onnx --roofline -O 3             each kernel against what the machine allows
 """
 
 
@@ -34,7 +36,11 @@ def add(commands: Any) -> None:
     parser.add_argument("--runs", type=count, default=0, metavar="N", help="how many runs (default: as time allows)")
     parser.add_argument("--seconds", type=float, default=2.0, metavar="S", help="how long, unless --runs is given")
     parser.add_argument("--warmup", type=count, default=3, metavar="N", help="runs before the clock starts (default 3)")
+    parser.add_argument("-O", dest="level", type=int, choices=range(4), default=2, metavar="0..3",
+                        help="for a .onnx or .lir: how much to optimise (default 2)")
     parser.add_argument("--profile", action="store_true", help="time per kernel")
+    parser.add_argument("--roofline", action="store_true",
+                        help="for a .onnx or .lir: each kernel's speed against measured ceilings of this machine")
     parser.add_argument("--json", action="store_true", help="print JSON")
     parser.set_defaults(execute=execute)
 
@@ -44,7 +50,7 @@ def execute(args: argparse.Namespace) -> Exit:
     if not 0 < args.seconds < 1e6:
         raise UsageError(f"--seconds {args.seconds}: expected a time above 0")
     start = time.perf_counter()
-    opened = open_model(args.model, parse_dims(args.dim), args.threads, args.target, args.structure, args.plugins)
+    opened, compiled = _open(args)
     loaded = time.perf_counter() - start
     feeds = opened.inputs(args.input, args.seed)
     session = opened.model.session()
@@ -52,15 +58,46 @@ def execute(args: argparse.Namespace) -> Exit:
     for _ in range(args.warmup):
         session.run(feeds)
     times = measure(session, feeds, args.runs, args.seconds)
-    steps = profile(session, feeds, max(1, min(len(times), 50))) if args.profile else []
+    enough = max(1, min(len(times), 50))
+    steps = profile(session, feeds, enough) if args.profile else []
     record = {
         "version": JSON_VERSION, "model": args.model, "target": opened.model.target, "threads": args.threads,
         "inputs": described(feeds), "load_ms": loaded * 1e3, "first_ms": first * 1e3, "runs": len(times),
         "ms": statistics(times),
         "profile": [{"step": i, "name": s.name, "calls": s.calls, "ms": s.seconds * 1e3} for i, s in enumerate(steps)],
     }
+    if compiled is not None:
+        record["roofline"] = _roofline(compiled, opened.model, session, feeds, args.threads, enough)
     print(json.dumps(record) if args.json else text(record))
     return Exit.OK
+
+
+def _open(args: argparse.Namespace) -> tuple[Opened, Compiled | None]:
+    """The model; for a roofline also what it was compiled from. Raises LeptonError."""
+    if not args.roofline:
+        return open_model(args.model, parse_dims(args.dim), args.threads, args.target, args.structure, args.plugins,
+                          args.level), None
+    if is_artifact(args.model):
+        raise UsageError(f"--roofline: {args.model} is compiled and does not say what its kernels do",
+                         help="give the .onnx or .lir it came from, with the same -O, --dim and --target")
+    from lepton.driver import Options, lower, run_here
+
+    options = Options.of({"target": args.target, "level": args.level, "dims": parse_dims(args.dim),
+                          "threads": args.threads, "structure": parse_structure(args.structure),
+                          "plugins": tuple(args.plugins)})
+    done = lower(args.model, options)
+    return Opened(run_here(done, options), {}), done
+
+
+def _roofline(done: Compiled, model: Model, session: Session, feeds: Mapping[str, Array], threads: int,
+              runs: int) -> dict[str, Any]:
+    """The record of roofline.report."""
+    from lepton import ceilings, roofline
+
+    program, target = next((p, t) for p, t in done.programs if t.name == model.target)
+    limits = ceilings.measure(target, threads or ceilings.available_threads(), roofline.dots(program))
+    found = roofline.works(program, [feeds[port.name].shape for port in model.inputs], limits)
+    return roofline.report(roofline.rows(found, roofline.measure(session, feeds, runs), limits), limits)
 
 
 def _once(session: Session, feeds: Mapping[str, Array]) -> float:
@@ -108,6 +145,10 @@ def text(record: Mapping[str, Any]) -> str:
         "  " + "  ".join(f"{name} {value:.3f}" for name, value in ms.items())
         + f"  ms   ({1e3 / ms['p50']:.1f} runs/s)",
     ]
+    if "roofline" in record:
+        from lepton.roofline import lines as roofline_lines
+
+        lines += roofline_lines(record["roofline"])
     return "\n".join([*lines, *_profile_lines(record["profile"])])
 
 

@@ -73,7 +73,7 @@ class Opened:
 
 
 def open_model(path: str, sizes: Mapping[str, int], threads: int = 0, target: str = "native",
-               structure: Sequence[str] = (), plugins: Sequence[str] = ()) -> Opened:
+               structure: Sequence[str] = (), plugins: Sequence[str] = (), level: int = 2) -> Opened:
     """Load a .so; compile anything else in this process, with `sizes` and `structure` compiled in. Raises
     LeptonError."""
     if is_artifact(path):
@@ -88,7 +88,7 @@ def open_model(path: str, sizes: Mapping[str, int], threads: int = 0, target: st
         return Opened(load(path, threads=threads), sizes)
     from lepton.driver import compile
 
-    return Opened(compile(path, target=target, dims=dict(sizes), threads=threads,
+    return Opened(compile(path, target=target, level=level, dims=dict(sizes), threads=threads,
                           structure=parse_structure(structure), plugins=tuple(plugins)), {})
 
 

@@ -1,0 +1,187 @@
+"""What this machine can do at most, measured: multiply-adds a second, and bytes a second from each level of memory."""
+from __future__ import annotations
+
+import ctypes
+import os
+import re
+import threading
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from llvmlite import binding as llvm
+
+from lepton.codegen.llvm.builder import Module, Val, literal, vec
+from lepton.codegen.llvm.machine import compile_module, initialize
+from lepton.codegen.target import Target
+from lepton.codegen.templates.dots import FMA, Dot
+from lepton.ir.tensor import Array
+from lepton.ir.types import DType
+
+LEVELS = ("L2", "L3", "memory")
+ROUNDS = 15               # the best of so many counts: what else runs here only ever slows a loop down
+ROUND_S = 2e-3
+READS = 8                 # vectors a turn of the reading loop
+Run = Callable[[], None]
+
+
+@dataclass(frozen=True)
+class Ceilings:
+    """The limits of `threads` threads at work together. Rates are per second, sizes in bytes."""
+
+    threads: int
+    operations: dict[Dot, float]     # 2 per product and sum
+    bytes: dict[str, float]          # by level
+    sizes: dict[str, int]            # what one level holds
+
+    def level_of(self, size: float) -> str:
+        """Where `size` bytes that are read again and again come from."""
+        return next((level for level in LEVELS[:2] if size <= self.sizes[level]), "memory")
+
+
+def measure(target: Target, threads: int, dots: Iterable[Dot]) -> Ceilings:
+    """Some tenths of a second of work. `target` must run here."""
+    sizes = cache_sizes(target)
+    spans = {"L2": sizes["L2"] // 2, "L3": sizes["L3"] // (4 * threads), "memory": 2 * sizes["L3"] // threads}
+    spans["L3"] = max(spans["L3"], 2 * sizes["L2"])
+    rates = {level: _rate([_reader(target, spans[level]) for _ in range(threads)]) for level in LEVELS}
+    return Ceilings(threads, {dot: _rate([peak_loop(target, dot) for _ in range(threads)]) for dot in {FMA, *dots}},
+                    rates, sizes)
+
+
+def cache_sizes(target: Target) -> dict[str, int]:
+    """Bytes of L2 and L3 as Linux tells them; the target's where it does not."""
+    found: dict[str, int] = {}
+    for entry in sorted(Path("/sys/devices/system/cpu/cpu0/cache").glob("index*")):
+        kind, level, size = ((entry / name).read_text().strip() for name in ("type", "level", "size"))
+        if kind != "Instruction" and (match := re.fullmatch(r"(\d+)([KM]?)", size)):
+            found[f"L{level}"] = int(match[1]) * {"": 1, "K": 1 << 10, "M": 1 << 20}[match[2]]
+    second = found.get("L2", target.l2_bytes)
+    return {"L2": second, "L3": found.get("L3", 8 * second)}
+
+
+def _rate(loops: list[tuple[Run, float]]) -> float:
+    """What the loops do in a second, each on a thread of its own; each tells what one call does."""
+    best = 0.0
+    for run, _ in loops:
+        run()
+    start = time.perf_counter()
+    loops[0][0]()
+    turns = max(1, int(ROUND_S / max(time.perf_counter() - start, 1e-7)))
+
+    def work(run: Run) -> None:
+        for _ in range(turns):
+            run()
+
+    for _ in range(ROUNDS):
+        others = [threading.Thread(target=work, args=(run,)) for run, _ in loops[1:]]
+        start = time.perf_counter()
+        for other in others:
+            other.start()
+        work(loops[0][0])
+        for other in others:
+            other.join()
+        best = max(best, turns * sum(done for _, done in loops) / (time.perf_counter() - start))
+    return best
+
+
+def peak_loop(target: Target, dot: Dot = FMA) -> tuple[Run, float]:
+    """Independent products and sums in registers; how many operations a call does."""
+    lanes, turns = target.lanes(DType.F32), 20_000
+    scratch = aligned(256)
+    function, chains = _peak_code(target, dot), _chains(target)
+    return lambda: function(None, None, scratch.ctypes.data, 0, turns), 2.0 * dot.group * lanes * chains * turns
+
+
+def _chains(target: Target) -> int:
+    return target.vector_registers - 6
+
+
+@cache
+def _peak_code(target: Target, dot: Dot) -> Any:
+    module = Module()
+    fn = module.kernel("peak")
+    type = vec(target.lanes(DType.F32), "i32" if dot.group == 4 else "float")
+    x = fn.load(vec(target.lanes(DType.F32), "float" if dot.group == 1 else "i32"), Val("ptr", "%scratch"), 0, 4)
+    left, right = dot.left(fn, target, x), dot.right(fn, target, x)
+    sums = fn.loop(Val("i64", "%hi"), lambda _, v: [dot.accumulate(fn, target, left, right, s) for s in v],
+                   [literal(type, 0)] * _chains(target))
+    total = sums[0]
+    for other in sums[1:]:
+        total = fn.op("xor" if dot.group == 4 else "fadd", total, other)
+    fn.store(total, Val("ptr", "%scratch"), 0, 4)
+    return native_code(module, target, "peak")
+
+
+def _reader(target: Target, size: int) -> tuple[Run, float]:
+    """Read `size` bytes once; the bytes. Small spans are read several times a call, so that calls do not count."""
+    step = READS * target.vector_bytes
+    turns, times = size // step, max(1, (1 << 20) // size)
+    data, scratch, function = aligned(turns * step), aligned(256), _read_code(target)
+    data[:] = 1
+
+    def run() -> None:
+        for _ in range(times):
+            function(None, data.ctypes.data, scratch.ctypes.data, 0, turns)
+
+    return run, float(turns * step * times)
+
+
+@cache
+def _read_code(target: Target) -> Any:
+    """`hi` times READS vectors behind %dims, added up so that no read is idle."""
+    module = Module()
+    fn = module.kernel("read")
+    type = vec(target.lanes(DType.I32), "i32")
+    source = Val("ptr", "%dims")
+
+    def turn(i: Any, sums: list[Val]) -> list[Val]:
+        at = fn.gep(source, fn.mul(i, READS * target.vector_bytes))
+        return [fn.op("add", s, fn.load(type, at, j * target.vector_bytes, target.vector_bytes))
+                for j, s in enumerate(sums)]
+
+    total, *others = fn.loop(Val("i64", "%hi"), turn, [literal(type, 0)] * READS)
+    for other in others:
+        total = fn.op("add", total, other)
+    fn.store(total, Val("ptr", "%scratch"), 0, 4)
+    return native_code(module, target, "read")
+
+
+class _Code:
+    """A function compiled into this process, and the engine that owns its memory."""
+
+    def __init__(self, engine: Any, address: int) -> None:
+        self._engine = engine
+        self._call = ctypes.CFUNCTYPE(None, *[ctypes.c_void_p] * 3, *[ctypes.c_int64] * 2)(address)
+
+    def __call__(self, *arguments: int | None) -> None:
+        self._call(*arguments)
+
+
+def native_code(module: Module, target: Target, symbol: str) -> Any:
+    """The module's function as one to call with pointers (bufs, dims, scratch) and a range of tasks."""
+    initialize()
+    machine = llvm.Target.from_triple(target.triple).create_target_machine(jit=True)
+    engine = llvm.create_mcjit_compiler(llvm.parse_assembly(""), machine)
+    engine.add_object_file(llvm.ObjectFileRef.from_data(compile_module(module, target)))
+    engine.finalize_object()
+    address = engine.get_global_value_address(symbol) or engine.get_function_address(symbol)
+    if not address:
+        raise RuntimeError(f"no symbol {symbol} in the compiled object")
+    return _Code(engine, address)
+
+
+def aligned(size: int) -> Array:
+    """Zeros at the start of a page."""
+    raw = np.zeros(size + 4096, np.uint8)
+    start = -raw.ctypes.data % 4096
+    return raw[start:start + size]
+
+
+def available_threads() -> int:
+    """How many threads a run may use that asks for all."""
+    return len(os.sched_getaffinity(0))

@@ -1,0 +1,264 @@
+"""How far each kernel of a model is from what the machine allows: `lepton bench --roofline`.
+
+A kernel's ceiling time is the larger of two: its operations at the measured peak of its kind of products, and its
+compulsory traffic (each operand once) at the measured bandwidth of the level that each operand comes from. Its share
+of the ceiling is that time over the measured one. Winograd counts as the convolution it computes, so it may pass 100 %.
+"""
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields, is_dataclass
+from typing import TYPE_CHECKING, Any
+
+from lepton.ceilings import Ceilings
+from lepton.codegen.kernel import Kernel
+from lepton.codegen.program import Program, Step, StepKind, Storage
+from lepton.codegen.templates.dots import FMA, Dot
+from lepton.ir import dims
+from lepton.ir.core import Value
+
+if TYPE_CHECKING:
+    from lepton.artifact import Session
+    from lepton.ports import Array
+
+NEAR = 0.8                # of its ceiling: what counts as reached
+TINY_S = 2e-6             # kernels shorter than this pay mostly for being called
+SHORT_SUM = 64            # products per result below which a matrix product pays for its beginnings and ends
+CURVES = ("exp", "erf", "tanh", "sigmoid", "gelu", "log", "sin", "cos", "softmax", "pow", "silu", "mish", "softplus")
+MOVES = ("transpose", "copy", "gather", "slice", "pad")
+
+
+@dataclass(frozen=True)
+class Work:
+    """What one step must do. `traffic` is in bytes by level; None where sizes depend on the data."""
+
+    step: int
+    name: str                # the ops it holds, the anchor among them
+    kind: str                # of code: Gemm, Convolution, Winograd, LoopBody ...
+    nodes: tuple[str, ...]   # of the ONNX model, fused into it
+    dot: Dot
+    flops: int | None
+    traffic: Mapping[str, int]
+    tasks: int | None
+    remarks: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Row:
+    """A step's work against its time. Seconds; rates per second."""
+
+    step: int
+    name: str
+    kind: str
+    nodes: tuple[str, ...]
+    seconds: float
+    run_share: float
+    flops: int | None
+    bytes: int
+    gflops: float | None
+    gbytes: float
+    ceiling_seconds: float | None
+    ceiling_share: float | None
+    bound: str               # compute, L2, L3, memory; "" where nothing is known
+    why: str
+
+
+def works(program: Program, shapes: Sequence[Sequence[int]], ceilings: Ceilings) -> list[Work]:
+    """Each kernel call of the program, for inputs of these shapes."""
+    env = {str(d): size for v, shape in zip(program.inputs, shapes, strict=True)
+           for d, size in zip(v.tensor.shape, shape, strict=True) if isinstance(d, dims.Symbol | dims.Expr)}
+    size = _Sizes(env)
+    constants = {id(b): size(b.size) or 0 for b in program.buffers if b.storage is Storage.CONSTANT}
+    home = ceilings.level_of(sum(constants.values()) + program.workspace)
+    return [_work(i, s, s.kernel, size, home, ceilings) for i, s in enumerate(program.steps)
+            if s.kind is StepKind.CALL and s.kernel is not None]
+
+
+def dots(program: Program) -> set[Dot]:
+    """The kinds of products in the program: each has a peak of its own."""
+    return {dot for kernel in program.kernels for dot in _found(kernel.body, Dot)}
+
+
+class _Sizes:
+    """The numbers that dimensions stand for; None for what only the data decides."""
+
+    def __init__(self, env: Mapping[str, int]) -> None:
+        self.env = env
+
+    def __call__(self, dim: dims.Dim) -> int | None:
+        try:
+            return dims.evaluate(dim, self.env)
+        except KeyError:
+            return None
+
+
+def _work(index: int, step: Step, kernel: Kernel, size: _Sizes, home: str, ceilings: Ceilings) -> Work:
+    dot = next(_found(kernel.body, Dot), FMA)
+    words = tuple(_remarks(kernel, ceilings))
+    nodes = tuple(dict.fromkeys(loc.name for loc in step.loc))
+    return Work(index, step.name, type(kernel.body).__name__, nodes, dot, size(kernel.flops),
+                _traffic(step, kernel, size, home, ceilings), size(kernel.tasks), words)
+
+
+def _traffic(step: Step, kernel: Kernel, size: _Sizes, home: str, ceilings: Ceilings) -> dict[str, int]:
+    """Bytes by level. Constants are read once a run: all of them pass between two uses of one."""
+    found: dict[str, int] = {}
+    written = sum(size(v.tensor.size * v.tensor.dtype.bytes) or 0 for v in kernel.writes)
+    picks = any(word in kernel.name for word in ("gather", "embedding"))
+    seen = set()
+    for operand, place in zip(kernel.operands, step.operands, strict=True):
+        if (key := id(operand)) in seen:
+            continue
+        seen.add(key)
+        held = size(place.buffer.size) or 0
+        read = size(operand.tensor.size * operand.tensor.dtype.bytes) or 0 if isinstance(operand, Value) else held
+        count = min(held, read) if held else read
+        if picks and operand not in kernel.writes:
+            count = min(count, written)  # what is picked, not all there is to pick from
+        constant = place.buffer.storage is Storage.CONSTANT
+        level = home if constant else ceilings.level_of(2 * count)
+        found[level] = found.get(level, 0) + count
+    return found
+
+
+def _found(body: object, kind: type[Any], depth: int = 2) -> Iterator[Any]:
+    """The instances of `kind` in a body's fields, those of its parts too."""
+    if isinstance(body, kind):
+        yield body
+    elif isinstance(body, tuple):
+        for part in body:
+            yield from _found(part, kind, depth)
+    elif depth and is_dataclass(body):
+        for field in fields(body):
+            yield from _found(getattr(body, field.name), kind, depth - 1)
+
+
+def _remarks(kernel: Kernel, ceilings: Ceilings) -> Iterator[str]:
+    """What of a kernel's making may keep it from its ceiling."""
+    body, names = kernel.body, kernel.name.split("_")
+    k, columns = getattr(body, "k", getattr(body, "depth", None)), getattr(body, "n", getattr(body, "filters", None))
+    if isinstance(k, int) and k < SHORT_SUM:
+        yield f"sums of {k}: the ends of tiles weigh"
+    if isinstance(columns, int) and columns % 16 and columns < 128:
+        yield f"{columns} columns fill {columns / (-(-columns // 16) * 16):.0%} of the lanes"
+    if isinstance(kernel.tasks, int) and kernel.tasks < ceilings.threads:
+        yield f"{kernel.tasks} task(s) for {ceilings.threads} threads"
+    if curves := [name for name in CURVES if name in names]:
+        yield f"{', '.join(curves)}: dozens of instructions counted as one"
+    if kernel.name.startswith(MOVES) or type(body).__name__ == "TransposeBody":
+        yield "moves elements, computes nothing"
+    if type(body).__name__ == "Depthwise":
+        yield "depthwise: one product per element read"
+
+
+def measure(session: Session, feeds: Mapping[str, Array], runs: int) -> list[float]:
+    """Each step's seconds in its best run: neighbours only ever slow a run down."""
+    best: list[float] = []
+    for _ in range(runs):
+        session.profile()
+        session.run(feeds)
+        times = [step.seconds for step in session.step_times()]
+        best = [min(pair) for pair in zip(best, times, strict=True)] if best else times
+    session.profile(False)
+    return best
+
+
+def rows(found: Sequence[Work], seconds: Sequence[float], ceilings: Ceilings) -> list[Row]:
+    """In the program's order. `seconds` has one entry per step of the program."""
+    total = sum(seconds) or 1.0
+    return [_row(work, seconds[work.step], total, ceilings) for work in found]
+
+
+def _row(work: Work, seconds: float, total: float, ceilings: Ceilings) -> Row:
+    bytes = sum(work.traffic.values())
+    moving = {level: count / ceilings.bytes[level] for level, count in work.traffic.items()}
+    computing = None if work.flops is None else work.flops / _peak(work, ceilings)
+    bound, least = "", None
+    if computing is not None:
+        carried = sum(moving.values())
+        bound = "compute" if computing >= carried else max(moving, key=lambda level: moving[level])
+        least = max(computing, carried)
+    share = least / seconds if least is not None and seconds > 0 else None
+    rate = 1e-9 / seconds if seconds > 0 else 0.0
+    return Row(work.step, work.name, work.kind, work.nodes, seconds, seconds / total, work.flops, bytes,
+               None if work.flops is None else work.flops * rate, bytes * rate, least, share, bound,
+               _why(work, seconds, share, bound, computing or 0.0, sum(moving.values())))
+
+
+def _peak(work: Work, ceilings: Ceilings) -> float:
+    """Products and sums come in pairs; the single operations of loops do not."""
+    peak = ceilings.operations[work.dot]
+    return peak / 2 if work.kind in ("LoopBody", "TransposeBody") else peak
+
+
+def _why(work: Work, seconds: float, share: float | None, bound: str, computing: float, carried: float) -> str:
+    if share is None:
+        return "its sizes depend on the data"
+    if share >= NEAR:
+        return f"at its ceiling ({bound})"
+    words = list(work.remarks)
+    if seconds < TINY_S:
+        words.insert(0, "tiny: the call itself weighs")
+    if min(computing, carried) > 0.5 * max(computing, carried):
+        words.append("computing and moving take alike and overlap in part")
+    return "; ".join(words) or "no known reason"
+
+
+def report(found: Sequence[Row], ceilings: Ceilings) -> dict[str, Any]:
+    """What `--json` prints under "roofline"; docs/cli.md describes it."""
+    known = [r for r in found if r.ceiling_seconds is not None]
+    total = sum(r.seconds for r in found) or 1.0
+    return {
+        "threads": ceilings.threads,
+        "ceilings": {
+            "gflops": {_dot_name(dot): rate / 1e9 for dot, rate in ceilings.operations.items()},
+            "gbytes": {level: rate / 1e9 for level, rate in ceilings.bytes.items()},
+            "cache_bytes": dict(ceilings.sizes),
+        },
+        "seconds": total,
+        "near_share": sum(r.seconds for r in known if (r.ceiling_share or 0) >= NEAR) / total,
+        "ceiling_share": sum(min(r.ceiling_seconds or 0.0, r.seconds) for r in known) / total,
+        "by_kind": _by_kind(found, total),
+        "kernels": [asdict(r) for r in found],
+    }
+
+
+def _dot_name(dot: Dot) -> str:
+    return {1: "f32", 2: "bf16", 4: "i8"}.get(dot.group, f"groups of {dot.group}")
+
+
+def _by_kind(found: Sequence[Row], total: float) -> dict[str, dict[str, float]]:
+    """Time, share of the run and of the ceiling, by kind of code; the slowest first."""
+    sums: dict[str, list[float]] = {}
+    for r in found:
+        row = sums.setdefault(r.kind, [0.0, 0.0])
+        row[0] += r.seconds
+        row[1] += min(r.ceiling_seconds or 0.0, r.seconds)
+    ranked = sorted(sums.items(), key=lambda item: -item[1][0])
+    return {kind: {"seconds": s, "run_share": s / total, "ceiling_share": least / s if s else 0.0}
+            for kind, (s, least) in ranked}
+
+
+def lines(record: Mapping[str, Any], shown: int = 25) -> list[str]:
+    """The report for people: the ceilings, kinds of code, the costliest kernels."""
+    limits = record["ceilings"]
+    peaks = ", ".join(f"{name} {rate:.0f} GFLOP/s" for name, rate in limits["gflops"].items())
+    rates = ", ".join(f"{level} {rate:.0f} GB/s" for level, rate in limits["gbytes"].items())
+    found = sorted(record["kernels"], key=lambda r: -r["seconds"])
+    made = [f"  measured ceilings of {record['threads']} thread(s): {peaks}; {rates}",
+            f"  {record['near_share']:.0%} of the time at {NEAR:.0%} of the ceiling or more; "
+            f"the ceilings allow {record['ceiling_share']:.0%} of the time"]
+    made += [f"    {kind:14} {row['run_share']:6.1%} of the run, at {row['ceiling_share']:4.0%} of the ceiling"
+             for kind, row in record["by_kind"].items()]
+    made.append(f"  {'step':>4} {'us':>9} {'run':>6} {'GFLOP/s':>8} {'GB/s':>6} {'ceiling':>8}  {'bound':8} kernel")
+    for r in found[:shown]:
+        rate, share = ("-" if r[key] is None else form.format(r[key])
+                       for key, form in (("gflops", "{:.1f}"), ("ceiling_share", "{:.0%}")))
+        fused = f" of {len(r['nodes'])} nodes, {r['nodes'][0]}" if len(r["nodes"]) > 1 else "".join(
+            f", {n}" for n in r["nodes"])
+        made.append(f"  {r['step']:>4} {r['seconds'] * 1e6:9.1f} {r['run_share']:6.1%} {rate:>8} {r['gbytes']:6.1f} "
+                    f"{share:>8}  {r['bound'] or '-':8} {r['name']} ({r['kind']}{fused}): {r['why']}")
+    if rest := found[shown:]:
+        made.append(f"       {sum(r['seconds'] for r in rest) * 1e6:9.1f} "
+                    f"{sum(r['run_share'] for r in rest):6.1%} {'':33} {len(rest)} more")
+    return made
