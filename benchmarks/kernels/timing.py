@@ -82,9 +82,9 @@ def main(cases: Callable[[], Iterable[Case]], about: str, elements: DType = DTyp
 
 def measure(case: Case, options: LowerOptions, *, compare: bool, elements: DType = DType.F32) -> Result:
     kernel, flops = kernel_runner(case.node, options)
-    peak_loop, per_call = peak_loop(options.target, FMA if elements is DType.F32 else bytes_dot(options.target,
-                                                                                              elements))
-    runners = [kernel, peak_loop]
+    dot = FMA if elements is DType.F32 else bytes_dot(options.target, elements)
+    peak, per_call = peak_loop(options.target, dot)
+    runners = [kernel, peak]
     if compare and case.model is not None:
         runners.append(runtime_runner(case))
     best = [float("inf")] * len(runners)
