@@ -123,7 +123,8 @@ def compare(request: Request) -> Comparison:
     if any(n.op.has(Trait.IMPURE) for n in graph.walk()):
         found.notes.append("the model draws random numbers: only the interpreter draws the same ones")
     if not found.agrees:
-        found.notes.append(diagnose(done or lower(request.model, request.options), list(feeds.values()), request))
+        found.notes.append(_only_other_engines(found) or diagnose(
+            done or lower(request.model, request.options), list(feeds.values()), request))
     return found
 
 
@@ -211,6 +212,17 @@ def _wide(array: Array) -> Array:
 
 
 # --- the culprit ----------------------------------------------------------------------------------
+
+
+def _only_other_engines(found: Comparison) -> str:
+    """A note for where the compiled code agrees with the interpreter and only another engine does not; or ""."""
+    rows = found.references.get("interpreter")
+    if rows is None or not all(row.agrees for row in rows):
+        return ""
+    others = [name for name, rows in found.references.items() if not all(row.agrees for row in rows)]
+    return ("the compiled code agrees with the interpreter, so passes and kernels are right: either the model was read "
+            f"wrongly or {', '.join(others)} differs from ONNX's definition; `lepton-opt {found.model}` prints what "
+            "was read")
 
 
 def diagnose(done: Compiled, inputs: Sequence[Array], request: Request) -> str:

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from onnx import helper
 
+from lepton import compare
 from lepton.compare import Request as Asked
 from lepton.compare import Tolerance, difference, first_divergence
 from lepton.driver import Options, lower
@@ -99,6 +100,18 @@ def test_the_first_wrong_node_is_named(folder: Path) -> None:
         object.__setattr__(ops.exp, "reference", right)
     assert said.startswith("the first node that diverges is exp : f32[4], result 'e': max |Δ|")
     assert "node 'n2' (Exp)" in said
+
+
+def test_neither_pass_nor_kernel_is_blamed_where_only_the_other_engine_differs(
+        folder: Path, lepton_tool: Invoke, monkeypatch: pytest.MonkeyPatch) -> None:
+    right = compare._REFERENCES["onnxruntime"]
+    monkeypatch.setitem(compare._REFERENCES, "onnxruntime",
+                        lambda *args: {name: array + 1 for name, array in right(*args).items()})
+    code, out, _ = lepton_tool("compare", "mlp.onnx", "--dim", "N=2")
+    assert code == 1
+    assert "agrees with the interpreter" in out
+    assert "onnxruntime differs from ONNX's definition" in out
+    assert "how the program is planned" not in out
 
 
 @pytest.mark.parametrize(("want", "got", "agrees"), [
