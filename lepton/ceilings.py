@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from llvmlite import binding as llvm
 
-from lepton.codegen.llvm.builder import Module, Val, literal, vec
+from lepton.codegen.llvm.builder import Int, Module, Val, literal, vec
 from lepton.codegen.llvm.machine import compile_module, initialize
 from lepton.codegen.target import Target
 from lepton.codegen.templates.dots import FMA, Dot
@@ -107,9 +107,16 @@ def _peak_code(target: Target, dot: Dot) -> Any:
     fn = module.kernel("peak")
     type = vec(target.lanes(DType.F32), "i32" if dot.group == 4 else "float")
     x = fn.load(vec(target.lanes(DType.F32), "float" if dot.group == 1 else "i32"), Val("ptr", "%scratch"), 0, 4)
-    left, right = dot.left(fn, target, x), dot.right(fn, target, x)
-    sums = fn.loop(Val("i64", "%hi"), lambda _, v: [dot.accumulate(fn, target, left, right, s) for s in v],
-                   [literal(type, 0)] * _chains(target))
+    right = dot.right(fn, target, x)
+
+    def turn(_: Int, state: list[Val]) -> list[Val]:
+        # Groups change from turn to turn: where a product and its sum are two instructions, the first would leave the
+        # loop otherwise.
+        a, left = state[0], dot.left(fn, target, state[0])
+        following = a if dot.group == 1 else fn.op("xor", a, x)
+        return [following, *(dot.accumulate(fn, target, left, right, s) for s in state[1:])]
+
+    sums = fn.loop(Val("i64", "%hi"), turn, [x, *[literal(type, 0)] * _chains(target)])[1:]
     total = sums[0]
     for other in sums[1:]:
         total = fn.op("xor" if dot.group == 4 else "fadd", total, other)
