@@ -1,0 +1,8 @@
+"""Compression: models made smaller and faster at a known price.
+
+    graph = lepton.compress.quantize_model("model.onnx", calibration="samples.npz")
+    lepton.compile_to(graph, "model.so")
+"""
+from lepton.compress.quantize import Calibration, Recipe, quantize_model
+
+__all__ = ["Calibration", "Recipe", "quantize_model"]

@@ -1,0 +1,28 @@
+"""A model in the form that compression works on: folded, with plain layers, and every value named for good."""
+from __future__ import annotations
+
+from typing import Any
+
+from lepton.driver import Options, Source, checked
+from lepton.ir import ops
+from lepton.ir.core import Graph
+from lepton.ir.diagnostics import UsageError
+from lepton.ir.printer import value_names
+from lepton.passes.canonicalise import Canonicalise
+from lepton.passes.cse import CSE
+from lepton.passes.fold import Fold
+from lepton.passes.fold_batchnorm import FoldBatchnorm
+from lepton.passes.pipeline import Pipeline
+
+
+def prepare(model: Source, **options: Any) -> Graph:
+    """Read the model, fold what is constant, absorb batch norms. Raises LeptonError; UsageError for a model that is
+    quantised already."""
+    graph = checked(model, Options.of(options))
+    if any(n.op in (ops.quantize, ops.dequantize, ops.dynamic_quantize) for n in graph.walk()):
+        raise UsageError("the model is quantised already", help="start from the float model; prune before quantising")
+    clean = [Canonicalise(), Fold(), CSE()]
+    Pipeline([*clean, FoldBatchnorm(), *clean]).run(graph)
+    for value, name in value_names(graph).items():
+        value.name = value.name or name
+    return graph

@@ -1,0 +1,242 @@
+"""`quantize_model`: a float model in, a graph in QDQ form out; the compiler makes integer kernels of it."""
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, get_args
+
+import numpy as np
+
+from lepton.compress import rounding
+from lepton.compress.data import Run, read
+from lepton.compress.observe import Inputs, Tell, histograms, inputs_of, ranges_by, silent
+from lepton.compress.prepare import prepare
+from lepton.compress.ranges import Histogram, Method
+from lepton.driver import Source
+from lepton.ir.core import Graph, clone
+from lepton.ir.diagnostics import UsageError
+from lepton.ir.tensor import Array
+from lepton.passes.compress.equalize import Equalize
+from lepton.passes.compress.grids import nearest, row_scales
+from lepton.passes.compress.layers import Layer, chosen, layers, scale_inputs
+from lepton.passes.compress.quantize_dynamic import QuantizeDynamic
+from lepton.passes.compress.quantize_static import MOST, QuantizeStatic, spell_ranges
+from lepton.passes.compress.quantize_weights import QuantizeWeights
+
+Kind = Literal["static", "dynamic", "weights"]
+Rounding = Literal["nearest", "gptq", "adaround"]
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Everything that decides how a model is quantised."""
+
+    kind: Kind = "static"
+    bits: int = 8                                # of weights; fewer than 8 for kind "weights" only
+    block: int = 0                               # inputs that share a scale, kind "weights"; 0: a scale per channel
+    ranges: Method = "mse"                       # how calibration fixes activations' ranges, kind "static"
+    activations: Literal["u8", "i8"] = "u8"
+    rounding: Rounding = "nearest"
+    correct_bias: bool = True
+    equalize: bool = False                       # balance the channels of neighbouring convolutions first
+    smooth: float = 0.0                          # SmoothQuant's alpha for matmuls; 0: off
+    awq: bool = False                            # activation-aware scaling, kind "weights"
+    only: tuple[str, ...] = ()                   # layers by name; (): all
+    skip: tuple[str, ...] = ()
+
+    def checked(self) -> Recipe:
+        """Itself. Raises UsageError for what does not exist or fit together."""
+        for what, value, known in (("kind", self.kind, Kind), ("calibration", self.ranges, Method),
+                                   ("rounding", self.rounding, Rounding)):
+            if value not in get_args(known):
+                raise UsageError(f"unknown {what} {value!r}", help=f"one of {', '.join(get_args(known))}")
+        if self.bits not in (4, 8) or (self.bits != 8 and self.kind != "weights"):
+            raise UsageError(f"{self.bits} bits for kind '{self.kind}'", help="8, or 4 for weights alone")
+        if self.block not in (0, 16, 32, 64, 128, 256) or (self.block and self.kind != "weights"):
+            raise UsageError(f"blocks of {self.block} for kind '{self.kind}'",
+                             help="16, 32, 64, 128 or 256 for weights alone; 0: a scale for each channel")
+        if not 0 <= self.smooth < 1:
+            raise UsageError(f"smooth={self.smooth}", help="SmoothQuant's alpha lies between 0 (off) and 1")
+        return self
+
+    @property
+    def needs_inputs(self) -> bool:
+        """Whether it asks what each layer reads, beyond ranges."""
+        biased = self.kind == "static" and self.correct_bias
+        return biased or self.rounding != "nearest" or self.awq or self.smooth > 0
+
+    @property
+    def needs_data(self) -> bool:
+        return self.kind == "static" or self.rounding != "nearest" or self.awq or self.smooth > 0
+
+
+@dataclass(eq=False)
+class Calibration:
+    """A prepared graph and what was seen of it, so that many recipes need one look at the data."""
+
+    graph: Graph
+    runs: Sequence[Run]
+    tell: Tell = silent
+    _variants: dict[tuple[bool, float], Graph] = field(default_factory=dict)
+    _histograms: dict[tuple[bool, float], dict[str, Histogram]] = field(default_factory=dict)
+    _inputs: dict[tuple[bool, float], dict[str, Inputs]] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, model: Source, data: Any, tell: Tell = silent, **options: Any) -> Calibration:
+        """Read, prepare, check the data. Raises LeptonError."""
+        graph = prepare(model, **options)
+        return cls(graph, read(data, graph) if data is not None else [], tell)
+
+    def variant(self, recipe: Recipe) -> tuple[bool, float]:
+        """The graph's form before quantisation, by what changes it."""
+        key = recipe.equalize, recipe.smooth
+        if key not in self._variants:
+            graph = clone(self.graph)
+            if recipe.equalize:
+                Equalize().run(graph)
+            if recipe.smooth:
+                smooth(graph, self.inputs((recipe.equalize, 0.0)), recipe.smooth)
+            self._variants[key] = graph
+        return key
+
+    def histograms(self, key: tuple[bool, float]) -> dict[str, Histogram]:
+        if key not in self._histograms:
+            self.tell("calibrating")
+            self._histograms[key] = histograms(self._variants[key], self.runs)
+        return self._histograms[key]
+
+    def inputs(self, key: tuple[bool, float]) -> dict[str, Inputs]:
+        if key not in self._inputs:
+            self.variant(Recipe(equalize=key[0], smooth=key[1]))
+            self.tell("observing layers")
+            graph = self._variants[key]
+            self._inputs[key] = inputs_of(graph, self.runs, layers(graph))
+        return self._inputs[key]
+
+    def quantize(self, recipe: Recipe) -> Graph:
+        """A graph of its own, quantised. Raises LeptonError."""
+        recipe = recipe.checked()
+        if recipe.needs_data and not self.runs:
+            raise UsageError(f"quantising like this needs calibration data ({recipe.kind})",
+                             help="calibration=: arrays, or the path of a data set")
+        key = self.variant(recipe)
+        graph = clone(self._variants[key])
+        stats = self.inputs(key) if recipe.needs_inputs else {}
+        common: dict[str, Any] = {"only": recipe.only, "skip": recipe.skip}
+        match recipe.kind:
+            case "static":
+                ranges = spell_ranges(ranges_by(self.histograms(key), recipe.ranges))
+                _Static(ranges, recipe.activations, **common).using(recipe, stats).run(graph)
+            case "dynamic":
+                QuantizeDynamic(**common).run(graph)
+            case "weights":
+                if recipe.awq:
+                    awq(graph, stats, recipe)
+                _Weights(recipe.bits, recipe.block, **common).using(recipe, stats).run(graph)
+        return graph
+
+
+def quantize_model(model: Source, bits: int = 8, calibration: Any = None, *, progress: Tell = silent,
+                   dims: Mapping[str, int] | None = None, **recipe: Any) -> Graph:
+    """The model with its layers quantised, as a graph for `lepton.compile`, `to_onnx` or another rewrite.
+
+    `model`: a path, bytes, an onnx.ModelProto or a Graph. `calibration`: data, see `lepton.compress.data`. `recipe`:
+    the fields of `Recipe` (kind, ranges, rounding, skip, ...). Raises LeptonError."""
+    made = recipe_of({"bits": bits, **recipe})
+    return Calibration.of(model, calibration, progress, dims=dict(dims or {})).quantize(made)
+
+
+def recipe_of(fields: Mapping[str, Any]) -> Recipe:
+    """A recipe from keywords. Raises UsageError for unknown ones."""
+    if unknown := sorted(fields.keys() - Recipe.__dataclass_fields__.keys()):
+        raise UsageError(f"unknown option {unknown[0]!r}", help=f"known: {', '.join(Recipe.__dataclass_fields__)}")
+    words: dict[str, Any] = {k: tuple(v) if k in ("only", "skip") else v for k, v in fields.items()}
+    return Recipe(**words).checked()
+
+
+class _Rounds:
+    """Passes that round by what the layers read. Not a dataclass: its fields are no options of the pass."""
+
+    recipe: Recipe
+    stats: Mapping[str, Inputs]
+
+    def using(self, recipe: Recipe, stats: Mapping[str, Inputs]) -> Any:
+        object.__setattr__(self, "recipe", recipe)
+        object.__setattr__(self, "stats", stats)
+        return self
+
+    def rounded(self, layer: Layer, matrix: Array, steps: Array, most: int) -> Array:
+        """Levels of the matrix, group by group."""
+        seen = self.stats.get(layer.name)
+        if self.recipe.rounding == "nearest" or seen is None:
+            return nearest(matrix, steps, most)
+        method = rounding.gptq if self.recipe.rounding == "gptq" else rounding.up_or_down
+        parts = np.split(np.arange(len(matrix)), layer.groups)
+        wide = np.broadcast_to(steps.astype(np.float64), matrix.shape)
+        return np.concatenate([method(matrix[rows], wide[rows], self.spread(seen, g), most)
+                               for g, rows in enumerate(parts)])
+
+    def spread(self, seen: Inputs, group: int) -> Array:
+        """H: around the mean where the bias takes care of the mean."""
+        if not self.recipe.correct_bias:
+            return np.asarray(seen.gram[group])
+        return np.asarray(seen.gram[group] - np.outer(seen.mean[group], seen.mean[group]))
+
+    def shift(self, layer: Layer, error: Array) -> Array | None:
+        """The mean of what rounding took from each output."""
+        seen = self.stats.get(layer.name)
+        if not self.recipe.correct_bias or seen is None:
+            return None
+        parts = np.split(error, layer.groups)
+        return np.concatenate([part @ seen.mean[g] for g, part in enumerate(parts)])
+
+
+class _Static(_Rounds, QuantizeStatic):
+    def levels(self, layer: Layer) -> tuple[Array, Array]:
+        matrix = layer.matrix
+        scales = row_scales(matrix, MOST)
+        return self.rounded(layer, matrix, scales[:, None], MOST), scales
+
+
+class _Weights(_Rounds, QuantizeWeights):
+    def levels(self, layer: Layer, steps: Array) -> Array:
+        return self.rounded(layer, layer.matrix, steps, self.most)
+
+
+def smooth(graph: Graph, stats: Mapping[str, Inputs], alpha: float) -> None:
+    """Move the difference in size between the channels of what matmuls read into their weights (SmoothQuant)."""
+    groups: dict[int, list[Layer]] = {}
+    for layer in layers(graph):
+        if not layer.is_conv and layer.weight.ndim == 2 and layer.name in stats:
+            groups.setdefault(id(layer.x), []).append(layer)
+    for members in groups.values():
+        inputs = np.maximum(stats[members[0].name].largest, 1e-5)
+        weights = np.maximum(np.max([np.abs(m.weight).max(axis=1) for m in members], axis=0), 1e-5)
+        factors = np.maximum(inputs**alpha / weights**(1 - alpha), 1e-5)
+        _scale_together(members, factors)
+
+
+def _scale_together(members: Sequence[Layer], factors: Array) -> None:
+    """Layers that read the same value go on doing so."""
+    first = members[0]
+    name = first.x.name
+    scale_inputs(first, factors)
+    first.x.name = f"{name}_smooth_{first.name}"
+    for other in members[1:]:
+        scale_inputs(other, factors)
+        other.node.set_input(0, first.x)
+
+
+def awq(graph: Graph, stats: Mapping[str, Inputs], recipe: Recipe) -> None:
+    """Scale each chosen matmul's inputs before its weight is rounded."""
+    most = 2 ** (recipe.bits - 1) - 1
+    for layer in chosen(layers(graph), recipe.only, recipe.skip):
+        seen = stats.get(layer.name)
+        if seen is None or layer.is_conv or layer.weight.ndim != 2:
+            continue
+        factors, exponent = rounding.activation_aware(layer.matrix, seen.gram[0], most, recipe.block)
+        if exponent:
+            scale_inputs(layer, factors)
+            inverse = 1 / factors
+            seen.gram[0] *= np.outer(inverse, inverse)
+            seen.mean[0] *= inverse

@@ -1,0 +1,1 @@
+"""Rewrites that make models smaller or cheaper at the price of small errors: nothing here runs unless asked for."""
