@@ -136,6 +136,51 @@ def test_runs_over_strings_allocate_nothing(malloc_trap: Path, tmp_path: Path) -
         assert (done.returncode, done.stdout.strip()) == (0, "0"), done.stderr
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("threads", ["1", "2"])
+def test_rounds_of_loops_allocate_nothing(malloc_trap: Path, tmp_path: Path, threads: str) -> None:
+    """Once memory has grown to what the rounds need: a carried tensor that grows, a branch of sizes of its own, a size
+    that is found in each round, values collected without a limit, a loop in the loop."""
+    model = onnx.parser.parse_model("""<ir_version: 10, opset_import: ["" : 21]>
+        g (float[N] x, bool go) => (float[A] last, int64[B] lengths, float[C, N] rows) {
+            none = Identity ("")
+            limit = Constant<value_int=9223372036854775807>()
+            start = Identity(x)
+            last, lengths, rows = Loop(limit, go, start)<body = body (int64 i, bool on, float[K] kept) => (
+                    bool again, float[L] grown, int64 length, float[N] row) {
+                one = Constant<value_int=1>()
+                forty = Constant<value_int=40>()
+                two = Constant<value_int=2>()
+                rest = Mod(i, two)
+                odd = Equal(rest, one)
+                number = Cast<to=1>(i)
+                minus = Constant<value_ints=[-1]>()
+                new = Reshape(number, minus)
+                more = If(odd)<then_branch = t () => (float[P] a) { a = Concat<axis=0>(kept, new) },
+                               else_branch = e () => (float[Q] b) { b = Neg(kept) }>
+                found = NonZero(more)
+                many = Shape(found)
+                last_of = Constant<value_ints=[1]>()
+                size = Gather(many, last_of)
+                length = Squeeze(size)
+                three = Constant<value_int=3>()
+                sure = Constant<value_ints=[1]>()
+                yes = Cast<to=9>(one)
+                total = Loop(three, yes, x)<body = inner (int64 j, bool go_on, float[N] sum) => (bool go_in, float[N] next) {
+                    go_in = Identity(go_on)
+                    next = Add(sum, x)
+                }>
+                row = Identity(total)
+                grown = Identity(more)
+                again = Less(i, forty)
+            }>
+        }""".replace('none = Identity ("")', ""))
+    lepton.compile_to(model, tmp_path / "rounds.so")
+    for count in ("N=3", "N=700"):
+        done = subprocess.run([malloc_trap, tmp_path / "rounds.so", threads, count], capture_output=True, text=True)
+        assert (done.returncode, done.stdout.strip()) == (0, "0"), done.stderr
+
+
 def test_the_trap_sees_allocations(artifact: Callable[..., Path], malloc_trap: Path) -> None:
     """A model whose kernel allocates is caught."""
     done = subprocess.run([malloc_trap, artifact("leaky"), "1"], capture_output=True, text=True)
