@@ -98,27 +98,40 @@ def spell(program: Program, target: Target, prefix: str) -> tuple[Module, list[s
     return module, names
 
 
+@dataclass(eq=False)
+class _Pieces:
+    """Code and tables of several programs of one triple, over one set of weights."""
+
+    linked: bool
+    threads: int
+    weights: Weights = field(default_factory=Weights)
+    objects: list[bytes] = field(default_factory=list)
+    texts: list[str] = field(default_factory=list)
+    tables: Module = field(default_factory=Module)
+
+    def add(self, program: Program, target: Target, prefix: str, words: str, device: DeviceCode | None = None) -> str:
+        """Spell and compile a program after its variants; the name of its table."""
+        variants = [self.add(v, target, f"{prefix}for{i}_", words) for i, v in enumerate(program.variants)]
+        module, kernels = spell(program, target, prefix) if device is None else (Module(), [""] * len(program.steps))
+        self.texts.append(str(module))
+        self.objects.append(compile_module(self.texts[-1], target))
+        offsets = {b: self.weights.add(b) for b in program.buffers if b.storage is Storage.CONSTANT}
+        for symbol in dict.fromkeys(k for k in kernels if k):
+            self.tables.declarations[symbol] = f"declare hidden void @{symbol}{KERNEL_TYPE}"
+        writer = Tables(self.tables, program, target, prefix, device)
+        return writer.write(kernels, offsets, self.weights.size, words, self.threads,
+                            WEIGHTS_SYMBOL if self.linked else "", variants)
+
+
 def build(programs: Sequence[tuple[Program, Target]], metadata: Sequence[str], threads: int = 0,
           linked: bool = True, devices: Sequence[DeviceCode | None] = ()) -> Objects:
     """Compile programs of one triple, best target first. `linked`: weights are a symbol the linker resolves.
     `devices`: what CUDA programs run, beside each program."""
-    weights = Weights()
-    objects: list[bytes] = []
-    texts: list[str] = []
-    tables = Module()
-    names: list[str] = []
+    made = _Pieces(linked, threads)
     each = [*devices, *[None] * (len(programs) - len(devices))]
-    for (program, target), words, device in zip(programs, metadata, each, strict=True):
-        prefix = f"lpt_{target.name.replace('-', '_')}_"
-        module, kernels = spell(program, target, prefix) if device is None else (Module(), [""] * len(program.steps))
-        texts.append(str(module))
-        objects.append(compile_module(texts[-1], target))
-        offsets = {b: weights.add(b) for b in program.buffers if b.storage is Storage.CONSTANT}
-        for symbol in dict.fromkeys(k for k in kernels if k):
-            tables.declarations[symbol] = f"declare hidden void @{symbol}{KERNEL_TYPE}"
-        writer = Tables(tables, program, target, prefix, device)
-        names.append(writer.write(kernels, offsets, weights.size, words, threads, WEIGHTS_SYMBOL if linked else ""))
-    artifact_table(tables, names)
-    texts.append(TYPES + str(tables))
-    objects.append(compile_module(texts[-1], programs[0][1]))
-    return Objects(programs[0][1].triple, objects, weights, names, texts, sum(map(len, objects)))
+    names = [made.add(program, target, f"lpt_{target.name.replace('-', '_')}_", words, device)
+             for (program, target), words, device in zip(programs, metadata, each, strict=True)]
+    artifact_table(made.tables, names)
+    made.texts.append(TYPES + str(made.tables))
+    made.objects.append(compile_module(made.texts[-1], programs[0][1]))
+    return Objects(programs[0][1].triple, made.objects, made.weights, names, made.texts, sum(map(len, made.objects)))

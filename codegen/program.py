@@ -123,6 +123,8 @@ class Program:
     steps: list[Step] = field(default_factory=list)
     guards: list[GuardRow] = field(default_factory=list)  # of the inputs' shapes; CHECK steps hold the others
     strings: dict[bytes, int] = field(default_factory=lambda: {b"": 0})  # constants -> numbers, in order
+    limits: dict[str, tuple[int, int]] = field(default_factory=dict)  # symbol -> least and most it was compiled for
+    variants: list[Program] = field(default_factory=list)  # the same for certain sizes of the inputs, tried first
     workspace: int = 0                   # bytes; 0 where it depends on input shapes
 
     @property

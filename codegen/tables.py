@@ -30,13 +30,13 @@ TYPES = """\
 %lpt_buffer = type { i32, i32, i64, i32, i32, i32, i32 }
 %lpt_operand = type { i32, i32 }
 %lpt_step = type { ptr, ptr, i32, i32, i32, i32, i32, i32, i32, i32 }
-%lpt_symbol = type { i32, i32, i32, i32 }
+%lpt_symbol = type { i32, i32, i32, i32, i64, i64 }
 %lpt_guard = type { i32, i32, ptr }
 %lpt_call_tensor = type { i32, i32, %lpt_port_slots }
 %lpt_host_call = type { ptr, ptr, i64, ptr, ptr, i32, i32, i32, i32 }
 %lepton_string = type { ptr, i64 }
 %lpt_program = type { ptr, ptr, i64, ptr, ptr, ptr, ptr, ptr, ptr, ptr, ptr, ptr, ptr, ptr, ptr, ptr, ptr, ptr, \
-i64, i64, i32, i32, i32, i32, i32, i32, i32, i32, i32, i32, i32, i32, i32, i32, ptr, ptr, i32, i32 }
+ptr, i64, i64, i32, i32, i32, i32, i32, i32, i32, i32, i32, i32, i32, i32, i32, i32, i32, ptr, ptr, i32, i32 }
 %lpt_cuda_image = type { ptr, i64, i32, i32 }
 %lpt_cuda_kernel = type { ptr, i32, i32, i32, i32, i32, i32, i32, i32 }
 %lpt_artifact_table = type { ptr, i64 }
@@ -92,8 +92,8 @@ class Tables:
         self.buffer_index = {b: i for i, b in enumerate(program.buffers)}
 
     def write(self, kernels: Sequence[str], offsets: dict[Buffer, int], weights_size: int, metadata: str,
-              threads: int = 0, weights_symbol: str = "") -> str:
-        """Define everything; the name of the `lpt_program` global."""
+              threads: int = 0, weights_symbol: str = "", variants: Sequence[str] = ()) -> str:
+        """Define everything; the name of the `lpt_program` global. `variants` names those of the program's."""
         program = self.program
         ports = [self._ports("inputs", program.inputs, [v.name or f"input{i}" for i, v in enumerate(program.inputs)]),
                  self._ports("outputs", program.outputs, program.output_names)]
@@ -122,12 +122,13 @@ class Tables:
             f"ptr {shape}", f"ptr {call_table}",
             f"ptr {self._array('functions', 'ptr', [f'ptr {self._text(n)}' for n in functions])}",
             f"ptr {self._strings(strings)}",
+            f"ptr {self._array('variants', 'ptr', [f'ptr @{v}' for v in variants])}",
             f"ptr {f'@{weights_symbol}' if weights_symbol else 'null'}",
             f"i64 {weights_size}", f"i64 {program.workspace}",
             *(f"i32 {n}" for n in (
                 len(program.inputs), len(program.outputs), len(program.buffers), len(operands), len(program.steps),
                 len(bound), len(self.guards), len(self.env.contents),
-                len(calls), len(functions), len(strings), threads,
+                len(calls), len(functions), len(strings), len(variants), threads,
                 max((len(s.operands) for s in program.steps), default=0))),
             *self._device(),
         ]
@@ -232,7 +233,9 @@ class Tables:
         for i, value in enumerate(self.program.inputs):
             for axis, d in enumerate(value.tensor.shape):
                 if isinstance(d, Expr) and (name := str(d)).isidentifier() and name not in rows:
-                    rows[name] = f"%lpt_symbol {{ i32 {self.env.slot(d)}, i32 {i}, i32 {axis}, i32 0 }}"
+                    low, high = self.program.limits.get(name, (0, 0))
+                    rows[name] = (f"%lpt_symbol {{ i32 {self.env.slot(d)}, i32 {i}, i32 {axis}, i32 0, i64 {low}, "
+                                  f"i64 {high} }}")
         needed: set[str] = set().union(*(symbols(d) for d in self.env.contents))
         if lost := sorted(needed - rows.keys() - self.late):
             raise UnsupportedError(f"sizes {', '.join(lost)} follow neither from an input's shape nor from a count")

@@ -7,13 +7,13 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import lepton
-from lepton import debug, plugins
+from lepton import debug, plugins, ranges
 from lepton.codegen import lower as _lowerings  # noqa: F401  (fills LOWERINGS)
 from lepton.codegen.build import Objects, build, plan_memory
 from lepton.codegen.cuda import lowering as _cuda_lowerings  # noqa: F401  (fills those of the family)
@@ -33,6 +33,7 @@ from lepton.passes.default import pipeline_for
 from lepton.passes.halves import Precision
 from lepton.passes.instruments import Reproducer
 from lepton.passes.pipeline import Pipeline, parse_pipeline
+from lepton.ranges import Dims
 from lepton.reproducer import kept
 
 if TYPE_CHECKING:
@@ -51,7 +52,7 @@ class Options:
     level: int = 2                       # -O0 … -O3
     math: Math = "default"               # strict | default | fast
     precision: Precision = "f32"         # f32 | bf16: of what f32 products read
-    dims: Mapping[str, int] = field(default_factory=dict)
+    dims: Dims = field(default_factory=dict)  # a size, or (least, usual, largest)
     values: Mapping[str, Any] = field(default_factory=dict)  # contents of inputs that leave the signature
     structure: Mapping[str, Spec] = field(default_factory=dict)  # what sequences and optionals among the inputs hold
     threads: int = 0                     # the artifact's default; 0: one per core it may use
@@ -121,7 +122,8 @@ def load_graph(source: Source, options: Options) -> Graph:
     plugins.load(options.plugins)
     if isinstance(source, Graph):
         return clone(source)
-    return frontends.load(source, dims=options.dims, values=options.values, structure=options.structure)
+    fixed, _ = ranges.split(options.dims)
+    return frontends.load(source, dims=fixed, values=options.values, structure=options.structure)
 
 
 def checked(source: Source, options: Options) -> Graph:
@@ -179,10 +181,36 @@ def lower(source: Source, options: Options, progress: Progress | None = None) ->
         with report.stage("plan", progress), kept(graph, options.repro_dir):
             verify(graph)
             program = program_of(graph, target, options)
+            program.limits = ranges.limits(original, options.dims)
+        report.targets[target.name] = statistics(graph, program)
+        if program.limits and target.family == "cpu" and not draws(program):
+            report.targets[target.name]["variants"] = [variant(source, program, target, pipeline, options, report)]
         done.graphs.append(graph)
         done.programs.append((program, target))
-        report.targets[target.name] = statistics(graph, program)
     return done
+
+
+def variant(source: Source, program: Program, target: Target, pipeline: Pipeline, options: Options, report: Report
+            ) -> dict[str, Any]:
+    """Give a program one beside it for the usual sizes of its ranges; what there is to tell about that."""
+    usual = replace(options, dims=ranges.usual(options.dims))
+    with report.stage("read", None):
+        graph = checked(source, usual)
+    with report.stage("passes", None):
+        graph = optimise(graph, pipeline, usual)
+    with report.stage("plan", None), kept(graph, options.repro_dir):
+        verify(graph)
+        special = program_of(graph, target, usual)
+    program.variants.append(special)
+    _, given = ranges.split(options.dims)
+    told = statistics(graph, special)
+    return {"dims": {name: usual.dims[name] for name in sorted(given)},
+            **{key: told[key] for key in ("kernels", "bodies", "steps", "flops", "weights", "workspace")}}
+
+
+def draws(program: Program) -> bool:
+    """Whether a program draws at random: then two would have to share where they are."""
+    return any(b.storage is Storage.STATE for b in program.buffers)
 
 
 def program_of(graph: Graph, target: Target, options: Options) -> Program:

@@ -185,6 +185,22 @@ def parse_dims(words: Sequence[str]) -> dict[str, int]:
     return dims
 
 
+def parse_sizes(words: Sequence[str]) -> dict[str, int | tuple[int, int, int]]:
+    """The same, with ranges: ["N=1..8..64"] -> {"N": (1, 8, 64)}. Raises UsageError."""
+    sizes: dict[str, int | tuple[int, int, int]] = {}
+    for word in words:
+        name, _, text = word.rpartition("=")
+        parts = text.split("..")
+        if len(parts) == 1:
+            sizes.update(parse_dims([word]))
+            continue
+        if len(parts) != 3 or name in sizes:
+            raise UsageError(f"--dim {word}: expected NAME=LEAST..USUAL..LARGEST, once, as in --dim N=1..8..64")
+        least, usual, largest = (parse_dims([f"{name}={part}"])[name] for part in parts)
+        sizes[name] = least, usual, largest
+    return sizes
+
+
 def parse_structure(words: Sequence[str]) -> dict[str, Any]:
     """["x=3", "y=null", "z=[[2, 3], [4, 3]]"]: what inputs that are sequences or optionals hold. Raises UsageError."""
     found: dict[str, Any] = {}

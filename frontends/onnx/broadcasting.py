@@ -7,7 +7,6 @@ broadcast explicitly, by strides that are 0 where a size turns out to be 1, to `
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import reduce
 
 from lepton.frontends.onnx.bounds import lower
 from lepton.ir import dims
@@ -29,8 +28,10 @@ def common(a: Dim, b: Dim) -> Dim | None:
     above = [d for d in (a, b) if (lower(d) or 0) >= 2]
     if len(above) == 2:
         return None  # neither can be 1
-    every: list[Dim] = sorted(mine | others, key=str, reverse=True)
-    return above[0] if above else reduce(lambda total, d: dims.stretch(d, total), every, 1)
+    total: Dim = 1
+    for d in sorted(mine | others, key=str, reverse=True):
+        total = dims.stretch(d, total)
+    return above[0] if above else total
 
 
 def parts(dim: Dim) -> set[Dim]:

@@ -21,8 +21,9 @@ class Symbols:
         self._pins = dict(pins or {})
         self._used: set[str] = set()
         for name, value in self._pins.items():
-            if isinstance(value, bool) or not isinstance(value, int) or value < 0:
-                raise UsageError(f"dimension '{name}' cannot be {value!r}", help="give an integer that is not negative")
+            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+                raise UsageError(f"dimension '{name}' cannot be {value!r}",
+                                 help="give an integer of 1 or more; left open, it may be 0 when the model runs")
 
     def named(self, name: str) -> Dim:
         """The dim for the model's `name`: the same one each time, or the number it is pinned to."""

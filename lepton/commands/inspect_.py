@@ -136,10 +136,15 @@ def _artifact_lines(record: Mapping[str, Any]) -> list[str]:
         lines.append(f"  memory  weights {human(sizes['weights'], 'B')}, workspace {space(sizes['workspace'])}")
         lines.append(f"  code    {count(sizes['kernels'], 'kernel')} ({sizes['bodies']} distinct), "
                      f"{count(sizes['fusions'], 'fused group')}, {work(sizes['flops'])}")
+    for variant in sizes.get("variants", ()):
+        usual = ", ".join(f"{name}={size}" for name, size in variant["dims"].items())
+        lines.append(f"  for     {usual}: {count(variant['kernels'], 'kernel')} of its own, "
+                     f"workspace {space(variant['workspace'])}, {work(variant['flops'])}")
     if record["functions"]:
         lines.append(f"  calls   {', '.join(record['functions'])}: to be registered by the program that runs it")
     if made:
-        pins = "".join(f" --dim {name}={size}" for name, size in made["dims"].items())
+        pins = "".join(f" --dim {name}={size if isinstance(size, int) else '..'.join(map(str, size))}"
+                       for name, size in made["dims"].items())
         lines.append(f"  made by Lepton {made['lepton']} (LLVM {made['llvm']}, onnx {made['onnx']}), "
                      f"-O{made['level']} --math {made['math']}{pins}")
     return lines

@@ -74,6 +74,7 @@ typedef struct lpt_symbol {
   uint32_t input;
   uint32_t axis;
   uint32_t reserved;
+  int64_t low, high; /* the sizes that the program was compiled for; high 0: any                 */
 } lpt_symbol;
 
 #define LPT_SLOT_LATE 0x80000000u
@@ -161,11 +162,12 @@ typedef struct lpt_program {
   const char *const *functions; /* the names in `calls` that the host must register, each once   */
   const lepton_string *strings; /* constants, all different; number 0 is empty. Tensors of strings hold int64
                                  * numbers: into these, or behind them what a run has made (strings.c) */
+  const struct lpt_program *const *variants; /* for certain sizes, with the same ports: tried first  */
   const uint8_t *weights;      /* 64-byte aligned (page-aligned in a .so); NULL in the JIT: given at bind */
   uint64_t weights_size;
   uint64_t workspace_size;     /* static models: bytes of the planned arena (offsets in buffers are final) */
   uint32_t n_inputs, n_outputs, n_buffers, n_operands, n_steps, n_symbols, n_guards, n_env;
-  uint32_t n_calls, n_functions, n_strings;
+  uint32_t n_calls, n_functions, n_strings, n_variants;
   uint32_t default_threads;    /* 0: one per core the process may use                            */
   uint32_t max_operands;       /* the largest n_operands of any step                             */
   uint32_t kind;               /* lpt_program_kind. What the fields say of memory is then the device's  */

@@ -94,6 +94,7 @@ struct lepton_session {
     int64_t *sizes, *offsets;
     int64_t *planned;        /* per buffer: the size it was last placed with                       */
   } plan;
+  lepton_session **variants; /* sessions of the program's variants                                 */
   lepton_step_time *profile; /* NULL until profiling was switched on                               */
   bool profiling;
   char message[LPT_MESSAGE_SIZE];
@@ -143,6 +144,8 @@ bool lpt_is_dynamic(const lpt_program *program);
 /* ---- shape.c: sizes and memory for the inputs at hand ----------------------------------------- */
 
 lepton_status lpt_prepare(lepton_session *session, const lepton_tensor *inputs);
+/* Memory for the largest sizes that the program was compiled for, where all have such. */
+lepton_status lpt_reserve_most(lepton_session *session);
 /* At step `step`, which has bound sizes: all sizes again, and memory for what starts there or later. */
 lepton_status lpt_prepare_late(lepton_session *session, uint32_t step, lepton_tensor *outputs);
 /* LPT_CHECK: guards and sizes of what step `index` stands before. */
@@ -154,6 +157,20 @@ lepton_status lpt_own_output(lepton_session *session, uint32_t index, lepton_ten
 /* The output's dtype, rank and shape from env; late dimensions are -1 unless `late`. */
 void lpt_describe_output(const lepton_session *session, uint32_t index, bool late,
                          lepton_tensor *output);
+
+/* ---- variants.c: programs for certain sizes ---------------------------------------------------- */
+
+lepton_status lpt_start_variants(lepton_session *session, const lepton_options *options);
+void lpt_end_variants(lepton_session *session);
+/* The session to answer for inputs of these shapes in this one's place, or NULL. */
+lepton_session *lpt_variant_for(const lepton_session *session, const lepton_tensor *inputs);
+/* Memory lent by this session or a variant of its that is not `keep`: forget it. */
+void lpt_take_back(const lepton_session *session, const lepton_session *keep, lepton_tensor *outputs);
+/* What the variant says, as said by the session. */
+lepton_status lpt_say(lepton_session *session, const lepton_session *variant, lepton_status status);
+/* Steps of the program and its variants together, and their times side by side in `profile`. */
+uint32_t lpt_all_steps(const lepton_session *session);
+void lpt_profile_variants(lepton_session *session, int enable);
 
 /* ---- plan.c ------------------------------------------------------------------------------------ */
 

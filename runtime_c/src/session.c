@@ -122,7 +122,7 @@ static lepton_status bind_buffers(lepton_session *session) {
 /* A static model's memory is made at once: its input shapes are known. */
 static lepton_status prepare_static(lepton_session *session) {
   const lpt_program *program = session->program;
-  if (session->dynamic) return LEPTON_OK;
+  if (session->dynamic) return lpt_reserve_most(session);
   lepton_tensor *inputs = lpt_allocate_zeroed(&session->allocator, program->n_inputs, sizeof *inputs);
   if (!inputs) return lpt_fail(NULL, LEPTON_OUT_OF_MEMORY, "no memory for the session");
   for (uint32_t i = 0; i < program->n_inputs; i++) {
@@ -175,6 +175,7 @@ lepton_status lpt_create(const lpt_program *program, const uint8_t *weights,
   if (!status) status = lpt_link_calls(session, options);
   if (!status) status = lpt_strings_start(session);
   if (!status) status = prepare_static(session);
+  if (!status) status = lpt_start_variants(session, options);
   if (status) goto error;
   *out_session = session;
   return LEPTON_OK;
@@ -193,6 +194,7 @@ void lpt_destroy(lepton_session *session) {
   for (uint32_t i = 0; session->numbers && i < session->program->n_inputs + session->program->n_outputs; i++)
     lpt_release(&allocator, session->numbers[i].data);
   lpt_strings_end(&allocator, &session->strings);
+  lpt_end_variants(session);
   for (uint32_t i = 0; session->growing && i < session->program->n_buffers; i++)
     lpt_release(&allocator, session->growing[i].data);
   void *const owned[] = {
@@ -211,6 +213,7 @@ lepton_status lpt_seed(lepton_session *session, uint64_t seed) {
   if (!session) return LEPTON_INVALID_ARGUMENT;
   session->message[0] = '\0';
   for (uint32_t i = 0; i < session->n_state; i++) session->state[i] = i ? 0 : seed;
+  for (uint32_t i = 0; i < session->program->n_variants; i++) lpt_seed(session->variants[i], seed);
   return LEPTON_OK;
 }
 
@@ -229,6 +232,8 @@ lepton_status lpt_resolve(lepton_session *session, const lepton_tensor *inputs,
   session->message[0] = '\0';
   if (!out_outputs && session->program->n_outputs)
     return lpt_fail(session, LEPTON_INVALID_ARGUMENT, "out_outputs is NULL");
+  lepton_session *variant = lpt_variant_for(session, inputs);
+  if (variant) return lpt_say(session, variant, lpt_resolve(variant, inputs, out_outputs));
   lepton_status status = lpt_check_inputs(session, inputs, false);
   if (!status && !prepared_for(session, inputs)) status = lpt_prepare(session, inputs);
   if (status) return status;
@@ -272,6 +277,9 @@ lepton_status lpt_run(lepton_session *session, const lepton_tensor *inputs, lept
   if (!session) return LEPTON_INVALID_ARGUMENT;
   const lpt_program *program = session->program;
   session->message[0] = '\0';
+  lepton_session *variant = lpt_variant_for(session, inputs);
+  lpt_take_back(session, variant ? variant : session, outputs);
+  if (variant) return lpt_say(session, variant, lpt_run(variant, inputs, outputs));
   lepton_status status = lpt_check_inputs(session, inputs, true);
   if (!status && !prepared_for(session, inputs)) status = lpt_prepare(session, inputs);
   if (!status) status = lpt_check_outputs(session, inputs, outputs);

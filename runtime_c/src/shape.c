@@ -7,14 +7,24 @@ static void compute_env(lepton_session *session) {
   if (session->program->shape) session->program->shape(session->env);
 }
 
-static void bind_symbols(lepton_session *session, const lepton_tensor *inputs) {
+static lepton_status check_limits(lepton_session *session, const lpt_symbol *symbol, int64_t size) {
+  if (!symbol->high || (size >= symbol->low && size <= symbol->high)) return LEPTON_OK;
+  return lpt_fail(session, LEPTON_INVALID_ARGUMENT, "input '%s': axis %u is %lld; the model was compiled for %lld to %lld",
+                  session->program->inputs[symbol->input].name, (unsigned)symbol->axis, (long long)size,
+                  (long long)symbol->low, (long long)symbol->high);
+}
+
+static lepton_status bind_symbols(lepton_session *session, const lepton_tensor *inputs) {
   const lpt_program *program = session->program;
   memcpy(session->env, program->env, program->n_env * sizeof *session->env); /* late sizes are unknown again */
   for (uint32_t i = 0; i < program->n_symbols; i++) {
     const lpt_symbol *symbol = &program->symbols[i];
-    session->env[symbol->env_slot] = inputs[symbol->input].shape[symbol->axis];
+    int64_t size = session->env[symbol->env_slot] = inputs[symbol->input].shape[symbol->axis];
+    lepton_status status = check_limits(session, symbol, size);
+    if (status) return status;
   }
   compute_env(session);
+  return LEPTON_OK;
 }
 
 /* What is checked when the input shapes are known; the others wait for an LPT_CHECK step. */
@@ -174,8 +184,8 @@ static lepton_status check_outputs(lepton_session *session) {
 
 lepton_status lpt_prepare(lepton_session *session, const lepton_tensor *inputs) {
   session->ready = false; /* until all of this has succeeded */
-  bind_symbols(session, inputs);
-  lepton_status status = lpt_check_sizes(session, inputs);
+  lepton_status status = bind_symbols(session, inputs);
+  if (!status) status = lpt_check_sizes(session, inputs);
   if (!status) status = check_guards(session);
   if (!status) status = check_outputs(session);
   if (!status) status = check_steps(session, 0, session->program->n_steps);
@@ -186,6 +196,21 @@ lepton_status lpt_prepare(lepton_session *session, const lepton_tensor *inputs) 
     memcpy(session->shapes[i], inputs[i].shape, sizeof session->shapes[i]);
   session->ready = true;
   return LEPTON_OK;
+}
+
+lepton_status lpt_reserve_most(lepton_session *session) {
+  const lpt_program *program = session->program;
+  if (!program->n_symbols) return LEPTON_OK;
+  memcpy(session->env, program->env, program->n_env * sizeof *session->env);
+  for (uint32_t i = 0; i < program->n_symbols; i++) {
+    if (!program->symbols[i].high) return LEPTON_OK;
+    session->env[program->symbols[i].env_slot] = program->symbols[i].high;
+  }
+  compute_env(session);
+  lepton_status status = check_steps(session, 0, program->n_steps);
+  if (!status) status = plan_workspace(session, 0, &session->arenas[0]);
+  if (status) lpt_fail(NULL, status, "%s", session->message);
+  return status;
 }
 
 lepton_status lpt_reserve_growing(lepton_session *session, uint32_t buffer, int64_t bytes) {

@@ -113,14 +113,15 @@ lepton_status lpt_profile(lepton_session *session, int enable, const lepton_step
   session->message[0] = '\0';
   session->profiling = false;
   if (enable && !session->profile) {
-    session->profile = lpt_allocate(&session->allocator, program->n_steps * sizeof *session->profile);
+    session->profile = lpt_allocate(&session->allocator, lpt_all_steps(session) * sizeof *session->profile);
     if (!session->profile)
       return lpt_fail(session, LEPTON_OUT_OF_MEMORY, "no memory for step times");
   }
   for (uint32_t i = 0; enable && i < program->n_steps; i++)
     session->profile[i] = (lepton_step_time){.name = program->steps[i].name};
   session->profiling = enable;
+  lpt_profile_variants(session, enable);
   if (out_steps) *out_steps = session->profile;
-  if (out_count) *out_count = session->profile ? program->n_steps : 0;
+  if (out_count) *out_count = session->profile ? lpt_all_steps(session) : 0;
   return LEPTON_OK;
 }

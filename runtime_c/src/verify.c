@@ -159,6 +159,12 @@ static lepton_status verify_references(const lpt_program *p) {
   return LEPTON_OK;
 }
 
+static lepton_status verify_variants(const lpt_program *p) {
+  for (uint32_t i = 0; i < p->n_variants; i++)
+    if (!p->variants || !p->variants[i]) return unsound("variant", i, "is missing");
+  return LEPTON_OK;
+}
+
 bool lpt_is_dynamic(const lpt_program *program) {
   bool binds = false;
   for (uint32_t i = 0; i < program->n_steps; i++) binds |= lpt_binds(program, &program->steps[i]);
@@ -169,6 +175,7 @@ lepton_status lpt_verify(const lpt_program *program) {
   if (program->n_env < 2 || program->env[0] != 0 || program->env[1] != 1)
     return unsound("env", 0, "does not start with 0 and 1");
   lepton_status status = verify_ports(program);
+  if (!status) status = verify_variants(program);
   if (!status) status = verify_references(program);
   for (uint32_t i = 0; i < program->n_calls && !status; i++) status = verify_call(program, i);
   if (!status) status = verify_strings(program);

@@ -23,7 +23,7 @@ static const lepton_port in_ports[] = {{"x", LEPTON_STRING, 1, {-1}, NULL}};
 static const lepton_port out_ports[] = {{"y", LEPTON_STRING, 1, {-1}, NULL}};
 static const lpt_port_slots in_slots[] = {{{N}}}, out_slots[] = {{{K | LPT_SLOT_LATE}}};
 static const int64_t env[ENV] = {0, 1};
-static const lpt_symbol symbols[] = {{N, 0, 0, 0}};
+static const lpt_symbol symbols[] = {{N, 0, 0, 0, 0, 0}};
 static const lpt_buffer buffers[] = {
   {LPT_INPUT, 0, 0, N_BYTES, 0, 0, 0}, {LPT_WORKSPACE, 0, 0, K_BYTES, 0, 1, 0}, {LPT_OUTPUT, 0, 0, K_BYTES, 0, 0, 0},
 };

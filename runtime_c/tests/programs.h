@@ -74,7 +74,7 @@ static const lepton_port dynamic_in[] = {
 static const lepton_port dynamic_out[] = {{"y", LEPTON_F32, 2, {-1, -1}, words_nm}};
 static const lpt_port_slots dynamic_slots[] = {{{DYN_N, DYN_M}}, {{DYN_M}}};
 static const int64_t dynamic_env[DYN_ENV] = {0, 1};
-static const lpt_symbol dynamic_symbols[] = {{DYN_N, 0, 0, 0}, {DYN_M, 0, 1, 0}};
+static const lpt_symbol dynamic_symbols[] = {{DYN_N, 0, 0, 0, 0, 0}, {DYN_M, 0, 1, 0, 0, 0}};
 static const lpt_guard dynamic_guards[] = {{DYN_M_ODD, 0, "node 'halve': M must be even"}};
 static const lpt_buffer dynamic_buffers[] = {
   {LPT_INPUT, 0, 0, DYN_BYTES, 0, 0, 0}, {LPT_INPUT, 1, 0, DYN_ROW_BYTES, 0, 0, 0},
@@ -165,7 +165,7 @@ static const lepton_port late_in[] = {{"x", LEPTON_F32, 1, {-1}, words_n}};
 static const lepton_port late_out[] = {{"y", LEPTON_F32, 1, {-1}, words_k}};
 static const lpt_port_slots late_in_slots[] = {{{LATE_N}}}, late_out_slots[] = {{{LATE_K | LPT_SLOT_LATE}}};
 static const int64_t late_env[LATE_ENV] = {0, 1, 0, 0, -1, 0, 8, 0, 4}; /* an unknown size looks negative */
-static const lpt_symbol late_symbols[] = {{LATE_N, 0, 0, 0}};
+static const lpt_symbol late_symbols[] = {{LATE_N, 0, 0, 0, 0, 0}};
 static const lpt_guard late_guards[] = {{LATE_TOO_MANY | LPT_SLOT_LATE, 0, "node 'pick': at most 5"}};
 static const lpt_buffer late_buffers[] = {
   {LPT_INPUT, 0, 0, LATE_N_BYTES, 0, 0, 0}, {LPT_OUTPUT, 0, 0, LATE_K_BYTES, 0, 0, 0},

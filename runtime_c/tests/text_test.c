@@ -17,7 +17,7 @@ static void shape(int64_t *env) {
 }
 
 static const int64_t env[ENV] = {0, 1};
-static const lpt_symbol symbols[] = {{N, 0, 0, 0}};
+static const lpt_symbol symbols[] = {{N, 0, 0, 0, 0, 0}};
 static const lepton_string words[] = {{NULL, 0}};
 
 typedef struct one {
