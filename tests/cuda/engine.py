@@ -14,19 +14,16 @@ import lepton.codegen.cuda.lowering  # noqa: F401  (fills the family's lowerings
 from lepton import backend, driver
 from lepton.artifact import Model, from_program
 from lepton.codegen.build import build
-from lepton.codegen.cuda.spell import ScratchIn, Spelled, spell
+from lepton.codegen.cuda.spell import ScratchIn, Spelled
 from lepton.codegen.jit import Loaded
 from lepton.codegen.kernel import Kernel
 from lepton.codegen.llvm.builder import Module
-from lepton.codegen.llvm.spell import LoopBody
 from lepton.codegen.program import Program
-from lepton.codegen.target import CUDA_TARGETS, TARGETS, Target
+from lepton.codegen.target import TARGETS, Target
 from lepton.ir.core import clone
-from lepton.ir.diagnostics import UnsupportedError
-from tests.cuda.simulated import call_text, library
+from tests.cuda.simulated import CUDA, call_text, library, spelled_of
 
 BLOCKS = 5
-CUDA = CUDA_TARGETS["cuda-sm90"]
 
 
 @dataclass(frozen=True)
@@ -67,14 +64,11 @@ def simulate(program: Program) -> None:
         kernel = step.kernel
         if kernel is None:
             continue
-        if not isinstance(kernel.body, LoopBody):
-            raise UnsupportedError(f"{kernel.name}: no CUDA kernel ({type(kernel.body).__name__})")
         key = kernel.body, kernel.scratch
         if key not in symbols:
             symbols[key] = f"k{len(symbols)}"
-            spelled = spell(kernel.body.kernel, symbols[key], kernel.scratch)
-            operands = sum(b.scratch is None for b in kernel.body.kernel.buffers)
-            texts.append(wrapped(spelled, symbols[key], operands, kernel.body.kernel.n_dims))
+            spelled = spelled_of(kernel, symbols[key])
+            texts.append(wrapped(spelled, symbols[key], len(kernel.operands), len(kernel.dims)))
         kernels[i] = kernel
     if not texts:
         return

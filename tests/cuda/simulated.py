@@ -14,13 +14,17 @@ from pathlib import Path
 import numpy as np
 
 from lepton.codegen.cuda.source import prelude
-from lepton.codegen.cuda.spell import Geometry, ScratchIn, spell
+from lepton.codegen.cuda.spell import Geometry, ScratchIn, Spelled, spell
+from lepton.codegen.cuda.templates.text import DeviceBody
 from lepton.codegen.kernel import Kernel, Packed
 from lepton.codegen.llvm.spell import LoopBody
+from lepton.codegen.target import CUDA_TARGETS
 from lepton.ir.core import Value
+from lepton.ir.diagnostics import UnsupportedError
 from lepton.ir.dims import evaluate
 from lepton.ir.tensor import Array
 
+CUDA = CUDA_TARGETS["cuda-sm90"]
 COMPILER = shutil.which("g++")
 FLAGS = ("-std=c++17", "-O1", "-fPIC", "-fno-strict-aliasing", "-ffp-contract=off", "-w")
 BLOCKS = 7  # a grid smaller than most numbers of tasks, so that blocks take several
@@ -70,10 +74,19 @@ def call_text(signature: str, symbol: str) -> str:
     return f"static void lp_call(void **words) {{ {symbol}({', '.join(words)}); }}\n"
 
 
-def run_loop_kernel(kernel: Kernel, addresses: list[int], env: Mapping[str, int]) -> None:
-    """All tasks of a loop kernel on operands at these addresses."""
-    assert isinstance(kernel.body, LoopBody)
-    spelled = spell(kernel.body.kernel, "k", kernel.scratch)
+def spelled_of(kernel: Kernel, symbol: str) -> Spelled:
+    """Its CUDA text. Raises UnsupportedError where there is none."""
+    match kernel.body:
+        case LoopBody(loop):
+            return spell(loop, symbol, kernel.scratch)
+        case DeviceBody() as body:
+            return body.emit_cuda(symbol, CUDA)
+    raise UnsupportedError(f"{kernel.name}: no CUDA kernel ({type(kernel.body).__name__})")
+
+
+def run_on_simulator(kernel: Kernel, addresses: list[int], env: Mapping[str, int]) -> None:
+    """All tasks of a kernel on operands at these addresses."""
+    spelled = spelled_of(kernel, "k")
     signature = spelled.text[spelled.text.index(" k(") + 3:spelled.text.index(") {")]
     geometry = spelled.geometry
     code = library(spelled.text + call_text(signature, "k") + launcher(geometry, signature.count(",") + 1))
@@ -92,4 +105,4 @@ def packed_copies(kernel: Kernel) -> dict[int, Array]:
     return {i: np.ascontiguousarray(o.array) for i, o in enumerate(kernel.operands) if isinstance(o, Packed)}
 
 
-__all__ = ["COMPILER", "Value", "library", "packed_copies", "run_loop_kernel"]
+__all__ = ["COMPILER", "Value", "library", "packed_copies", "run_on_simulator", "spelled_of"]

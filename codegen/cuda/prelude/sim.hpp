@@ -17,7 +17,8 @@ typedef int8_t i8; typedef uint8_t u8; typedef int16_t i16; typedef uint16_t u16
 typedef int32_t i32; typedef uint32_t u32; typedef long long i64; typedef unsigned long long u64;
 #define LP_INLINE static inline
 #define LP_MEMBER static inline
-#define LP_KERNEL(threads) extern "C" void
+#define LP_METHOD inline
+#define LP_KERNEL(...) extern "C" void
 #define LP_MEMCPY memcpy
 #define LP_UNROLL
 #define LP_SHARED unsigned char *lp_shared = lp_sim::shared;
@@ -27,7 +28,12 @@ typedef int32_t i32; typedef uint32_t u32; typedef long long i64; typedef unsign
 #define LP_BLOCKS ((i64)lp_sim::blocks)
 
 namespace lp_sim {
-struct Fiber { void *stack; int thread; bool done; u32 slot; };
+struct Copy { void *to; const void *from; bool there; };
+struct Fiber {
+  void *stack; int thread; bool done; u64 slot[4];
+  std::vector<Copy> open;                    // asynchronous copies of no group yet
+  std::deque<std::vector<Copy>> groups;
+};
 struct Barrier { std::vector<int> waiting; };
 static const size_t STACK = 128 * 1024;
 static std::vector<Fiber> fibers;
@@ -43,6 +49,9 @@ static Barrier everyone;
 static std::vector<Barrier> warps;
 static std::function<void()> *body;
 static u64 seed = 88172645463325252ull;
+static bool late = true;  // asynchronous copies happen when they are waited for; otherwise at once
+static size_t shared_size;
+static u64 row_reads, row_waves;  // of ldmatrix: reads of eight rows, and turns that shared memory takes for them
 
 static inline u64 draw() { seed ^= seed << 13; seed ^= seed >> 7; seed ^= seed << 17; return seed; }
 
@@ -103,6 +112,7 @@ static void launch(i64 grid, int size, size_t shared_bytes, std::function<void()
   threads = size;
   fibers.resize(size);
   warps.assign(size / 32, Barrier());
+  shared_size = shared_bytes;
   shared = (unsigned char *)aligned_alloc(1024, (shared_bytes / 1024 + 1) * 1024);
   for (block = 0; block < grid; ++block) {
     memset(shared, 0xFF, shared_bytes);
@@ -117,7 +127,7 @@ static void launch(i64 grid, int size, size_t shared_bytes, std::function<void()
       *--top = nullptr;
       *--top = (void *)start;
       for (int k = 0; k < 6; ++k) *--top = nullptr;
-      fibers[i] = Fiber{top, i, false, 0};
+      fibers[i] = Fiber{top, i, false, {}, {}, {}};
     }
     for (int i : order) ready.push_back(i);
     now = &fibers[ready.front()];
@@ -132,12 +142,118 @@ LP_INLINE void lp_sync() { lp_sim::wait(lp_sim::everyone, lp_sim::threads); }
 LP_INLINE void lp_sync_warp() { lp_sim::wait(lp_sim::warps[lp_sim::now->thread / 32], 32); }
 LP_INLINE u32 lp_shuffle_down(u32 x, int by) {
   lp_sim::Fiber *me = lp_sim::now;
-  me->slot = x;
+  me->slot[0] = x;
   lp_sync_warp();
-  u32 y = me->thread % 32 + by < 32 ? lp_sim::fibers[me->thread + by].slot : x;
+  u32 y = me->thread % 32 + by < 32 ? (u32)lp_sim::fibers[me->thread + by].slot[0] : x;
   lp_sync_warp();
   return y;
 }
+LP_INLINE u32 lp_shuffle_xor(u32 x, int by) {
+  lp_sim::Fiber *me = lp_sim::now;
+  me->slot[0] = x;
+  lp_sync_warp();
+  u32 y = (u32)lp_sim::fibers[me->thread ^ by].slot[0];
+  lp_sync_warp();
+  return y;
+}
+
+// --- memory in 16 bytes ---
+namespace lp_sim {
+static void aligned(const void *p, const char *what) { if ((uintptr_t)p % 16) fail(what); }
+static void inside(const void *p) {
+  const unsigned char *c = (const unsigned char *)p;
+  if (c < shared || c + 16 > shared + shared_size) fail("16 bytes outside shared memory");
+}
+static void do_copy(const Copy &c) {
+  if (c.there) memcpy(c.to, c.from, 16);
+  else memset(c.to, 0, 16);
+}
+}  // namespace lp_sim
+LP_INLINE void lp_load16(const void *p, u32 (&x)[4]) { lp_sim::aligned(p, "a load of 16 bytes off its place"); memcpy(x, p, 16); }
+LP_INLINE void lp_store16(void *p, const u32 (&x)[4]) { lp_sim::aligned(p, "a store of 16 bytes off its place"); memcpy(p, x, 16); }
+LP_INLINE void lp_copy16(void *to, const void *from, bool there) {
+  lp_sim::aligned(to, "a copy of 16 bytes to a place off 16");
+  lp_sim::inside(to);
+  if (there) lp_sim::aligned(from, "a copy of 16 bytes from a place off 16");
+  const lp_sim::Copy c{to, from, there};
+  if (lp_sim::late) lp_sim::now->open.push_back(c);
+  else lp_sim::do_copy(c);
+}
+LP_INLINE void lp_copy_commit() {
+  lp_sim::now->groups.push_back(std::move(lp_sim::now->open));
+  lp_sim::now->open.clear();
+}
+template <int N> static inline void lp_copy_wait() {
+  auto &groups = lp_sim::now->groups;
+  for (; groups.size() > (size_t)N; groups.pop_front())
+    for (const lp_sim::Copy &c : groups.front()) lp_sim::do_copy(c);
+}
+
+// --- tensor cores ---
+namespace lp_sim {
+static Fiber *lane(int i) { return &fibers[now->thread / 32 * 32 + i]; }
+static void count_waves(int first) {  // of eight rows of 16 bytes: rows in the same four banks take turns
+  int taken[8] = {0}, most = 0;
+  for (int i = 0; i < 8; ++i) {
+    int &n = taken[(lane(first + i)->slot[0] - (u64)shared) / 16 % 8];
+    if (++n > most) most = n;
+  }
+  ++row_reads;
+  row_waves += most;
+}
+static void load_matrices(u32 (&r)[4], const void *at, bool turned) {
+  aligned(at, "a row of a matrix off 16 bytes");
+  inside(at);
+  now->slot[0] = (u64)at;
+  lp_sim::wait(warps[now->thread / 32], 32);
+  int me = now->thread % 32;
+  if (me < 4) count_waves(me * 8);
+  for (int j = 0; j < 4; ++j)
+    for (int e = 0; e < 2; ++e) {
+      int row = turned ? me % 4 * 2 + e : me / 4, column = turned ? me / 4 : me % 4 * 2 + e;
+      u16 x;
+      memcpy(&x, (const char *)lane(j * 8 + row)->slot[0] + column * 2, 2);
+      r[j] = e ? (r[j] & 0xFFFF) | (u32)x << 16 : x;
+    }
+  lp_sim::wait(warps[now->thread / 32], 32);
+}
+// d[16 x 8] += a[16 x 32 bytes] b[8 x 32 bytes]; Left::of(word, i) is the i-th of the numbers in 4 bytes of `a`.
+template <class T, class Left, class Right> static void mma(T (&d)[4], const u32 (&a)[4], u32 b0, u32 b1) {
+  Fiber *me = now;
+  me->slot[0] = a[0] | (u64)a[1] << 32;
+  me->slot[1] = a[2] | (u64)a[3] << 32;
+  me->slot[2] = b0 | (u64)b1 << 32;
+  lp_sim::wait(warps[me->thread / 32], 32);
+  int group = me->thread % 32 / 4, part = me->thread % 4;
+  for (int e = 0; e < 4; ++e)
+    for (int half = 0; half < 2; ++half)
+      for (int q = 0; q < 4; ++q) {
+        u32 x = (u32)(lane(group * 4 + q)->slot[half] >> (e / 2 * 32));
+        u32 y = (u32)(lane((part * 2 + e % 2) * 4 + q)->slot[2] >> (half * 32));
+        for (int i = 0; i < Left::count; ++i) d[e] += Left::of(x, i) * Right::of(y, i);
+      }
+  lp_sim::wait(warps[me->thread / 32], 32);
+}
+struct F16 { static const int count = 2; static float of(u32 w, int i) {
+  u16 h = (u16)(w >> 16 * i); _Float16 x; memcpy(&x, &h, 2); return (float)x; } };
+struct Bf16 { static const int count = 2; static float of(u32 w, int i) {
+  u32 b = w >> 16 * i << 16; float x; memcpy(&x, &b, 4); return x; } };
+struct Tf32 { static const int count = 1; static float of(u32 w, int) {
+  u32 b = w & 0xFFFFE000u; float x; memcpy(&x, &b, 4); return x; } };
+struct S8 { static const int count = 4; static i32 of(u32 w, int i) { return (i8)(w >> 8 * i); } };
+struct U8 { static const int count = 4; static i32 of(u32 w, int i) { return (u8)(w >> 8 * i); } };
+}  // namespace lp_sim
+LP_INLINE void lp_load_matrices(u32 (&r)[4], const void *at) { lp_sim::load_matrices(r, at, false); }
+LP_INLINE void lp_load_matrices_turned(u32 (&r)[4], const void *at) { lp_sim::load_matrices(r, at, true); }
+#define LP_MMA(name, T, Left, Right) LP_INLINE void name(T (&d)[4], const u32 (&a)[4], u32 b0, u32 b1) { \
+  lp_sim::mma<T, lp_sim::Left, lp_sim::Right>(d, a, b0, b1); }
+LP_MMA(lp_mma_f16, float, F16, F16) LP_MMA(lp_mma_bf16, float, Bf16, Bf16) LP_MMA(lp_mma_tf32, float, Tf32, Tf32)
+LP_MMA(lp_mma_s8s8, i32, S8, S8) LP_MMA(lp_mma_u8s8, i32, U8, S8)
+LP_MMA(lp_mma_s8u8, i32, S8, U8) LP_MMA(lp_mma_u8u8, i32, U8, U8)
+LP_INLINE u32 lp_to_tf32(u32 x) {  // to the nearest, halves away from 0
+  return (x & 0x7F800000u) == 0x7F800000u ? x : (x + 0x1000u) & 0xFFFFE000u;
+}
+
 LP_INLINE float lp_from_f16(u16 h) { _Float16 x; memcpy(&x, &h, 2); return (float)x; }
 LP_INLINE u16 lp_to_f16(float f) { _Float16 x = (_Float16)f; u16 h; memcpy(&h, &x, 2); return h; }
 

@@ -1,0 +1,105 @@
+// Tiles of matrix products on tensor cores. After product.cuh. Fragments are the same bytes for all kinds of numbers:
+// 16 x 32 bytes of the left factor, 8 x 32 of the right one, both with k innermost.
+#define LP_KIND(name, Type, Sum, multiply) struct name { \
+  typedef Type type; typedef Sum sum; \
+  LP_MEMBER u32 fit(u32 x) { return x; } \
+  LP_MEMBER void mul(Sum (&d)[4], const u32 (&a)[4], u32 b0, u32 b1) { multiply(d, a, b0, b1); } };
+LP_KIND(lp_f16, u16, float, lp_mma_f16) LP_KIND(lp_bf16, u16, float, lp_mma_bf16)
+LP_KIND(lp_s8s8, u8, i32, lp_mma_s8s8) LP_KIND(lp_u8s8, u8, i32, lp_mma_u8s8)
+LP_KIND(lp_s8u8, u8, i32, lp_mma_s8u8) LP_KIND(lp_u8u8, u8, i32, lp_mma_u8u8)
+#undef LP_KIND
+struct lp_tf32 {
+  typedef float type;
+  typedef float sum;
+  LP_MEMBER u32 fit(u32 x) { return lp_to_tf32(x); }
+  LP_MEMBER void mul(float (&d)[4], const u32 (&a)[4], u32 b0, u32 b1) { lp_mma_tf32(d, a, b0, b1); }
+};
+
+// Warps of WM x WN elements; stages of 64 bytes along k, so many in flight. Shared memory: Stages * stage bytes.
+template <class Kind, int BM, int BN, int WM, int WN, int Stages> struct lp_tensor_tile {
+  typedef typename Kind::type T;
+  typedef typename Kind::sum Sum;
+  static constexpr int warps_m = BM / WM, threads = 32 * warps_m * (BN / WN), stage = (BM + BN) * 64;
+  static constexpr int BK = 64 / sizeof(T), AC = BM * 4 / threads, BC = BN * 4 / threads;  // chunks of a thread
+  static_assert(AC * threads == BM * 4 && BC * threads == BN * 4, "chunks are dealt out evenly");
+
+  // Rows of 64 bytes, their chunks of 16 permuted so that eight neighbouring rows lie in all banks.
+  LP_METHOD static int place(int row, int chunk) { return row * 64 + ((chunk ^ ((row >> 1) & 3)) << 4); }
+
+  template <class S, int Count>
+  LP_METHOD static void bring(const S &s, const typename S::Row (&rows)[Count], unsigned char *to, int k0) {
+    LP_UNROLL
+    for (int i = 0; i < Count; ++i) {
+      const int id = int(LP_THREAD) + i * threads, chunk = id % 4;
+      s.copy(to + place(id / 4, chunk), rows[i], k0 + chunk * int(16 / sizeof(T)));
+    }
+  }
+  template <class A, class B, class Out>
+  LP_METHOD static void run(const A &a, const B &b, int m0, int n0, int ks, unsigned char *shared, const Out &out) {
+    const int lane = int(LP_THREAD) % 32, warp = int(LP_THREAD) / 32;
+    const int wm = warp % warps_m * WM, wn = warp / warps_m * WN, steps = (ks + BK - 1) / BK;
+    typename A::Row left[AC];
+    typename B::Row right[BC];
+    LP_UNROLL
+    for (int i = 0; i < AC; ++i) left[i] = a.row(m0 + (int(LP_THREAD) + i * threads) / 4);
+    LP_UNROLL
+    for (int i = 0; i < BC; ++i) right[i] = b.row(n0 + (int(LP_THREAD) + i * threads) / 4);
+    Sum acc[WM / 16][WN / 8][4];
+    LP_UNROLL
+    for (int i = 0; i < WM / 16; ++i)
+      LP_UNROLL
+      for (int j = 0; j < WN / 8; ++j)
+        LP_UNROLL
+        for (int e = 0; e < 4; ++e) acc[i][j][e] = Sum(0);
+    for (int s = 0; s < Stages - 1; ++s) {
+      if (s < steps) {
+        bring(a, left, shared + s * stage, s * BK);
+        bring(b, right, shared + s * stage + BM * 64, s * BK);
+      }
+      lp_copy_commit();
+    }
+    for (int s = 0; s < steps; ++s) {
+      lp_copy_wait<Stages - 2>();
+      lp_sync();
+      const int next = s + Stages - 1;
+      if (next < steps) {
+        unsigned char *to = shared + next % Stages * stage;
+        bring(a, left, to, next * BK);
+        bring(b, right, to + BM * 64, next * BK);
+      }
+      lp_copy_commit();
+      add(acc, shared + s % Stages * stage, wm, wn, lane);
+    }
+    lp_copy_wait<0>();
+    lp_sync();
+    LP_UNROLL
+    for (int i = 0; i < WM / 16; ++i)
+      LP_UNROLL
+      for (int j = 0; j < WN / 8; ++j)
+        LP_UNROLL
+        for (int e = 0; e < 4; ++e)
+          out(m0 + wm + i * 16 + e / 2 * 8 + lane / 4, n0 + wn + j * 8 + lane % 4 * 2 + e % 2, acc[i][j][e]);
+  }
+  LP_METHOD static void add(Sum (&acc)[WM / 16][WN / 8][4], const unsigned char *stage, int wm, int wn, int lane) {
+    LP_UNROLL
+    for (int half = 0; half < 2; ++half) {
+      u32 x[WM / 16][4], y[WN / 16][4];
+      LP_UNROLL
+      for (int i = 0; i < WM / 16; ++i)
+        lp_load_matrices(x[i], stage + place(wm + i * 16 + lane % 16, half * 2 + lane / 16));
+      LP_UNROLL
+      for (int j = 0; j < WN / 16; ++j)
+        lp_load_matrices(y[j], stage + BM * 64 +
+                               place(wn + j * 16 + lane % 8 + lane / 16 * 8, half * 2 + lane / 8 % 2));
+      LP_UNROLL
+      for (int i = 0; i < WM / 16; ++i)
+        LP_UNROLL
+        for (int e = 0; e < 4; ++e) x[i][e] = Kind::fit(x[i][e]);
+      LP_UNROLL
+      for (int j = 0; j < WN / 8; ++j)
+        LP_UNROLL
+        for (int i = 0; i < WM / 16; ++i)
+          Kind::mul(acc[i][j], x[i], Kind::fit(y[j / 2][j % 2 * 2]), Kind::fit(y[j / 2][j % 2 * 2 + 1]));
+    }
+  }
+};

@@ -1,0 +1,165 @@
+"""Matrix products and convolutions on GPUs: tiles that keep every multiprocessor busy, on tensor cores where the
+numbers allow: halves always (their sums are f32, as they are meant), f32 as tf32 where math is fast."""
+from __future__ import annotations
+
+import numpy as np
+
+from lepton.codegen.cuda.templates.product import Columns, Factor, Matrix, PlainTile, Product, TensorTile, Tile, Windows
+from lepton.codegen.group import Group, LowerOptions, lowers
+from lepton.codegen.kernel import Kernel, packed
+from lepton.codegen.llvm.convert import widened
+from lepton.codegen.lower.conv import Shape, pixels, shape_of
+from lepton.codegen.lower.halves import upper_halves
+from lepton.codegen.lower.matmul import Problem, problem_of
+from lepton.codegen.lower.products import generic_conv, generic_matmul
+from lepton.codegen.templates.fused import Bindings, Fused, Strides, collapse, constant_array, narrow_operand, outer
+from lepton.ir import ops
+from lepton.ir.core import Value
+from lepton.ir.dims import Dim, ceildiv, product
+from lepton.ir.tensor import Array
+from lepton.ir.types import DType, TensorType
+
+UNKNOWN_ROWS, UNKNOWN_COLUMNS = 256, 512   # what is taken for run-time sizes
+ENOUGH_TILES = 128                         # about the multiprocessors of a large GPU
+MOST_ROWS_OF_COLUMNS = 8                   # products of so few rows read the right factor once, column by column
+PLAIN_TILES = (PlainTile(2, 2, 16, 16, 8), PlainTile(1, 1, 16, 16, 16), PlainTile(1, 1, 8, 8, 16))
+SHAPES = ((128, 128, 64, 32, 3), (64, 64, 32, 32, 4), (32, 32, 16, 16, 4))  # of tensor tiles
+KINDS = {DType.F16: "f16", DType.BF16: "bf16"}
+PLAIN = (DType.F32, DType.F64)
+
+
+def tile_of(m: Dim, n: Dim, k: Dim, entries: Dim, dtype: DType, kind: str | None) -> Tile:
+    """The largest tile that still gives enough of them; `kind` of tensor cores, if any."""
+    rows, columns = (d if isinstance(d, int) else u for d, u in ((m, UNKNOWN_ROWS), (n, UNKNOWN_COLUMNS)))
+    many = entries if isinstance(entries, int) else 4
+    tiles: list[Tile] = [TensorTile(kind, *s) for s in SHAPES] if kind else list(PLAIN_TILES)
+    for tile in tiles[:-1]:
+        full = rows > tile.rows // 2 and columns > tile.columns // 2
+        if full and -(-rows // tile.rows) * -(-columns // tile.columns) * many >= ENOUGH_TILES:
+            return tile
+    least = tiles[-1]
+    count = -(-rows // least.rows) * -(-columns // least.columns) * many
+    if isinstance(least, PlainTile) and count < 2 * ENOUGH_TILES and not (isinstance(k, int) and k < 128):
+        return PlainTile(1, 1, 8, 8, 16, 4 if dtype.bytes == 4 else 2)
+    return least
+
+
+def kind_of(dtype: DType, options: LowerOptions) -> str | None:
+    """The tensor cores' numbers for factors of this type."""
+    return "tf32" if dtype is DType.F32 and options.math == "fast" else KINDS.get(dtype)
+
+
+@lowers(ops.matmul, family="cuda")
+def lower_matmul(group: Group, options: LowerOptions) -> Kernel:
+    """A product of floats and the elementwise ops behind it; other types by loops."""
+    assert group.anchor is not None
+    a, b = group.anchor.inputs
+    assert a is not None
+    assert b is not None
+    narrow = narrow_operand(a)
+    a = narrow or a
+    if a.tensor.dtype not in (*PLAIN, *KINDS):
+        return generic_matmul(group, options)
+    fused = Fused(group)
+    problem = problem_of(group, fused, a, b)
+    if narrow is not None and problem.weights is None:
+        return generic_matmul(group, options)
+    return matmul_kernel(group, options, fused, problem, (a, b))
+
+
+def matmul_kernel(group: Group, options: LowerOptions, fused: Fused, problem: Problem,
+                  factors: tuple[Value, Value]) -> Kernel:
+    """The kernel of a product in matrix form."""
+    bindings, (a, b), dtype = Bindings(), factors, factors[0].tensor.dtype
+    kind = kind_of(dtype, options)
+    few = isinstance(problem.m, int) and problem.m <= MOST_ROWS_OF_COLUMNS and dtype in PLAIN
+    few = few and (problem.weights is not None or problem.b[-2] == 1)
+    left = Matrix(bindings.operand(outer(group, a), a.tensor, problem.a))
+    if problem.weights is None:
+        *batch, k_step, n_step = problem.b
+        right = Matrix(bindings.operand(outer(group, b), b.tensor, (*batch, n_step, k_step)))
+    else:
+        right = weights_of(bindings, problem.weights, dtype, len(problem.batch), turned=few or kind is not None)
+    epilogue = fused.epilogue(bindings, problem.views)
+    tile = tile_of(problem.m, problem.n, problem.k, product(problem.batch), dtype, kind)
+    (m, n, k), batch_sizes = bindings.sizes((problem.m, problem.n, problem.k)), bindings.sizes(problem.batch)
+    body = (Columns if few else Product)(
+        0, 0, widened(fused.result.tensor.dtype), batch_sizes, (m,), n, k, left, right, epilogue, tile)
+    body = body.counted(len(bindings.bound), len(bindings.table.dims))
+    tasks = product((*problem.batch, problem.n)) if few else product(
+        (*problem.batch, ceildiv(problem.m, tile.rows), ceildiv(problem.n, tile.columns)))
+    flops = product((*problem.batch, 2, problem.m, problem.n, problem.k))
+    return Kernel(group.name, body, tuple(bindings.bound), tasks, bindings.table.dims, flops=flops,
+                  writes=group.outputs)
+
+
+def weights_of(bindings: Bindings, weights: Array, dtype: DType, batch: int, *, turned: bool) -> Matrix:
+    """A constant right factor [k, n]; `turned`: with k innermost."""
+    array = words(np.ascontiguousarray(weights.T if turned else weights), dtype)
+    steps = (array.shape[1], 1) if turned else (1, array.shape[1])
+    return Matrix(bindings.operand(packed(array), TensorType(dtype, array.shape), (*(0,) * batch, *steps)))
+
+
+def words(array: Array, dtype: DType) -> Array:
+    """Constants as they lie in memory: halves as their bits, and f32 that stand for bf16 as those."""
+    if dtype is DType.BF16 and array.dtype == np.float32:
+        return upper_halves(array)
+    return array.view(np.uint16) if array.dtype.itemsize == 2 else array
+
+
+@lowers(ops.conv, family="cuda")
+def lower_conv(group: Group, options: LowerOptions) -> Kernel:
+    """A convolution with constant filters as a product over its windows; others by loops."""
+    assert group.anchor is not None
+    x, w, b = (*group.anchor.inputs, None)[:3]
+    assert x is not None
+    assert w is not None
+    attrs, weights = group.anchor.attrs, constant_array(group, w)
+    narrow = narrow_operand(x)
+    x = narrow or x
+    channels = x.tensor.shape[1 if attrs["layout"] == "nchw" else -1]
+    known = x.tensor.dtype in (*PLAIN, *KINDS) and 3 <= x.tensor.rank <= 5 and isinstance(channels, int)
+    if weights is None or not known or weights.size == 0:
+        return generic_conv(group, options)
+    fused = Fused(group, b, 1 if attrs["layout"] == "nchw" else -1)
+    shape = shape_of(group, fused, x, weights, attrs)
+    if shape.groups > 1 and (shape.filters < 8 or shape.depth < 8):
+        return generic_conv(group, options)  # a tile would be mostly empty
+    if shape.pointwise:
+        return matmul_kernel(group, options, fused, pixels(shape), (x, w))
+    return conv_kernel(group, options, fused, shape, x)
+
+
+def conv_kernel(group: Group, options: LowerOptions, fused: Fused, shape: Shape, x: Value) -> Kernel:
+    """Rows are output places, columns a group's filters."""
+    bindings, dtype = Bindings(), x.tensor.dtype
+    places = (shape.images, *shape.out)
+    rows, views = collapse(places, [v[:-1] for v in shape.views])
+    rows = rows or (1,)
+    views = [v or (0,) for v in views]
+    steps = [(v[-1] * shape.filters, *row, v[-1]) for row, v in zip(views, shape.views, strict=True)]
+    m, k = product(places), shape.depth
+    tile = tile_of(m, shape.filters, k, shape.groups, dtype, kind_of(dtype, options))
+    epilogue = fused.epilogue(bindings, steps)
+    body = Product(
+        0, 0, widened(fused.result.tensor.dtype), (shape.groups,), bindings.sizes(rows), shape.filters, k,
+        windows(bindings, group, shape, x), filters(bindings, shape, dtype), epilogue, tile)
+    body = body.counted(len(bindings.bound), len(bindings.table.dims))
+    tasks = product((shape.groups, ceildiv(m, tile.rows), -(-shape.filters // tile.columns)))
+    return Kernel(group.name, body, tuple(bindings.bound), tasks, bindings.table.dims, flops=shape.flops,
+                  writes=group.outputs)
+
+
+def windows(bindings: Bindings, group: Group, shape: Shape, x: Value) -> Factor:
+    steps: Strides = (shape.x[-1] * shape.channels, *shape.x)
+    operand = bindings.operand(outer(group, x), x.tensor, steps)
+
+    return Windows(operand, bindings.sizes(shape.into), bindings.sizes(shape.out), shape.kernel, shape.strides,
+                   shape.dilations, bindings.sizes(shape.pads), shape.channels)
+
+
+def filters(bindings: Bindings, shape: Shape, dtype: DType) -> Matrix:
+    """[group, filter, (d, h, w, channel)]."""
+    k = shape.depth
+    array = words(np.ascontiguousarray(shape.weights.transpose(0, 2, 3, 4, 1)).reshape(-1, k), dtype)
+    return Matrix(bindings.operand(packed(array), TensorType(dtype, array.shape), (shape.filters * k, k, 1)))

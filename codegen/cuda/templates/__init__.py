@@ -1,0 +1,1 @@
+"""Kernels in CUDA C: templates of the prelude, filled in with a problem's operands and epilogue."""

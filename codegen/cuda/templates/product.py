@@ -1,0 +1,199 @@
+"""Matrix products and what is one: prelude/product.cuh in plain arithmetic, prelude/tensor.cuh on tensor cores."""
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import ClassVar, TypeAlias
+
+from lepton.codegen.cuda.ctext import MEMORY, c_type
+from lepton.codegen.cuda.spell import Geometry, Spelled
+from lepton.codegen.cuda.templates.text import DeviceBody, coordinates, finish, index, size, times, wide
+from lepton.codegen.kernel import Size
+from lepton.codegen.target import Target
+from lepton.codegen.templates.epilogue import Epilogue, Operand
+from lepton.ir.types import DType
+
+Sizes: TypeAlias = tuple[Size, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class PlainTile:
+    """lp_tile: `slices` groups of ty x tx threads take turns along k; a thread sums 4 qm x 4 qn elements."""
+
+    qm: int
+    qn: int
+    ty: int
+    tx: int
+    bk: int
+    slices: int = 1
+
+    @property
+    def rows(self) -> int:
+        return 4 * self.qm * self.ty
+
+    @property
+    def columns(self) -> int:
+        return 4 * self.qn * self.tx
+
+    @property
+    def threads(self) -> int:
+        return self.ty * self.tx * self.slices
+
+    def shared_bytes(self, dtype: DType) -> int:
+        return 2 * self.bk * (self.rows + self.columns + 8) * self.slices * dtype.bytes
+
+    def text(self, dtype: DType) -> str:
+        return f"lp_tile<{c_type(dtype)}, {self.qm}, {self.qn}, {self.ty}, {self.tx}, {self.bk}, {self.slices}>"
+
+
+@dataclass(frozen=True, slots=True)
+class TensorTile:
+    """lp_tensor_tile: warps of warp_rows x warp_columns elements, `stages` steps of 64 bytes along k in flight."""
+
+    kind: str                # f16, bf16, tf32, s8s8 …: a struct of prelude/tensor.cuh
+    rows: int
+    columns: int
+    warp_rows: int
+    warp_columns: int
+    stages: int
+
+    @property
+    def threads(self) -> int:
+        return 32 * (self.rows // self.warp_rows) * (self.columns // self.warp_columns)
+
+    def shared_bytes(self, dtype: DType) -> int:
+        return self.stages * (self.rows + self.columns) * 64
+
+    def text(self, dtype: DType) -> str:
+        return (f"lp_tensor_tile<lp_{self.kind}, {self.rows}, {self.columns}, {self.warp_rows}, {self.warp_columns}, "
+                f"{self.stages}>")
+
+
+Tile: TypeAlias = PlainTile | TensorTile
+
+
+@dataclass(frozen=True, slots=True)
+class Matrix:
+    """A factor as it lies: strides over (*batch, row, k)."""
+
+    operand: Operand
+
+    def text(self, name: str, batch: list[str], extent: str, copied: bool) -> list[str]:
+        o, (row, k) = self.operand, self.operand.strides[-2:]
+        along = copied or k == 1 or row != 1
+        run, other = (k, row) if along else (row, k)
+        ends: list[tuple[str, Size]] = [("ks", -1)] if copied else []
+        tests = wide(run, (size(other), other), pointer=name + "_at", bytes=o.dtype.bytes)
+        if ends and tests != "false":
+            tests += f" && ks % {16 // o.dtype.bytes} == 0"
+        kind = MEMORY[o.dtype] if not o.dtype.bytes == 1 else "u8"
+        cast = f"(const {kind} *)" if kind != MEMORY[o.dtype] else ""
+        return [f"const {kind} *{name}_at = {cast}p{o.buffer} + {index(o, [*batch, '0', '0'])};",
+                f"const lp_matrix<{kind}, {str(along).lower()}> {name}{{{name}_at, {size(row)}, {size(k)}, {extent}, "
+                f"ks, {tests}}};"]
+
+
+@dataclass(frozen=True, slots=True)
+class Windows:
+    """The windows of a convolution: strides over (*batch, n, d, h, w, channel); k is (d, h, w, channel)."""
+
+    operand: Operand
+    into: Sizes             # d, h, w, like those below
+    out: Sizes
+    kernel: tuple[int, int, int]
+    strides: tuple[int, int, int]
+    dilations: tuple[int, int, int]
+    pads: Sizes
+    channels: int
+
+    def text(self, name: str, batch: list[str], extent: str, copied: bool) -> list[str]:
+        o, (n, d, h, w, c) = self.operand, self.operand.strides[-5:]
+        run = 16 // o.dtype.bytes
+        fits = self.channels % (run if copied else 4) == 0
+        tests = wide(c, *((size(s), s) for s in (n, d, h, w)), pointer=name + "_at", bytes=o.dtype.bytes)
+        kind = MEMORY[o.dtype] if not o.dtype.bytes == 1 else "u8"
+        cast = f"(const {kind} *)" if kind != MEMORY[o.dtype] else ""
+        axes = ", ".join(f"{{{', '.join(f'int({size(x)})' for x in three)}}}" for three in (
+            self.into, self.out, self.kernel, self.strides, self.dilations, self.pads))
+        steps = ", ".join(size(s) for s in (n, d, h, w, c))
+        return [f"const {kind} *{name}_at = {cast}p{o.buffer} + {index(o, [*batch, *['0'] * 5])};",
+                f"const lp_windows<{kind}> {name}{{{name}_at, {steps}, {axes}, {self.channels}, {extent}, ks, "
+                f"{tests if fits else 'false'}}};"]
+
+
+Factor: TypeAlias = Matrix | Windows
+
+
+@dataclass(frozen=True, slots=True)
+class Product(DeviceBody):
+    """out[*batch, *rows, n] = Σ over k. A task is a tile of (rows, n); the epilogue is over (*batch, *rows, n)."""
+
+    dtype: DType              # of the sums
+    batch: tuple[Size, ...]
+    rows: tuple[Size, ...]
+    n: Size
+    k: Size
+    a: Factor
+    b: Matrix
+    epilogue: Epilogue
+    tile: Tile
+
+    def emit_cuda(self, symbol: str, target: Target) -> Spelled:
+        tile, copied = self.tile, isinstance(self.tile, TensorTile)
+        geometry = Geometry(tile.threads, 1, tile.shared_bytes(self.dtype))
+        batch = [f"c{i}" for i in range(len(self.batch))]
+        text = [
+            self.head(symbol, tile.threads, [self.a.operand, self.b.operand, *self.epilogue.loads],
+                      self.epilogue.stores, 2 if self.dtype.bytes == 4 else 1),
+            "  LP_SHARED", *self.sizes(),
+            f"  const i64 tiles_m = (m + {tile.rows - 1}) / {tile.rows}, "
+            f"tiles = tiles_m * ((n + {tile.columns - 1}) / {tile.columns});",
+            "  for (i64 t = LP_BLOCK; t < tasks; t += LP_BLOCKS) {",
+            *self.indented([
+                f"const int m0 = int(t % tiles % tiles_m) * {tile.rows}, n0 = int(t % tiles / tiles_m) * "
+                f"{tile.columns};",
+                *coordinates("(t / tiles)", self.batch, batch),
+                *self.a.text("a", batch, "m", copied), *self.b.text("b", batch, "n", copied),
+                *self.out(batch), f"{tile.text(self.dtype)}::run(a, b, m0, n0, ks, lp_shared, out);"]),
+            "  }", "}"]
+        return Spelled("\n".join(text) + "\n", geometry)
+
+    def counted(self, n_operands: int, n_dims: int) -> Product:
+        """With so many operands and run-time sizes, which are known when all are bound."""
+        return replace(self, n_operands=n_operands, n_dims=n_dims)
+
+    def sizes(self) -> list[str]:
+        rows = times(*map(size, self.rows))
+        return [f"  const int m = int({rows}), n = int({size(self.n)}), ks = int({size(self.k)});"]
+
+    def out(self, batch: list[str]) -> list[str]:
+        """The epilogue as a function of an element's place and its sum."""
+        rows = [f"r{i}" for i in range(len(self.rows))]
+        return [f"auto out = [&](int row, int column, {c_type(self.dtype)} acc) {{",
+                *self.indented(["if (row >= m || column >= n) return;", *coordinates("row", self.rows, rows),
+                                *finish(self.epilogue, [*batch, *rows, "column"])]), "};"]
+
+    @staticmethod
+    def indented(lines: list[str]) -> list[str]:
+        return ["  " + line for line in lines]
+
+
+@dataclass(frozen=True, slots=True)
+class Columns(Product):
+    """A product of so few rows that a warp takes a column of all of them; `tile` is of no use. A task is a column."""
+
+    warps: ClassVar[int] = 8
+
+    def emit_cuda(self, symbol: str, target: Target) -> Spelled:
+        batch = [f"c{i}" for i in range(len(self.batch))]
+        (rows,) = self.rows
+        text = [
+            self.head(symbol, 32 * self.warps, [self.a.operand, self.b.operand, *self.epilogue.loads],
+                      self.epilogue.stores),
+            *self.sizes(),
+            f"  for (i64 t = LP_BLOCK * {self.warps} + LP_THREAD / 32; t < tasks; t += LP_BLOCKS * {self.warps}) {{",
+            *self.indented([
+                *coordinates("(t / n)", self.batch, batch), *self.a.text("a", batch, "m", False),
+                *self.b.text("b", batch, "n", False), *self.out(batch),
+                f"lp_columns<{c_type(self.dtype)}, {rows}>(a, b, int(t % n), ks, out);"]),
+            "  }", "}"]
+        return Spelled("\n".join(text) + "\n", Geometry(32 * self.warps, self.warps, 0))
