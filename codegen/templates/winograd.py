@@ -29,6 +29,8 @@ from lepton.codegen.templates.winograd_output import Output
 from lepton.ir.types import DType
 
 INPUT, OUTPUT, POINTS = 6, 4, 36
+FILTER_TRANSFORM = 280   # multiply-adds that making one filter's 36 numbers takes as long as, measured
+TILE_TRANSFORM = 100     # and a tile's
 PAD = 16       # elements between rows of V and M and between matrices of U, so that no pitch is a power of two
 
 
@@ -313,7 +315,8 @@ class _Winograd:
 
 
 def profitable(out: tuple[int, int], channels: int, filters: int) -> bool:
-    """Whether the saved multiplications outweigh the transforms."""
+    """Whether the saved multiplications outweigh the transforms. Counted in multiply-adds per channel and filter: the
+    input's and the output's transforms are shared by all filters and channels, the filters' is made once a run."""
     tiles = -(-out[0] // OUTPUT) * -(-out[1] // OUTPUT)
-    waste = tiles * OUTPUT * OUTPUT / max(1, out[0] * out[1])
-    return channels >= 16 and filters >= 16 and tiles >= 12 and waste <= 1.4
+    made = tiles * (POINTS + TILE_TRANSFORM / filters + TILE_TRANSFORM / channels) + FILTER_TRANSFORM
+    return channels >= 16 and filters >= 16 and made < 0.9 * 9 * out[0] * out[1]
