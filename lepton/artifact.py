@@ -25,6 +25,8 @@ from lepton.ir.structure import Structure
 from lepton.ports import Array, Port, as_input, check_output, pointer, read_ports, read_strings
 
 ABI_VERSION = 1
+# What is added to it: which programs of the file are meant (lepton.h).
+DEVICES: dict[str | None, int] = {None: 0, "cpu": 1 << 16, "cuda": 2 << 16, "auto": 3 << 16}
 
 
 @dataclass(frozen=True, slots=True)
@@ -364,15 +366,20 @@ def _fresh_name(fd: int, number: int, path: Path) -> str:
     return name if os.path.exists(name) else str(path)
 
 
-def load(path: str | os.PathLike[str], *, threads: int = 0, runnable: bool = True) -> Model:
+def load(path: str | os.PathLike[str], *, threads: int = 0, runnable: bool = True,
+         device: str | None = None) -> Model:
     """The model in a file that `leptonc` wrote.
 
     `threads`: how many each run may use; 0: what the model was compiled with, or all. `runnable=False` also loads a
-    model for instructions this processor lacks, to read its ports and metadata. Raises LeptonError.
+    model for instructions this processor lacks, to read its ports and metadata. `device`: of a file that holds code for
+    both, "cpu", "cuda" or "auto" (the GPU where there is one that fits); None: what it was compiled for first, and an
+    error where that is a GPU that is not there. Raises LeptonError.
     """
     where = Path(path)
+    if device not in DEVICES:
+        raise UsageError(f"device {device!r}; there are cpu, cuda and auto")
     library = _Library(where)
-    api = lib.lpt_query(library.handle, ABI_VERSION)
+    api = lib.lpt_query(library.handle, ABI_VERSION | DEVICES[device])
     if api == ffi.NULL:
         raise LeptonError(f"cannot load {where}: it does not speak version {ABI_VERSION} of the interface",
                           help="compile the model again with this version of Lepton")

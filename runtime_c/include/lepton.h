@@ -22,6 +22,12 @@ extern "C" {
 
 #define LEPTON_ABI_VERSION 1u
 
+/* Added to lepton_query's argument: which of the file's programs are meant. Without one: those of the first
+ * target's kind, so a model compiled for CUDA never runs on the CPU unless it is asked to. */
+#define LEPTON_ON_CPU (1u << 16)
+#define LEPTON_ON_CUDA (2u << 16)
+#define LEPTON_ON_ANY (3u << 16) /* the GPU where there is one that fits, else the CPU */
+
 /* cffi: begin */
 typedef enum lepton_status {
   LEPTON_OK = 0,
@@ -46,11 +52,19 @@ typedef enum lepton_dtype {
 
 enum { LEPTON_MAX_RANK = 16 };
 
-/* A view of memory the caller owns: dense, row-major, aligned to its element. */
+/* Whose memory a tensor lies in. */
+typedef enum lepton_device {
+  LEPTON_HOST = 0,
+  LEPTON_CUDA = 1              /* of the GPU that the session runs on; for models compiled for CUDA */
+} lepton_device;
+
+/* A view of memory the caller owns: dense, row-major, aligned to its element. On a GPU: what writes an input must be
+ * finished, or queued on the default stream; outputs are written when `run` returns. */
 typedef struct lepton_tensor {
   void *data;
   lepton_dtype dtype;
-  int32_t rank;
+  int16_t rank;
+  int16_t device;              /* lepton_device; where `data` is NULL, of the memory to be given   */
   int64_t shape[16];
 } lepton_tensor;
 
@@ -176,7 +190,7 @@ typedef struct lepton_api {
 /* cffi: end */
 
 /* The table, or NULL if the library cannot speak `abi_version`. Static; never freed.
- * A machine that lacks every instruction set the model was compiled for still gets the table, so
+ * A machine that lacks the GPU or every instruction set the model was compiled for still gets the table, so
  * that the ports can be read; its `create` returns LEPTON_UNSUPPORTED and says what is missing. */
 const lepton_api *lepton_query(uint32_t abi_version);
 

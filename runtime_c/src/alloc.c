@@ -24,8 +24,8 @@ static void release_with_libc(void *context, void *block) {
 
 lpt_allocator lpt_allocator_of(const lepton_options *options) {
   if (options && options->allocate)
-    return (lpt_allocator){options->allocate, options->release, options->context};
-  return (lpt_allocator){allocate_with_libc, release_with_libc, NULL};
+    return (lpt_allocator){options->allocate, options->release, options->context, NULL};
+  return (lpt_allocator){allocate_with_libc, release_with_libc, NULL, NULL};
 }
 
 void *lpt_allocate(const lpt_allocator *allocator, size_t size) {
@@ -62,7 +62,13 @@ bool lpt_block_grow(const lpt_allocator *allocator, lpt_block *block, size_t siz
   if (capacity < size) capacity = size;
   void *data = lpt_allocate(allocator, capacity);
   if (!data) return false;
-  if (block->capacity) memcpy(data, block->data, block->capacity);
+  bool copied = true;
+  if (block->capacity && allocator->copy) copied = allocator->copy(allocator->context, data, block->data, block->capacity);
+  else if (block->capacity) memcpy(data, block->data, block->capacity);
+  if (!copied) {
+    lpt_release(allocator, data);
+    return false;
+  }
   lpt_release(allocator, block->data);
   *block = (lpt_block){data, capacity};
   return true;

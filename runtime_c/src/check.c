@@ -126,6 +126,20 @@ static lepton_status check_pointer(lepton_session *session, const char *kind, co
   return LEPTON_OK;
 }
 
+/* Whether the kernels can reach the memory that the tensor lies in. */
+static lepton_status check_device(lepton_session *session, const char *kind, const lepton_port *port,
+                                  const lepton_tensor *tensor) {
+  if (tensor->device == LEPTON_HOST) return LEPTON_OK;
+  if (tensor->device != LEPTON_CUDA)
+    return lpt_fail(session, LEPTON_INVALID_ARGUMENT, "%s '%s': unknown device %d", kind, port->name, (int)tensor->device);
+  if (!session->cuda)
+    return lpt_fail(session, LEPTON_INVALID_ARGUMENT, "%s '%s' lies on a GPU; the model was compiled for %s", kind,
+                    port->name, session->program->target);
+  if (port->dtype == LEPTON_STRING)
+    return lpt_fail(session, LEPTON_INVALID_ARGUMENT, "%s '%s': strings cannot lie on a GPU", kind, port->name);
+  return LEPTON_OK;
+}
+
 lepton_status lpt_check_inputs(lepton_session *session, const lepton_tensor *inputs, bool with_data) {
   const lpt_program *program = session->program;
   if (!inputs && program->n_inputs)
@@ -141,7 +155,8 @@ lepton_status lpt_check_inputs(lepton_session *session, const lepton_tensor *inp
                       port->name, got.chars);
     }
     if (!with_data) continue;
-    lepton_status status = check_pointer(session, "input", port, &inputs[i], bytes);
+    lepton_status status = check_device(session, "input", port, &inputs[i]);
+    if (!status) status = check_pointer(session, "input", port, &inputs[i], bytes);
     if (status) return status;
   }
   return LEPTON_OK;
@@ -177,7 +192,8 @@ bool lpt_output_is_late(const lpt_program *program, uint32_t output) {
 }
 
 bool lpt_wants_own(const lepton_session *session, uint32_t index, const lepton_tensor *output) {
-  return !output->data || output->data == session->outputs[index].data;
+  return !output->data || output->data == session->outputs[index].data ||
+         lpt_cuda_owns(session, index, output->data);
 }
 
 /* The name of the first thing among inputs and earlier outputs that shares memory with this output. */
@@ -225,8 +241,10 @@ lepton_status lpt_check_outputs(lepton_session *session, const lepton_tensor *in
   if (!outputs && program->n_outputs)
     return lpt_fail(session, LEPTON_INVALID_ARGUMENT, "outputs is NULL");
   for (uint32_t i = 0; i < program->n_outputs; i++) {
+    lepton_status status = check_device(session, "output", &program->outputs[i], &outputs[i]);
+    if (status) return status;
     if (lpt_wants_own(session, i, &outputs[i])) continue;
-    lepton_status status = check_output(session, inputs, outputs, i);
+    status = check_output(session, inputs, outputs, i);
     if (status) return status;
   }
   return LEPTON_OK;

@@ -21,6 +21,7 @@ typedef struct lpt_allocator {
   void *(*allocate)(void *context, size_t size, size_t alignment);
   void (*release)(void *context, void *block);
   void *context;
+  bool (*copy)(void *context, void *to, const void *from, size_t size); /* NULL: memcpy */
 } lpt_allocator;
 
 /* A block that grows and forgets what it held. */
@@ -69,6 +70,8 @@ struct lepton_session {
   const lpt_program *program;
   const uint8_t *weights;
   lpt_allocator allocator;
+  lpt_allocator memory;      /* what kernels work in: `allocator`'s, or the device's                 */
+  struct lpt_cuda_session *cuda; /* NULL: kernels are functions on the CPU                           */
   uint32_t threads;
   bool dynamic;              /* sizes depend on the inputs: env changes, memory is planned here    */
   bool ready;                /* env, memory and `shapes` are those of the last inputs seen         */
@@ -224,11 +227,41 @@ void lpt_give_strings(lepton_session *session, const lepton_tensor *outputs);
 
 /* ---- steps.c ----------------------------------------------------------------------------------- */
 
+/* `size` bytes of what kernels have written, after all of them. */
+lepton_status lpt_read(lepton_session *session, const void *from, void *to, size_t size);
 /* Where operand `index` of the program lies now. */
 void *lpt_operand_at(const lepton_session *session, uint32_t index);
 lepton_status lpt_run_steps(lepton_session *session, lepton_tensor *outputs);
 lepton_status lpt_profile(lepton_session *session, int enable, const lepton_step_time **out_steps,
                           size_t *out_count);
+
+/* ---- cuda.c: the part of a session on a GPU ------------------------------------------------------- */
+
+/* Nothing for a CPU's program. Writes the create message on failure; lpt_cuda_end cleans up. */
+lepton_status lpt_cuda_start(lepton_session *session);
+void lpt_cuda_end(lepton_session *session);
+/* Around everything that reaches the driver. */
+void lpt_cuda_enter(const lepton_session *session);
+void lpt_cuda_leave(const lepton_session *session); /* NULL: of a GPU's session that is gone */
+/* Where constant bytes lie. */
+void *lpt_cuda_constant(const lepton_session *session, uint64_t offset);
+/* session->state to the device. */
+lepton_status lpt_cuda_seed(lepton_session *session);
+/* Where kernels find input `index`: the caller's memory, or a copy. */
+lepton_status lpt_cuda_take(lepton_session *session, uint32_t index, const lepton_tensor *tensor, void **out_base);
+/* Device memory for output `index`, of the size env says; NULL, and a message: there is none. */
+void *lpt_cuda_place(lepton_session *session, uint32_t index);
+bool lpt_cuda_owns(const lepton_session *session, uint32_t index, const void *data);
+lepton_status lpt_cuda_run(lepton_session *session, lepton_tensor *outputs);
+/* Wait for all that is queued; `status` as it is, or what the device says if it was good. */
+lepton_status lpt_cuda_finish(lepton_session *session, lepton_status status);
+lepton_status lpt_cuda_launch(lepton_session *session, const lpt_step *step);
+lepton_status lpt_cuda_time(lepton_session *session, const lpt_step *step, uint64_t *out_nanoseconds);
+lepton_status lpt_cuda_read(lepton_session *session, const void *from, void *to, size_t size);
+/* Bytes of device memory that the step's blocks work in. */
+int64_t lpt_cuda_scratch(const lepton_session *session, const lpt_step *step);
+/* Why the device refused memory, for a message; false: it is not a device's. */
+bool lpt_cuda_no_memory(const lepton_session *session, char *out_words, size_t size);
 
 /* ---- cpu.c, cores.c: the machine ---------------------------------------------------------------- */
 

@@ -42,6 +42,7 @@ static lepton_status check_machine(const lpt_program *program) {
 }
 
 static uint32_t threads_for(const lpt_program *program, const lepton_options *options) {
+  if (program->kind == LPT_CUDA) return 1;
   uint32_t threads = options ? options->threads : 0;
   if (!threads) threads = program->default_threads;
   if (!threads) threads = lpt_cores();
@@ -105,7 +106,8 @@ static lepton_status bind_buffers(lepton_session *session) {
   for (uint32_t i = 0; i < program->n_buffers; i++) {
     const lpt_buffer *buffer = &program->buffers[i];
     if (buffer->storage == LPT_CONSTANT)
-      session->bases[i] = (void *)((uintptr_t)session->weights + buffer->offset);
+      session->bases[i] = session->cuda ? lpt_cuda_constant(session, buffer->offset)
+                                        : (void *)((uintptr_t)session->weights + buffer->offset);
     if (buffer->storage == LPT_STATE) {
       session->bases[i] = &session->state[buffer->index];
       session->state[buffer->index] = buffer->offset;
@@ -116,7 +118,7 @@ static lepton_status bind_buffers(lepton_session *session) {
     if (session->output_buffers[i] == UINT32_MAX)
       return lpt_fail(NULL, LEPTON_INTERNAL, "the compiled model is damaged: output '%s' has no buffer",
                       program->outputs[i].name);
-  return LEPTON_OK;
+  return session->cuda ? lpt_cuda_seed(session) : LEPTON_OK;
 }
 
 /* A static model's memory is made at once: its input shapes are known. */
@@ -160,7 +162,7 @@ lepton_status lpt_create(const lpt_program *program, const uint8_t *weights,
   if (!session) return lpt_fail(NULL, LEPTON_OUT_OF_MEMORY, "no memory for the session");
   session->program = program;
   session->weights = weights;
-  session->allocator = allocator;
+  session->allocator = session->memory = allocator;
   session->threads = threads_for(program, options);
   session->n_arenas = count_binds(program) + 1;
   session->n_state = count_state(program);
@@ -171,10 +173,14 @@ lepton_status lpt_create(const lpt_program *program, const uint8_t *weights,
     lpt_fail(NULL, status, "no memory for the session");
     goto error;
   }
+  status = lpt_cuda_start(session);
+  if (status) goto error;
+  lpt_cuda_enter(session);
   status = bind_buffers(session);
   if (!status) status = lpt_link_calls(session, options);
   if (!status) status = lpt_strings_start(session);
   if (!status) status = prepare_static(session);
+  lpt_cuda_leave(session);
   if (!status) status = lpt_start_variants(session, options);
   if (status) goto error;
   *out_session = session;
@@ -186,20 +192,25 @@ error:
 
 void lpt_destroy(lepton_session *session) {
   if (!session) return;
-  lpt_allocator allocator = session->allocator;
+  lpt_allocator allocator = session->allocator, memory = session->memory;
+  lpt_cuda_enter(session);
+  bool device = session->cuda;
   for (uint32_t i = 0; session->outputs && i < session->program->n_outputs; i++)
     lpt_release(&allocator, session->outputs[i].data);
   for (uint32_t i = 0; session->arenas && i < session->n_arenas; i++)
-    lpt_release(&allocator, session->arenas[i].data);
+    lpt_release(&memory, session->arenas[i].data);
   for (uint32_t i = 0; session->numbers && i < session->program->n_inputs + session->program->n_outputs; i++)
     lpt_release(&allocator, session->numbers[i].data);
   lpt_strings_end(&allocator, &session->strings);
   lpt_end_variants(session);
   for (uint32_t i = 0; session->growing && i < session->program->n_buffers; i++)
-    lpt_release(&allocator, session->growing[i].data);
+    lpt_release(&memory, session->growing[i].data);
+  lpt_release(&memory, session->scratch.data);
+  lpt_cuda_end(session);
+  if (device) lpt_cuda_leave(NULL);
   void *const owned[] = {
     session->env, session->shapes, session->bases, session->operands, session->output_buffers,
-    session->outputs, session->state, session->arenas, session->scratch.data, session->plan.buffers, session->plan.first,
+    session->outputs, session->state, session->arenas, session->plan.buffers, session->plan.first,
     session->plan.last, session->plan.order, session->plan.sizes, session->plan.offsets, session->plan.planned,
     session->growing, session->profile,
     session->numbers, session->linked, session->tensors,
@@ -214,7 +225,11 @@ lepton_status lpt_seed(lepton_session *session, uint64_t seed) {
   session->message[0] = '\0';
   for (uint32_t i = 0; i < session->n_state; i++) session->state[i] = i ? 0 : seed;
   for (uint32_t i = 0; i < session->program->n_variants; i++) lpt_seed(session->variants[i], seed);
-  return LEPTON_OK;
+  if (!session->cuda) return LEPTON_OK;
+  lpt_cuda_enter(session);
+  lepton_status status = lpt_cuda_seed(session);
+  lpt_cuda_leave(session);
+  return status;
 }
 
 /* ---- resolve and run ---------------------------------------------------------------------------- */
@@ -235,7 +250,9 @@ lepton_status lpt_resolve(lepton_session *session, const lepton_tensor *inputs,
   lepton_session *variant = lpt_variant_for(session, inputs);
   if (variant) return lpt_say(session, variant, lpt_resolve(variant, inputs, out_outputs));
   lepton_status status = lpt_check_inputs(session, inputs, false);
+  lpt_cuda_enter(session);
   if (!status && !prepared_for(session, inputs)) status = lpt_prepare(session, inputs);
+  lpt_cuda_leave(session);
   if (status) return status;
   for (uint32_t i = 0; i < session->program->n_outputs; i++)
     lpt_describe_output(session, i, false, &out_outputs[i]);
@@ -248,8 +265,13 @@ lepton_status lpt_bind_outputs(lepton_session *session, const lepton_tensor *out
     uint32_t index = program->buffers[i].index;
     if (program->buffers[i].storage != LPT_OUTPUT) continue;
     bool strings = program->outputs[index].dtype == LEPTON_STRING;
-    session->bases[i] = strings ? lpt_string_numbers(session, index, &outputs[index]) : outputs[index].data;
-    if (strings && !session->bases[i]) return LEPTON_OUT_OF_MEMORY;
+    void *base = strings ? lpt_string_numbers(session, index, &outputs[index]) : outputs[index].data;
+    if (strings && !base) return LEPTON_OUT_OF_MEMORY;
+    if (session->cuda && outputs[index].device == LEPTON_HOST) {
+      base = lpt_cuda_place(session, index);
+      if (!base) return LEPTON_OUT_OF_MEMORY;
+    }
+    session->bases[i] = base;
   }
   return LEPTON_OK;
 }
@@ -268,27 +290,35 @@ static lepton_status bind_arguments(lepton_session *session, const lepton_tensor
     uint32_t index = program->buffers[i].index;
     if (program->buffers[i].storage != LPT_INPUT) continue;
     bool strings = program->inputs[index].dtype == LEPTON_STRING;
-    session->bases[i] = strings ? session->numbers[index].data : inputs[index].data;
+    if (session->cuda) status = lpt_cuda_take(session, index, &inputs[index], &session->bases[i]);
+    else session->bases[i] = strings ? session->numbers[index].data : inputs[index].data;
   }
   return status ? status : lpt_bind_outputs(session, outputs);
 }
 
+static lepton_status run_prepared(lepton_session *session, const lepton_tensor *inputs, lepton_tensor *outputs) {
+  if (session->threads > 1) lpt_pool_check();
+  lepton_status status = bind_arguments(session, inputs, outputs);
+  if (!status) status = session->cuda ? lpt_cuda_run(session, outputs) : lpt_run_steps(session, outputs);
+  if (session->cuda) status = lpt_cuda_finish(session, status);
+  for (uint32_t i = 0; status && i < session->program->n_outputs; i++) /* take back what a failed run lent */
+    if (lpt_wants_own(session, i, &outputs[i])) outputs[i].data = NULL;
+  return status;
+}
+
 lepton_status lpt_run(lepton_session *session, const lepton_tensor *inputs, lepton_tensor *outputs) {
   if (!session) return LEPTON_INVALID_ARGUMENT;
-  const lpt_program *program = session->program;
   session->message[0] = '\0';
   lepton_session *variant = lpt_variant_for(session, inputs);
   lpt_take_back(session, variant ? variant : session, outputs);
   if (variant) return lpt_say(session, variant, lpt_run(variant, inputs, outputs));
   lepton_status status = lpt_check_inputs(session, inputs, true);
+  lpt_cuda_enter(session);
   if (!status && !prepared_for(session, inputs)) status = lpt_prepare(session, inputs);
   if (!status) status = lpt_check_outputs(session, inputs, outputs);
+  if (!status) status = run_prepared(session, inputs, outputs);
+  lpt_cuda_leave(session);
   if (status) return status;
-  if (session->threads > 1) lpt_pool_check();
-  status = bind_arguments(session, inputs, outputs);
-  if (!status) status = lpt_run_steps(session, outputs);
-  if (!status) lpt_give_strings(session, outputs);
-  for (uint32_t i = 0; status && i < program->n_outputs; i++) /* take back what a failed run lent */
-    if (outputs[i].data == session->outputs[i].data) outputs[i].data = NULL;
+  lpt_give_strings(session, outputs);
   return status;
 }

@@ -72,11 +72,16 @@ static lepton_status check_call(lepton_session *session, const lpt_step *step) {
 }
 
 static lepton_status no_memory(lepton_session *session, const char *what, int64_t bytes) {
-  return lpt_fail(session, LEPTON_OUT_OF_MEMORY, "no memory for %s (%lld bytes)", what, (long long)bytes);
+  char words[256] = "";
+  lpt_cuda_no_memory(session, words, sizeof words);
+  return lpt_fail(session, LEPTON_OUT_OF_MEMORY, "no memory for %s (%lld bytes)%s", what, (long long)bytes, words);
 }
 
 /* One piece per thread; a cache line apart, so that neighbours do not share one. */
 static lepton_status reserve_scratch(lepton_session *session, int64_t most) {
+  if (session->cuda)
+    return !most || lpt_block_reserve(&session->memory, &session->scratch, (size_t)most)
+           ? LEPTON_OK : no_memory(session, "scratch", most);
   size_t stride = most ? ((size_t)most + 2 * LPT_ALIGNMENT - 1) / LPT_ALIGNMENT * LPT_ALIGNMENT : 0;
   if (stride <= session->scratch_stride) return LEPTON_OK;
   session->scratch_stride = 0;
@@ -99,7 +104,8 @@ static lepton_status check_steps(lepton_session *session, uint32_t from, uint32_
     i = step->kind == LPT_CHECK && session->dynamic ? step->target : i + 1;
     if (step->kind != LPT_CALL && step->kind != LPT_HOST_CALL) continue;
     status = check_call(session, step);
-    if (session->env[step->scratch_slot] > most) most = session->env[step->scratch_slot];
+    int64_t scratch = session->cuda ? lpt_cuda_scratch(session, step) : session->env[step->scratch_slot];
+    if (!status && scratch > most) most = scratch;
   }
   return status ? status : reserve_scratch(session, most);
 }
@@ -154,7 +160,7 @@ static lepton_status plan_workspace(lepton_session *session, uint32_t from, lpt_
   if (total < 0)
     return lpt_fail(session, LEPTON_INVALID_ARGUMENT, "these input shapes need more memory than there can be");
   int64_t room = !late || (size_t)total <= arena->capacity ? total : total + total / 2; /* a round may need more */
-  if (!lpt_block_reserve(&session->allocator, arena, (size_t)room))
+  if (!lpt_block_reserve(&session->memory, arena, (size_t)room))
     return no_memory(session, "intermediate tensors", total);
   for (uint32_t i = 0; i < n; i++)
     session->bases[session->plan.buffers[i]] = (uint8_t *)arena->data + session->plan.offsets[i];
@@ -164,7 +170,7 @@ static lepton_status plan_workspace(lepton_session *session, uint32_t from, lpt_
 /* The compiler's plan. */
 static lepton_status place_workspace(lepton_session *session) {
   const lpt_program *program = session->program;
-  if (!lpt_block_reserve(&session->allocator, &session->arenas[0], program->workspace_size))
+  if (!lpt_block_reserve(&session->memory, &session->arenas[0], program->workspace_size))
     return no_memory(session, "intermediate tensors", (int64_t)program->workspace_size);
   for (uint32_t i = 0; i < program->n_buffers; i++)
     if (program->buffers[i].storage == LPT_WORKSPACE)
@@ -217,7 +223,7 @@ lepton_status lpt_reserve_growing(lepton_session *session, uint32_t buffer, int6
   if (!is_size(bytes))
     return lpt_fail(session, LEPTON_INVALID_ARGUMENT, "the data give a tensor a size of %lld bytes", (long long)bytes);
   lpt_block *block = &session->growing[buffer];
-  if (!lpt_block_grow(&session->allocator, block, (size_t)bytes))
+  if (!lpt_block_grow(&session->memory, block, (size_t)bytes))
     return no_memory(session, "a tensor that grows", bytes);
   session->bases[buffer] = block->data;
   return LEPTON_OK;
@@ -226,7 +232,13 @@ lepton_status lpt_reserve_growing(lepton_session *session, uint32_t buffer, int6
 lepton_status lpt_own_output(lepton_session *session, uint32_t index, lepton_tensor *output) {
   uint32_t buffer = session->output_buffers[index];
   int64_t size = session->env[session->program->buffers[buffer].size_slot];
+  int16_t device = output->device;
   lpt_describe_output(session, index, true, output);
+  output->device = device;
+  if (device == LEPTON_CUDA) {
+    output->data = lpt_cuda_place(session, index);
+    return output->data ? LEPTON_OK : LEPTON_OUT_OF_MEMORY;
+  }
   if (output->dtype == LEPTON_STRING) size = lpt_tensor_bytes(output->dtype, output->rank, output->shape);
   if (!is_size(size)) size = 0; /* late: known at a bind to come, and asked for again there */
   if (!lpt_block_reserve(&session->allocator, &session->outputs[index], (size_t)size))

@@ -24,6 +24,12 @@ void *lpt_operand_at(const lepton_session *session, uint32_t index) {
   return (void *)((uintptr_t)session->bases[o->buffer] + (uintptr_t)session->env[o->offset_slot]);
 }
 
+lepton_status lpt_read(lepton_session *session, const void *from, void *to, size_t size) {
+  if (session->cuda) return lpt_cuda_read(session, from, to, size);
+  memcpy(to, from, size);
+  return LEPTON_OK;
+}
+
 static void call_kernel(lepton_session *session, const lpt_step *step) {
   int64_t tasks = session->env[step->tasks_slot];
   if (tasks == 0) return;
@@ -43,14 +49,16 @@ static uint64_t now(void) {
 static lepton_status call(lepton_session *session, uint32_t index, lepton_tensor *outputs) {
   const lpt_step *step = &session->program->steps[index];
   if (step->kind == LPT_HOST_CALL) return lpt_call_host(session, index, outputs);
+  if (session->cuda) return lpt_cuda_launch(session, step);
   call_kernel(session, step);
   return LEPTON_OK;
 }
 
 static lepton_status call_and_time(lepton_session *session, uint32_t index, lepton_tensor *outputs) {
-  uint64_t start = now();
-  lepton_status status = call(session, index, outputs);
-  session->profile[index].nanoseconds += now() - start;
+  uint64_t start = now(), spent = 0;
+  lepton_status status = session->cuda ? lpt_cuda_time(session, &session->program->steps[index], &spent)
+                                       : call(session, index, outputs);
+  session->profile[index].nanoseconds += session->cuda ? spent : now() - start;
   session->profile[index].calls++;
   return status;
 }
@@ -58,7 +66,8 @@ static lepton_status call_and_time(lepton_session *session, uint32_t index, lept
 static lepton_status bind_size(lepton_session *session, uint32_t index, lepton_tensor *outputs) {
   const lpt_step *step = &session->program->steps[index];
   int64_t size;
-  memcpy(&size, lpt_operand_at(session, step->first_operand), sizeof size);
+  lepton_status status = lpt_read(session, lpt_operand_at(session, step->first_operand), &size, sizeof size);
+  if (status) return status;
   if (size < 0 || size > LPT_MAX_BYTES)
     return lpt_fail(session, LEPTON_INVALID_ARGUMENT, "the data give a size of %lld at step '%s'", (long long)size,
                     step->name ? step->name : "?");
@@ -68,7 +77,9 @@ static lepton_status bind_size(lepton_session *session, uint32_t index, lepton_t
 
 static lepton_status reserve(lepton_session *session, const lpt_step *step) {
   int64_t bytes = session->env[step->tasks_slot], count = 1;
-  if (step->n_operands > 1) memcpy(&count, lpt_operand_at(session, step->first_operand + 1), sizeof count);
+  lepton_status status = step->n_operands > 1
+    ? lpt_read(session, lpt_operand_at(session, step->first_operand + 1), &count, sizeof count) : LEPTON_OK;
+  if (status) return status;
   if (__builtin_mul_overflow(bytes, count, &bytes)) bytes = -1;
   return lpt_reserve_growing(session, session->program->operands[step->first_operand].buffer, bytes);
 }
@@ -79,6 +90,7 @@ lepton_status lpt_run_steps(lepton_session *session, lepton_tensor *outputs) {
     const lpt_step *step = &program->steps[i];
     lepton_status status = LEPTON_OK;
     uint32_t next = i + 1;
+    uint8_t truth = 1;
     switch (step->kind) {
       case LPT_CALL:
       case LPT_HOST_CALL:
@@ -88,7 +100,8 @@ lepton_status lpt_run_steps(lepton_session *session, lepton_tensor *outputs) {
         next = step->target;
         break;
       case LPT_JUMP_IF_FALSE:
-        if (!*(const uint8_t *)lpt_operand_at(session, step->first_operand)) next = step->target;
+        status = lpt_read(session, lpt_operand_at(session, step->first_operand), &truth, sizeof truth);
+        if (!truth) next = step->target;
         break;
       case LPT_BIND:
         status = bind_size(session, i, outputs);

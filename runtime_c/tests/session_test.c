@@ -138,10 +138,10 @@ static void wrong_inputs_are_named(void) {
     const char *message;
   } rows[] = {
     {f32(a, 1, 8, 0), good[1], "input 'a': expected f32[N,M], got f32[8]"},
-    {{a, LEPTON_I32, 2, {2, 4}}, good[1], "input 'a': expected f32[N,M], got i32[2,4]"},
-    {{a, (lepton_dtype)99, 2, {2, 4}}, good[1], "got dtype 99[2,4]"},
-    {{a, LEPTON_F32, 17, {2, 4}}, good[1], "got f32 of rank 17"},
-    {{a, LEPTON_F32, -1, {2, 4}}, good[1], "got f32 of rank -1"},
+    {{a, LEPTON_I32, 2, 0, {2, 4}}, good[1], "input 'a': expected f32[N,M], got i32[2,4]"},
+    {{a, (lepton_dtype)99, 2, 0, {2, 4}}, good[1], "got dtype 99[2,4]"},
+    {{a, LEPTON_F32, 17, 0, {2, 4}}, good[1], "got f32 of rank 17"},
+    {{a, LEPTON_F32, -1, 0, {2, 4}}, good[1], "got f32 of rank -1"},
     {f32(a, 2, -2, 4), good[1], "got f32[-2,4]"},
     {good[0], f32(b, 1, 6, 0), "input 'b': expected f32[M=4], got f32[6]"},
     {f32(a, 2, 2, 3), f32(b, 1, 3, 0), "node 'halve': M must be even (1 against 0)"},
@@ -168,7 +168,7 @@ static void wrong_outputs_are_named(void) {
     const char *message;
   } rows[] = {
     {f32(y, 1, 5, 0), "output 'y': expected f32[4], got f32[5]"},
-    {{y, LEPTON_F64, 1, {4}}, "output 'y': expected f32[4], got f64[4]"},
+    {{y, LEPTON_F64, 1, 0, {4}}, "output 'y': expected f32[4], got f64[4]"},
     {f32(y, 2, 4, 1), "output 'y': expected f32[4], got f32[4,1]"},
     {f32((float *)((char *)y + 1), 1, 4, 0), "is not aligned to 4 bytes"},
     {f32(x + 3, 1, 4, 0), "output 'y': its memory overlaps 'x'"},
