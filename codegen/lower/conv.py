@@ -81,6 +81,21 @@ class Shape:
         return replace(self, x=(n, d, h, w, c), strides=(strides[0], strides[1], strides[2]),
                        into=(into[0], into[1], into[2]))
 
+    def lying(self) -> Shape:
+        """The same with the columns as rows, where there is one column: tiles are longest along rows of pixels."""
+        ends = (self.out[2], self.into[2], self.kernel[2], self.pads[2], self.pads_end[2])
+        if ends != (1, 1, 1, 0, 0) or self.out[1] == 1:
+            return self
+
+        def turn(entries: tuple[Any, ...]) -> Any:
+            *before, high, wide = entries
+            return (*before, wide, high)
+
+        turned = {name: turn(getattr(self, name))
+                  for name in ("out", "into", "kernel", "strides", "dilations", "pads", "pads_end")}
+        return replace(self, x=(*turn(self.x[:-1]), self.x[-1]), views=[(*turn(v[:-1]), v[-1]) for v in self.views],
+                       weights=np.swapaxes(self.weights, 3, 4), **turned)
+
     @property
     def depth(self) -> int:
         """Length of one sum."""
@@ -139,7 +154,7 @@ def shape_of(group: Group, fused: Fused, x: Value, weights: Array, attrs: Any) -
         x.tensor.dtype, result[0], result[1:4], into[1:4], attrs["group"], channels, filters // attrs["group"],
         three(kernel, 1), three(attrs["strides"], 1), three(attrs["dilations"], 1), three(attrs["pads_begin"], 0),
         three(attrs["pads_end"], 0), axes(group.access(x).strides, 0), [axes(v, 0) for v in fused.views],
-        weights.reshape(filters, channels, *three(kernel, 1)))
+        weights.reshape(filters, channels, *three(kernel, 1))).lying()
 
 
 def pointwise(group: Group, options: LowerOptions, fused: Fused, shape: Shape, factors: tuple[Value, Value]) -> Kernel:

@@ -7,12 +7,15 @@ import numpy as np
 import pytest
 
 import lepton.codegen.lower.conv
+from lepton.codegen.group import LowerOptions
+from lepton.codegen.target import TARGETS
+from lepton.codegen.templates.convolution import Convolution
 from lepton.ir import ops
 from lepton.ir.core import Node, Value
 from lepton.ir.dims import sym
 from lepton.ir.tensor import Array, Tensor
 from lepton.ir.types import DType, TensorType
-from tests.codegen.running import HERE, inside, run_node
+from tests.codegen.running import HERE, inside, lower, run_node
 
 assert lepton.codegen.lower.conv
 
@@ -75,6 +78,27 @@ def test_other_ranks(shape: tuple[int, ...], kernel: tuple[int, ...], layout: st
     if layout == "nchw":
         shape = (shape[0], shape[-1], *shape[1:-1])
     check(*conv(shape, 19, kernel, pad=1, layout=layout), HERE[-1])
+
+
+@pytest.mark.parametrize("layout", ["nhwc", "nchw"])
+@pytest.mark.parametrize(("high", "channels", "more"), [
+    (40, 8, {}), (41, 5, {"pads_begin": (2, 0), "pads_end": (1, 0)}), (40, 6, {"strides": (3, 2), "group": 2}),
+    (23, 9, {"group": 9, "pads_begin": (1, 0), "pads_end": (1, 0)}), (30, 4, {"dilations": (2, 3)}), ("H", 4, {})])
+def test_one_column(layout: str, high: int | str, channels: int, more: dict[str, Any]) -> None:
+    """What exporters make of a convolution with one axis: [H, 1]."""
+    size = sym(high) if isinstance(high, str) else high
+    node, x = conv((2, channels, size, 1) if layout == "nchw" else (2, size, 1, channels), 18, (5, 1), layout=layout,
+                   **more)
+    check(node, x, HERE[-1], {"H": 33}, shares=3)
+
+
+def test_one_column_is_tiled_along_its_rows() -> None:
+    node, x = conv((1, 64, 1, 32), 48, (5, 1))
+    turned, _ = conv((1, 1, 64, 32), 48, (1, 5))
+    bodies = [lower(n, LowerOptions(TARGETS[HERE[-1]]), {}, {}).body for n in (node, turned)]
+    assert isinstance(bodies[0], Convolution)
+    assert bodies[0].tile == bodies[1].tile
+    assert max(bodies[0].tile) > 4
 
 
 @pytest.mark.parametrize("layout", ["nhwc", "nchw"])
