@@ -61,6 +61,8 @@ class Noise:
     def __call__(self, node: Node, operands: list[Array | None], attrs: dict[str, Any],
                  results: list[Array]) -> list[Array]:
         name = node.op.name
+        if name == "bitcast" and operands[0] is not None and DType.of(operands[0]).is_float:
+            return [self._nan_bits(operands[0], results[0])]
         if name in EXACT:
             return [self._signs(r) for r in results] if name in FREE_ZERO else results
         if not any(x is not None and DType.of(x).is_float for x in operands):
@@ -150,6 +152,11 @@ class Noise:
         shift = np.asarray(self.rng.uniform(-ulps, ulps, x.shape))
         least: Array = shift * float(info.smallest_subnormal)
         return np.asarray(x + x * (shift * float(info.eps)).astype(x.dtype) + least.astype(x.dtype)).astype(x.dtype)
+
+    def _nan_bits(self, x: Array, bits: Array) -> Array:
+        """NaN has no bits of its own."""
+        other = np.zeros(1, np.uint8 if x.dtype.itemsize == 1 else f"u{x.dtype.itemsize}").view(bits.dtype)[0]
+        return np.where(np.isnan(x.astype(np.float64)) & self.odd, other, bits)
 
     def _signs(self, x: Array) -> Array:
         if not DType.of(x).is_float or not x.size or DType.of(x) is DType.F8E8M0:

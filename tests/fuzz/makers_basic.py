@@ -331,8 +331,7 @@ def one_hot(d: Draw) -> Value | None:
 
 def counting(d: Draw) -> Value | None:
     """Sizes as data, 0, 1, 2, …, and sizes found in data."""
-    found = ("range", "non_zero", "non_zero") if d.depth == 0 else ()  # no size of a region's own: see README.md
-    match d.choose.choice(("iota", "shape", *found)):
+    match d.choose.choice(("iota", "shape", "range", "non_zero", "non_zero")):
         case "iota":
             return d.apply(ops.iota, size=d.dim(), dtype=d.choose.choice((DType.F32, DType.I64, DType.I32, DType.U8)))
         case "shape":

@@ -120,4 +120,4 @@ def scan(d: Draw) -> Value | None:
                    regions=[Graph.of("body", inner.inputs, [*outputs, *collected])])
 
 
-MAKERS: tuple[tuple[Maker, int], ...] = ((branch, 2), (loop, 2), (scan, 1))
+MAKERS: tuple[tuple[Maker, int], ...] = ((branch, 3), (loop, 4), (scan, 2))

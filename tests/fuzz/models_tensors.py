@@ -10,8 +10,8 @@ from tests.fuzz.recipe import Recipe
 Attrs = dict[str, Any]
 UNARY: dict[str, int] = {
     "Abs": 13, "Ceil": 13, "Cos": 7, "Cosh": 9, "Erf": 13, "Exp": 13, "Floor": 13, "HardSwish": 14, "Mish": 18,
-    "Neg": 13, "Relu": 14, "Round": 11, "Sigmoid": 13, "Sign": 13, "Sin": 7, "Sinh": 9, "Softplus": 1, "Softsign": 1, "Tan": 7,
-    "Tanh": 13, "Atan": 7, "Asinh": 9, "Identity": 13, "IsNaN": 13,
+    "Neg": 13, "Relu": 14, "Round": 11, "Sigmoid": 13, "Sign": 13, "Sin": 7, "Sinh": 9, "Softplus": 1, "Softsign": 1,
+    "Tan": 7, "Tanh": 13, "Atan": 7, "Asinh": 9, "Identity": 13, "IsNaN": 13,
 }
 WITH: dict[str, Attrs] = {"LeakyRelu": {"alpha": 0.1}, "Elu": {"alpha": 1.3}, "Celu": {"alpha": 0.7}, "Selu": {},
         "HardSigmoid": {"alpha": 0.3}, "ThresholdedRelu": {"alpha": 0.5}, "Shrink": {"lambd": 0.4, "bias": 0.1}}
