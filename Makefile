@@ -10,7 +10,7 @@
 #   make budgets     compile time, memory, artifact size and first answer against their budgets
 #   make bench       Lepton next to ONNX Runtime and OpenVINO
 #
-# PYTHON, VENV and MODELS say which interpreter is used and where things are put.
+# PYTHON, VENV and MODELS say which interpreter is used and where things are put, JOBS how many tests run at a time.
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV ?= .venv
@@ -19,6 +19,7 @@ BENCH ?= .bench
 BENCH_MODELS ?= resnet50 ppocr_cls_48x192 densenet121 squeezenet minilm_l6_s128 bert_base_s128 vit_small_patch16 \
 	ppocrv4_rec_48x320
 PYTEST_FLAGS ?=
+JOBS ?= 2
 
 bin := $(VENV)/bin
 run := LEPTON_MODELS=$(MODELS) $(bin)/python
@@ -53,7 +54,7 @@ runtime-test: $(VENV)/.done
 	$(MAKE) --no-print-directory -C runtime_c test SAN=thread
 
 test: setup lint runtime-test
-	$(run) -m pytest -q -m "not big" --durations=15 $(PYTEST_FLAGS)
+	$(run) -m pytest -q -m "not big" -n $(JOBS) --durations=15 $(PYTEST_FLAGS)
 
 test-all: setup lint runtime-test
 	$(run) -m pytest -q -m "" --durations=25 $(PYTEST_FLAGS)

@@ -324,7 +324,7 @@ def test_usage(folder: Path, leptonc: Invoke, words: tuple[str, ...]) -> None:
 @pytest.mark.parametrize(("x", "said"), [
     (np.ones((2, 15), np.float32), "x"), (np.ones(16, np.float32), "x"), (np.ones((1, 1, 16), np.float32), "x"),
     (np.ones((2, 16), np.float64), "expected f32"), (np.ones((2, 16), ">f4"), "expected f32"), ("text", "expected f32"),
-    (None, "expected f32"), ([[1.0, 2.0], [3.0]], "cannot read"), (object(), "expected f32"),
+    (None, "expected f32"), ([[1.0, 2.0], [3.0]], "cannot read"), (object, "expected f32"),
 ], ids=str)
 def test_wrong_arrays(artifact: Path, x: object, said: str) -> None:
     model = lepton.load(artifact)
