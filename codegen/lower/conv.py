@@ -126,6 +126,10 @@ def lower_conv(group: Group, options: LowerOptions) -> Kernel:
         return generic_conv(group, options)
     fused = Fused(group, b, 1 if attrs["layout"] == "nchw" else -1)
     shape = shape_of(group, fused, x, weights, attrs)
+    from lepton.codegen.lower.sparse import sparse_conv
+
+    if (kernel := sparse_conv(group, options, fused, shape, x)) is not None:
+        return kernel
     if shape.pointwise:
         return pointwise(group, options, fused, shape, (x, w))
     if shape.depthwise:

@@ -52,8 +52,12 @@ def lower_matmul(group: Group, options: LowerOptions) -> Kernel:
         from lepton.codegen.lower.products import generic_matmul
 
         return generic_matmul(group, options)
+    from lepton.codegen.lower.sparse import sparse_matmul
+
     fused = Fused(group)
-    return matmul_kernel(group, options, fused, problem_of(group, fused, a, b), (a, b))
+    problem = problem_of(group, fused, a, b)
+    kernel = sparse_matmul(group, options, fused, problem, a)
+    return kernel or matmul_kernel(group, options, fused, problem, (a, b))
 
 
 def problem_of(group: Group, fused: Fused, a: Value, b: Value) -> Problem:

@@ -314,9 +314,15 @@ class _Winograd:
         self.output.write(m, (n, 0, oy, ox, channel), (rows, columns), filters, body.filters % self.lanes)
 
 
-def profitable(out: tuple[int, int], channels: int, filters: int) -> bool:
-    """Whether the saved multiplications outweigh the transforms. Counted in multiply-adds per channel and filter: the
-    input's and the output's transforms are shared by all filters and channels, the filters' is made once a run."""
+def saving(out: tuple[int, int], channels: int, filters: int) -> float:
+    """How many of a direct convolution's multiplications stand against one of Winograd's form. Counted in multiply-adds
+    per channel and filter: the input's and the output's transforms are shared by all filters and channels, the filters'
+    is made once a run."""
     tiles = -(-out[0] // OUTPUT) * -(-out[1] // OUTPUT)
     made = tiles * (POINTS + TILE_TRANSFORM / filters + TILE_TRANSFORM / channels) + FILTER_TRANSFORM
-    return channels >= 16 and filters >= 16 and made < 0.9 * 9 * out[0] * out[1]
+    return 9 * out[0] * out[1] / made
+
+
+def profitable(out: tuple[int, int], channels: int, filters: int) -> bool:
+    """Whether the saved multiplications outweigh the transforms."""
+    return channels >= 16 and filters >= 16 and saving(out, channels, filters) > 1 / 0.9

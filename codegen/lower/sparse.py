@@ -1,0 +1,237 @@
+"""Whether weights with many zeros run faster by their pattern, and the kernel that does so.
+
+What counts is a whole row of a panel: one input times a vector's worth of filters. Blocks of 16 outputs by one input
+(of AVX-512's lanes; 8 on AVX2) leave such rows empty; zeros that are scattered do so rarely. What is not multiplied
+cannot make an infinity a NaN: strict math keeps to the dense kernels.
+"""
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from lepton.codegen.group import Group, LowerOptions
+from lepton.codegen.kernel import Kernel, packed
+from lepton.codegen.lower.conv import (
+    Shape,
+    _known,
+    _sweep,
+    block_of,
+    panels_of,
+    pixels,
+    suits_winograd,
+    tile_of,
+)
+from lepton.codegen.lower.matmul import UNKNOWN_ROWS, Problem, grain_of
+from lepton.codegen.lower.matmul import tile_of as product_tile
+from lepton.codegen.target import Target
+from lepton.codegen.templates.convolution import Window
+from lepton.codegen.templates.fused import Bindings, Fused, outer
+from lepton.codegen.templates.sparse import SparseConvolution, active_rows, pack_sparse
+from lepton.codegen.templates.tiles import CALL, L3_BYTES_PER_CYCLE, LATENCY, aliases, most_rows, sweep_cost
+from lepton.codegen.templates.winograd import saving
+from lepton.ir.core import Value
+from lepton.ir.dims import Dim, ceildiv, product
+from lepton.ir.tensor import Array
+from lepton.ir.types import DType
+
+DENSE_FROM = 0.75      # of the weights not zero: not worth a look
+LEAST = 4096           # weights; fewer take no time
+GAIN = 0.9             # of the dense kernel's time that the sparse one must stay below
+WINOGRAD = 0.9         # of what Winograd's form should save is saved
+TURN = 1.0             # cycles that the list costs a turn
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """A tile of (output rows, columns, vectors of filters) and what it is thought to cost, in cycles."""
+
+    cost: float
+    tile: tuple[int, int, int]
+
+
+def sparse_conv(group: Group, options: LowerOptions, fused: Fused, shape: Shape, x: Value) -> Kernel | None:
+    """The kernel of a convolution, None where the dense one is faster or the walk is not known when compiling."""
+    spread = shape.x[4] != 1 and shape.channels > 1
+    if options.math == "strict" or shape.groups != 1 or spread or not has_zeros(shape.weights):
+        return None
+    shape = shape.thinned()
+    if shape.pointwise:
+        problem = pixels(shape)
+        shape = of_problem(problem, shape.dtype) or shape
+        dense = product_cost(options.target, problem, shape.dtype) * _known(shape.out[1])
+    else:
+        dense = direct_cost(options, shape)
+    return sparse_kernel(group, options, fused, shape, x, dense)
+
+
+def sparse_matmul(group: Group, options: LowerOptions, fused: Fused, problem: Problem, x: Value) -> Kernel | None:
+    """The kernel of a product with a constant matrix, or None."""
+    dtype = x.tensor.dtype
+    if options.math == "strict" or problem.weights is None or problem.a[-1] != 1 or not has_zeros(problem.weights):
+        return None
+    shape = of_problem(problem, dtype)
+    if shape is None:
+        return None
+    dense = product_cost(options.target, problem, dtype) * _known(shape.out[1])
+    return sparse_kernel(group, options, fused, shape, x, dense)
+
+
+def has_zeros(weights: Array) -> bool:
+    return weights.size >= LEAST and int(np.count_nonzero(weights)) <= DENSE_FROM * weights.size
+
+
+def of_problem(problem: Problem, dtype: DType) -> Shape | None:
+    """A product as a convolution of a row of pixels; None for too many batch axes."""
+    batch, room = problem.batch, 3 - len(problem.batch)
+    if room < 0 or problem.weights is None:
+        return None
+
+    def axes(strides: tuple[Dim, ...]) -> tuple[Dim, ...]:
+        return (*(0,) * room, *strides)
+
+    sizes: list[Dim] = [*[1] * room, *batch]
+    n, d, h = sizes
+    k, columns = problem.weights.shape
+    ones = (1, 1, 1)
+    return Shape(dtype, n, (d, h, problem.m), (d, h, problem.m), 1, k, columns, ones, ones, ones, (0, 0, 0), (0, 0, 0),
+                 axes(problem.a), [axes(v) for v in problem.views], problem.weights.T.reshape(columns, k, 1, 1, 1))
+
+
+def direct_cost(options: LowerOptions, shape: Shape) -> float:
+    """Cycles of the dense convolution of one image's plane."""
+    target = options.target
+    whole = (_known(shape.out[1]), _known(shape.out[2]), -(-shape.filters // target.lanes(shape.dtype)))
+    cost = _sweep(target, shape, tile_of(target, shape), whole)
+    if not options.winograd or not suits_winograd(shape):
+        return cost
+    return cost / (WINOGRAD * saving((whole[0], whole[1]), shape.channels, shape.filters))
+
+
+def product_cost(target: Target, problem: Problem, dtype: DType) -> float:
+    """Cycles of the dense product of one batch entry."""
+    rows = max(problem.m, 1) if isinstance(problem.m, int) else UNKNOWN_ROWS
+    n, k = (d if isinstance(d, int) else 1 for d in (problem.n, problem.k))
+    return sweep_cost(target, product_tile(target, problem, dtype), rows, n, k, dtype)
+
+
+# --- the choice -----------------------------------------------------------------------------------
+
+
+def matrix_of(shape: Shape) -> Array:
+    """[taps * channels, filters] in the order in which the input is walked."""
+    return np.ascontiguousarray(np.transpose(shape.weights, (2, 3, 4, 1, 0)).reshape(-1, shape.filters))
+
+
+def choose(target: Target, shape: Shape, matrix: Array) -> Choice | None:
+    """The cheapest tile for the pattern."""
+    lanes = target.lanes(shape.dtype)
+    high, wide = _known(shape.out[1]), _known(shape.out[2])
+    found: list[Choice] = []
+    for vectors in (1, 2, 4):
+        if (vectors - 1) * lanes >= shape.filters:
+            continue
+        active, row = active_rows(matrix, vectors * lanes), vectors * target.vector_bytes
+        for h, w in tiles(target, shape, vectors):
+            once = h >= high and w >= wide
+            cost = sum(many * (turn(y * x, vectors, row if once else 0) * int(active.sum()) +
+                               (CALL + y * x * vectors) * active.shape[1])
+                       for many, y, x in pieces((high, wide), (h, w)))
+            found.append(Choice(cost, (h, w, vectors)))
+    return min(found, key=lambda c: c.cost, default=None)
+
+
+def tiles(target: Target, shape: Shape, vectors: int) -> Iterator[tuple[int, int]]:
+    """Rows and columns worth trying."""
+    most, (high, wide) = most_rows(target, vectors), (_known(shape.out[1]), _known(shape.out[2]))
+    if most < 1:
+        return
+    static = all(isinstance(d, int) for d in (*shape.out, *shape.into))
+    for w in sorted({min(wide, most), -(-wide // -(-wide // most))}):
+        for h in range(1, min(most // w, high, 4) + 1) if static else (1,):
+            yield h, w
+
+
+def pieces(whole: tuple[int, int], tile: tuple[int, int]) -> Iterator[tuple[int, int, int]]:
+    """(how many, rows, columns) of the tiles that cover a plane."""
+    down, across = ([(n // t, t), (1, n % t)] for n, t in zip(whole, tile, strict=True))
+    for many_h, h in down:
+        for many_w, w in across:
+            if many_h * many_w * h * w:
+                yield many_h * many_w, h, w
+
+
+def turn(pixels: int, vectors: int, once: int) -> float:
+    """Cycles for one input of a tile: products, loads, or so many bytes of weights that are read only once."""
+    return max(pixels * vectors / 2, (pixels + vectors + 1) / 2, LATENCY, once / L3_BYTES_PER_CYCLE) + TURN
+
+
+# --- the kernel -----------------------------------------------------------------------------------
+
+
+def sparse_kernel(group: Group, options: LowerOptions, fused: Fused, shape: Shape, x: Value,
+                  dense: float) -> Kernel | None:
+    target, matrix = options.target, matrix_of(shape)
+    choice = choose(target, shape, matrix)
+    if choice is None or choice.cost > GAIN * dense:
+        return None
+    high, wide, vectors = choice.tile
+    block = block_of(target, shape, high, wide)
+    crowded = aliases(target, pitch) if isinstance(pitch := _pitch(shape), int) else False
+    copied, gap = shape.padded or crowded, 16 if crowded else 0
+    walk = strides_of(shape, block, copied, gap)
+    if walk is None:
+        return None
+    lanes = target.lanes(shape.dtype)
+    packing = pack_sparse(matrix, offsets_of(shape, walk), lanes, vectors, shape.dtype)
+    panels = len(packing.table)
+    each = panels_of(shape, *block, panels)
+    bindings = Bindings()
+    view = bindings.operand(outer(group, x), x.tensor, shape.x)
+    epilogue = fused.epilogue(bindings, shape.views)
+    weights, offsets, table = (bindings.buffer(packed(a)) for a in (packing.weights, packing.offsets, packing.table))
+    images, *rest = bindings.sizes((shape.images, *shape.out, *shape.into, *shape.pads, *block))
+    out, into, pads, cut = rest[:3], rest[3:6], rest[6:9], rest[9:]
+    body = SparseConvolution(
+        shape.dtype, images, (out[0], out[1], out[2]), (into[0], into[1], into[2]), 1, shape.channels, shape.filters,
+        Window(shape.kernel, shape.strides, shape.dilations, (pads[0], pads[1], pads[2])), view, weights, epilogue,
+        (high, wide), vectors, (cut[0], cut[1]), each, copied, False, gap, offsets=offsets, table=table)
+    tasks = product((shape.images, shape.out[0], ceildiv(shape.out[1], block[0]), ceildiv(shape.out[2], block[1]),
+                     -(-panels // each)))
+    spans = (shape.kernel[0], span(shape, 1, block[0]), span(shape, 2, block[1]))
+    scratch = product((*spans, (shape.channels + gap) * shape.dtype.bytes)) if copied else 0
+    flops = product((shape.images, *shape.out, 2 * packing.weights.size))
+    return Kernel(group.name, body, tuple(bindings.bound), tasks, bindings.table.dims, scratch,
+                  grain_of(flops, tasks), flops, group.outputs)
+
+
+def _pitch(shape: Shape) -> Dim:
+    """Bytes between the pixels of a tile."""
+    step: Dim = shape.channels if shape.padded else shape.x[3]
+    return step * shape.strides[2] * shape.dtype.bytes
+
+
+def span(shape: Shape, axis: int, outputs: Dim) -> Dim:
+    """Input positions under adjacent windows."""
+    return (outputs - 1) * shape.strides[axis] + (shape.kernel[axis] - 1) * shape.dilations[axis] + 1
+
+
+def strides_of(shape: Shape, block: tuple[Dim, Dim], copied: bool, gap: int) -> tuple[int, int, int, int] | None:
+    """Elements between taps of depth, lines, pixels and channels of what is read; None if they are open."""
+    plane, *rest = shape.x[1:]
+    walk: tuple[Dim, ...] = (plane * shape.dilations[0], *rest)   # a copy holds only the planes that are read
+    if copied:
+        pixel = shape.channels + gap
+        line = span(shape, 2, block[1]) * pixel
+        walk = (span(shape, 1, block[0]) * line, line, pixel, 1)
+    known = [w for w in walk if isinstance(w, int)]
+    return (known[0], known[1], known[2], known[3]) if len(known) == 4 else None
+
+
+def offsets_of(shape: Shape, walk: tuple[int, int, int, int]) -> Array:
+    """[taps * channels] bytes from a window's first element, in the order of `matrix_of`."""
+    plane, line, pixel, channel = walk
+    (kd, kh, kw), (_, dh, dw) = shape.kernel, shape.dilations
+    d, h, w, c = np.ogrid[:kd, :kh, :kw, :shape.channels]
+    return np.asarray((d * plane + h * dh * line + w * dw * pixel + c * channel) * shape.dtype.bytes).reshape(-1)
