@@ -17,6 +17,7 @@ from lepton.passes.layout import Layout
 from lepton.passes.matmuls import Matmuls
 from lepton.passes.merge_matmuls import MergeMatmuls
 from lepton.passes.norms import Norms
+from lepton.passes.tables import Tables
 from lepton.passes.to_levels import ToLevels
 
 LEVELS = (0, 1, 2, 3)
@@ -39,7 +40,7 @@ def pipeline_for(target_family: str, level: int, math: str, precision: Precision
     return [
         IntegerRegions(policy), WidenHalves(policy), Fold(), *clean, FoldBatchnorm(policy), *clean,
         Layout(), *clean,
-        Norms(policy), Attention(policy), Matmuls(policy), Halves(precision), *clean,
+        Norms(policy), Attention(policy), Matmuls(policy), Tables(), Halves(precision), *clean,
         *([MergeMatmuls()] if level >= 3 else []),
         Halves(), ToLevels(policy), Fuse(),
     ]
