@@ -7,6 +7,7 @@ in the range of i32), `round_f16` and the like
 """
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 
 from lepton.codegen.llvm.builder import Function, Val, lanes_of, literal, vec
@@ -250,7 +251,8 @@ class Arith:
 
 def _is_number(x: Val) -> bool:
     """Whether x is a literal other than NaN."""
-    return not x.text.startswith("%") and "0x7FF8" not in x.text
+    nan = re.search(r"0x[7F]FF(?!0{13}\b)", x.text)  # of either sign; infinity has no bits behind
+    return not x.text.startswith("%") and nan is None
 
 
 def _power_of_two(x: Val) -> int | None:

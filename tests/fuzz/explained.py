@@ -3,6 +3,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 from typing import Any
 
 from onnx import helper
@@ -54,6 +55,18 @@ def _clipped(recipe: Recipe, want: Sequence[Array], got: Sequence[Array]) -> boo
     return "clip" in _attrs(recipe)
 
 
+def _tie(recipe: Recipe, want: Sequence[Array], got: Sequence[Array]) -> bool:
+    """Whether some element's source coordinate lies exactly between two, which f32 may miss by a unit."""
+    attrs, x = _attrs(recipe), recipe.feeds["x0"]
+    if attrs.get("mode", b"nearest") != b"nearest" or want[0].shape != got[0].shape:
+        return False
+    shift = Fraction(0) if attrs.get("coordinate_transformation_mode") == b"asymmetric" else Fraction(1, 2)
+    between = Fraction(0) if attrs.get("nearest_mode") in (b"floor", b"ceil") else Fraction(1, 2)
+    places = [(p + shift) * old / new - shift for old, new in zip(x.shape, want[0].shape, strict=True) if old != new
+              for p in range(new)]
+    return any(place % 1 == between for place in places)
+
+
 TOO_LARGE = "a window larger than the padded image: ONNX's formula gives size 0, ONNX Runtime's division truncates to 1"
 
 ROWS: tuple[Row, ...] = (
@@ -63,6 +76,7 @@ ROWS: tuple[Row, ...] = (
         "pads and splits them, ONNX Runtime puts all of them at the end"),
     Row("LSTM", _clipped, "clip: ONNX bounds the input of every activation, ONNX Runtime not that of the last (h of "
         "the cell)"),
+    Row("Resize", _tie, "a source coordinate between two elements: computed in f32, it falls to either side"),
     *(Row(op, _same_dilated, "auto_pad SAME with dilations: ONNX gives ceil(size / stride), ONNX Runtime pads as if "
           "the window were not dilated") for op in ("MaxPool", "AveragePool", "LpPool")),
     *(Row(op, _window_too_large, TOO_LARGE) for op in ("MaxPool", "AveragePool", "LpPool", "Conv")),
