@@ -40,7 +40,9 @@ static lepton_status load_code(lpt_cuda_model *m) {
     lpt_fail(NULL, status, "%s: %.200s", words, log);
   }
   for (uint32_t i = 0; i < p->n_kernels && !status; i++) {
-    status = lpt_cuda_check(NULL, d->module_function(&m->functions[i], m->module, p->kernels[i].name), "find a kernel");
+    char what[128];
+    snprintf(what, sizeof what, "find kernel %.100s", p->kernels[i].name);
+    status = lpt_cuda_check(NULL, d->module_function(&m->functions[i], m->module, p->kernels[i].name), what);
     if (!status && p->kernels[i].shared_bytes > SHARED_WITHOUT_ASKING)
       status = lpt_cuda_check(NULL, d->function_set(m->functions[i], CU_MAX_DYNAMIC_SHARED, (int)p->kernels[i].shared_bytes),
                               "grant a kernel its shared memory");
