@@ -25,7 +25,8 @@ from tests.codegen.running import Layout, inside, lower, run_node
 
 assert lepton.codegen.lower
 
-HERE = [t.name for t in TARGETS.values() if runs_here(t) and t.is_x86]
+# One of each kind of products: AVX-512 BF16 changes nothing for bytes.
+HERE = [t.name for t in TARGETS.values() if runs_here(t) and t.is_x86 and t.name != "x86-avx512bf16"]
 SIGNS = [(a, b) for a in (DType.U8, DType.I8) for b in (DType.U8, DType.I8)]
 
 
