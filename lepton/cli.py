@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from lepton.driver import Options, Report
 
 # What `--emit` writes, and the suffix of its file.
-EMITS = {"so": ".so", "graph": ".lir", "loops": ".loops", "llvm": ".ll", "asm": ".s", "obj": ".o"}
-BINARY = ("so", "obj")
+EMITS = {"so": ".so", "onnx": ".onnx", "graph": ".lir", "loops": ".loops", "llvm": ".ll", "asm": ".s", "obj": ".o"}
+BINARY = ("so", "obj", "onnx")
 
 EXAMPLES = """\
 examples:

@@ -9,8 +9,21 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from lepton.codegen.target import parse_targets
 from lepton.debug import program_text
-from lepton.driver import Compiled, Options, Progress, Report, Source, compile_objects, lower
+from lepton.driver import (
+    Compiled,
+    Options,
+    Progress,
+    Report,
+    Source,
+    checked,
+    compile_objects,
+    count_ops,
+    lower,
+    optimise,
+    pipelines,
+)
 from lepton.ir.core import Graph
 from lepton.ir.diagnostics import ResourceError, UsageError
 from lepton.ir.sidecar import SUFFIX, save_constants
@@ -82,8 +95,24 @@ def _names(done: Compiled) -> list[str]:
     return [t.name for _, t in done.programs] + ["tables"]
 
 
+def model(source: Source, options: Options, progress: Progress) -> Emitted:
+    """ONNX again, of the graph as it was read and went through the passes that were asked for; none of the level's,
+    which make what ONNX has no operators for."""
+    from lepton.frontends.onnx.export import to_onnx
+
+    report = Report()
+    with report.stage("read", progress):
+        graph = checked(source, options)
+        report.ops_before = count_ops(graph)
+    if options.passes.strip():
+        with report.stage("passes", progress):
+            graph = optimise(graph, pipelines(parse_targets(options.target), options)[0], options)
+    with report.stage("write", progress):
+        return Emitted([Form("", to_onnx(graph).SerializeToString(deterministic=True))], report)
+
+
 FORMS: dict[str, Callable[[Source, Options, Progress], Emitted]] = {
-    "graph": graphs, "loops": loops, "llvm": modules, "asm": assembly, "obj": objects,
+    "onnx": model, "graph": graphs, "loops": loops, "llvm": modules, "asm": assembly, "obj": objects,
 }
 
 
