@@ -127,6 +127,7 @@ template <class To, class From> LP_INLINE To lp_cast(From x) {
   } else if constexpr (sizeof(To) == 8 || (sizeof(To) == 4 && !(To(-1) < To(0)))) return To(lp_truncate<i64>(x));
   else return To(lp_truncate<i32>(x));
 }
+template <class T> LP_INLINE i32 lp_nearest_i32(T x) { return i32(lp_rint_(x)); }  // of what is in range
 LP_INLINE double lp_odd_f32(double x) {  // cut off to f32, the last bit set if anything was lost
   float near = float(x);
   u32 bits = lp_bitcast<u32>(near) - (lp_fabs(double(near)) > lp_fabs(x) ? 1u : 0u);
