@@ -11,6 +11,13 @@ LP_FN void lp_four(const T *p, T (&x)[4]) {
   for (int e = 0; e < 4; ++e) x[e] = lp_bitcast<T>(bits[e]);
 }
 
+LP_FN void lp_quad(const T *p, T *x) {  // four neighbours in shared memory, at a multiple of 4
+  if constexpr (sizeof(T) == 4) {
+    T four[4];
+    lp_four(p, four);
+    for (int e = 0; e < 4; ++e) x[e] = four[e];
+  } else for (int e = 0; e < 4; ++e) x[e] = p[e];
+}
 LP_FN void lp_put(void *to, const T (&x)[16 / sizeof(T)]) {
   u32 bits[4];
   LP_MEMCPY(bits, x, 16);
@@ -180,21 +187,14 @@ template <class T, int QM, int QN, int TY, int TX, int BK, int Slices> struct lp
     for (int k = 0; k < BK; ++k) {
       T x[4 * QM], y[4 * QN];
       LP_UNROLL
-      for (int q = 0; q < QM; ++q) quad(stage + k * PM + q * 4 * TY + ty * 4, x + 4 * q);
+      for (int q = 0; q < QM; ++q) lp_quad(stage + k * PM + q * 4 * TY + ty * 4, x + 4 * q);
       LP_UNROLL
-      for (int q = 0; q < QN; ++q) quad(stage + BK * PM + k * PN + q * 4 * TX + tx * 4, y + 4 * q);
+      for (int q = 0; q < QN; ++q) lp_quad(stage + BK * PM + k * PN + q * 4 * TX + tx * 4, y + 4 * q);
       LP_UNROLL
       for (int i = 0; i < 4 * QM; ++i)
         LP_UNROLL
         for (int j = 0; j < 4 * QN; ++j) acc[i][j] = lp_add(acc[i][j], lp_mul(x[i], y[j]));
     }
-  }
-  LP_METHOD static void quad(const T *p, T *x) {
-    if constexpr (sizeof(T) == 4) {
-      T four[4];
-      lp_four(p, four);
-      for (int e = 0; e < 4; ++e) x[e] = four[e];
-    } else for (int e = 0; e < 4; ++e) x[e] = p[e];
   }
   LP_METHOD static void gather(T (&acc)[4 * QM][4 * QN], T *room, int slice, int lane) {
     LP_UNROLL

@@ -262,3 +262,8 @@ LP_INLINE u16 lp_to_f16(float f) { _Float16 x = (_Float16)f; u16 h; memcpy(&h, &
 #define LP_MATH2(name, single, both) \
   LP_INLINE float name(float x, float y) { return single(x, y); } \
   LP_INLINE double name(double x, double y) { return both(x, y); }
+// How the next kernels run: asynchronous copies late or at once, and what the orders are drawn from.
+extern "C" void lp_sim_mode(int late, u64 seed) { lp_sim::late = late; lp_sim::seed = seed * 2654435761ull + 1; }
+extern "C" double lp_sim_turns() {  // of shared memory for a read of eight rows: 1 without bank conflicts
+  return lp_sim::row_reads ? double(lp_sim::row_waves) / double(lp_sim::row_reads) : 1.0;
+}
