@@ -3,6 +3,7 @@
     graph = lepton.compress.quantize_model("model.onnx", calibration="samples.npz")
     lepton.compile_to(graph, "model.so")
 """
+from lepton.compress.prune import masks, prune_model, remask, save_masks
 from lepton.compress.quantize import Calibration, Recipe, quantize_model
 
-__all__ = ["Calibration", "Recipe", "quantize_model"]
+__all__ = ["Calibration", "Recipe", "masks", "prune_model", "quantize_model", "remask", "save_masks"]

@@ -28,7 +28,7 @@ class PruneChannels(Pass):
     """conv(relu(conv(x, w[64,…])), v[…,64])  ->  conv(relu(conv(x, w[32,…])), v[…,32])
 
     Takes out the `rate` of the channels of each family that matter least: channels that have to go together (through
-    residuals, concats, depthwise filters, a head's rows) count as one. `scope` global: the rate of all units, wherever
+    residuals, concats, depthwise filters, a head's rows) count as one. `across`: the rate of all units, wherever
     they are. What stays of a family is a multiple of `multiple`, at least one. `only` and `skip` name layers."""
 
     name: ClassVar[str] = "prune-channels"
@@ -40,8 +40,6 @@ class PruneChannels(Pass):
     skip: tuple[str, ...] = ()
 
     def run(self, graph: Graph) -> bool:
-        if not 0 <= self.rate < 1 or self.multiple < 1:
-            raise UsageError(f"rate {self.rate} and multiple {self.multiple}", help="0 <= rate < 1, multiple >= 1")
         return prune_channels(graph, self)
 
 
@@ -86,7 +84,9 @@ class Family:
 
 
 def prune_channels(graph: Graph, how: PruneChannels, squares: Squares | None = None) -> bool:
-    """Take channels out in place; `squares` makes it count how large what a weight multiplies is."""
+    """Take channels out in place; `squares` makes it count how large what a weight multiplies is. Raises UsageError."""
+    if not 0 <= how.rate < 1 or how.multiple < 1:
+        raise UsageError(f"rate {how.rate} and multiple {how.multiple}", help="0 <= rate < 1, multiple >= 1")
     known = layers(graph)
     wanted = {layer.name for layer in chosen(known, how.only, how.skip)}
     units = Units(graph)
