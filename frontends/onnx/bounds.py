@@ -1,15 +1,35 @@
 """What is certain about a dimension's value: a lower bound, and with it comparisons.
 
-Symbols are taken as >= 1 here: a model that is exported with symbolic sizes means non-empty tensors, and
+The inputs' symbols are taken as >= 1 here: a model that is exported with symbolic sizes means non-empty tensors, and
 `x[:-1]` shall have N-1 elements, not max(N-1, 0). The runtime refuses negative sizes, so nothing worse than an
-error comes of an empty input.
+error comes of an empty input. Sizes that are found in data may well be 0: `found_sizes` says which those are.
 """
 from __future__ import annotations
+
+from collections.abc import Iterator, Set
+from contextlib import contextmanager
+from contextvars import ContextVar
 
 from lepton.ir import dims
 from lepton.ir.dims import Apply, Dim, Expr, Symbol
 
 _DEEP = 6
+_found: ContextVar[Set[str]] = ContextVar("found", default=frozenset())
+
+
+@contextmanager
+def found_sizes(names: Set[str]) -> Iterator[None]:
+    """Within this, the symbols in `names` (which may grow) are sizes that may be 0."""
+    token = _found.set(names)
+    try:
+        yield
+    finally:
+        _found.reset(token)
+
+
+def _moved(dim: Dim, by: int) -> Dim:
+    """`dim` with every symbol that counts from 1 moved."""
+    return dims.substitute(dim, {name: dims.sym(name) + by for name in dims.symbols(dim) - _found.get()})
 
 
 def lower(dim: Dim, deep: int = _DEEP) -> int | None:
@@ -24,7 +44,7 @@ def lower(dim: Dim, deep: int = _DEEP) -> int | None:
 
 def _of_terms(dim: Expr, deep: int) -> int | None:
     """The sum of the terms' bounds, with symbols counted from 1 so that N*M - N is not negative."""
-    shifted = dims.substitute(dim, {name: dims.sym(name) + 1 for name in dims.symbols(dim)})
+    shifted = _moved(dim, 1)
     if isinstance(shifted, int):
         return shifted
     total = 0
@@ -78,7 +98,7 @@ def _monomial(monomial: dims.Monomial, deep: int) -> int | None:
 
 def _apply(atom: Apply, deep: int) -> int | None:
     # The symbols inside were shifted by one already: shift back, for `lower` shifts again.
-    left, right = (dims.substitute(d, {n: dims.sym(n) - 1 for n in dims.symbols(d)}) for d in (atom.left, atom.right))
+    left, right = _moved(atom.left, -1), _moved(atom.right, -1)
     if atom.op == "%":
         return 0
     a, b = lower(left, deep), lower(right, deep)

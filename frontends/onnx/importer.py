@@ -9,6 +9,7 @@ import onnx
 
 from lepton.frontends.onnx import ops as _importers  # noqa: F401  (fills the table)
 from lepton.frontends.onnx.border import Border
+from lepton.frontends.onnx.bounds import found_sizes
 from lepton.frontends.onnx.call import Call
 from lepton.frontends.onnx.check import all_nodes, domain, function_key, location, subgraphs
 from lepton.frontends.onnx.contents import Contents, only_dims
@@ -33,7 +34,9 @@ def import_model(
     structure: Mapping[str, Spec] | None = None,
 ) -> Graph:
     """The model's graph. Raises LeptonError; UnsupportedError names all nodes that cannot be imported."""
-    return Importer(file, dims).run(Border(file.proto.graph, values or {}, structure or {}))
+    importer = Importer(file, dims)
+    with found_sizes(importer.symbols.found):
+        return importer.run(Border(file.proto.graph, values or {}, structure or {}))
 
 
 class Importer:

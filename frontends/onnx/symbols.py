@@ -20,6 +20,7 @@ class Symbols:
         self._taken: set[str] = set()
         self._pins = dict(pins or {})
         self._used: set[str] = set()
+        self.found: set[str] = set()     # names of sizes that come of data
         for name, value in self._pins.items():
             if isinstance(value, bool) or not isinstance(value, int) or value < 1:
                 raise UsageError(f"dimension '{name}' cannot be {value!r}",
@@ -42,7 +43,9 @@ class Symbols:
 
     def fresh(self, hint: str) -> str:
         """A symbol for a size that only the running model knows."""
-        return self._unique(identifier(hint))
+        name = self._unique(identifier(hint))
+        self.found.add(name)
+        return name
 
     def check_pins(self) -> None:
         """Raises UsageError where a pin names no dimension of the inputs."""

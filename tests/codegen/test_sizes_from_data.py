@@ -209,3 +209,30 @@ def test_where_and_expand_of_open_sizes() -> None:
     runs = [{"c": rng.integers(0, 2, (a, 1)).astype(bool), "x": floats(b, n), "y": floats(d)}
             for a, b, n, d in ((3, 3, 4, 4), (1, 3, 4, 1), (3, 1, 5, 5), (2, 1, 5, 1))]
     check(model, runs)
+
+
+def test_nothing_found() -> None:
+    """A size that comes of data may be 0: no branch is decided, no slice simplified, as if it were not."""
+    model = text_model("""
+    <ir_version: 10, opset_import: ["" : 17]>
+    g (float[N] x) => (int64 largest, float[a] most, float[b] last) {
+      found = NonZero (x)
+      sizes = Shape (found)
+      one = Constant <value = int64 {1}> ()
+      many = Gather (sizes, one)
+      zero = Constant <value = int64 {0}> ()
+      some = Greater (many, zero)
+      largest = If (some) <
+        then_branch = t () => (int64 l) { l = ReduceMax <keepdims = 0> (found) },
+        else_branch = e () => (int64 m) { m = Constant <value = int64 {-1}> () }
+      >
+      mask = Cast <to = 9> (x)
+      kept = Compress <axis = 0> (x, mask)
+      start = Constant <value = int64[1] {0}> ()
+      minus = Constant <value = int64[1] {-1}> ()
+      end = Constant <value = int64[1] {9223372036854775807}> ()
+      most = Slice (kept, start, minus)
+      last = Slice (kept, minus, end)
+    }""")
+    check(model, [{"x": x} for x in (np.zeros(4, np.float32), np.array([0, 3, 0, 7, 5], np.float32),
+                                     np.array([2], np.float32))])

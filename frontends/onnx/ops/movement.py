@@ -4,7 +4,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from lepton.frontends.onnx import reading
-from lepton.frontends.onnx.bounds import larger, lower, smaller
+from lepton.frontends.onnx.bounds import certainly, larger, smaller
 from lepton.frontends.onnx.call import REQUIRED, Call
 from lepton.frontends.onnx.reading import Element, Known
 from lepton.frontends.onnx.registry import imports
@@ -45,22 +45,24 @@ def cut(c: Call, x: Value, spans: Mapping[int, tuple[Known, Known, int]]) -> Val
 def span(c: Call, size: Dim, start: Dim, end: Dim, step: int) -> tuple[Dim, Dim]:
     """(first element, number of elements) of `start:end:step` on an axis of `size`."""
     high = size if step > 0 else size - 1
-    first = _place(c, start, size, 0, high)  # backwards too, where numpy would find nothing before the first element
-    last = _place(c, end, size, 0 if step > 0 else -1, high)
+    first = _place(start, size, 0, high)  # backwards too, where numpy would find nothing before the first element
+    last = _place(end, size, 0 if step > 0 else -1, high)
     count = dims.ceildiv(last - first, step) if step > 0 else dims.ceildiv(first - last, -step)
     return first, larger(count, 0)
 
 
-def _place(c: Call, v: Dim, size: Dim, low: Dim, high: Dim) -> Dim:
+def _place(v: Dim, size: Dim, low: Dim, high: Dim) -> Dim:
     """A start or end, counted from the beginning and kept within [low, high]."""
     if isinstance(v, int) and abs(v) >= _FAR:
         return high if v > 0 else low
     if v == size:
         return smaller(v, high)
-    if not isinstance(v, int) and lower(v) is None and lower(-v - 1) is None:
-        c.fail(f"whether {v} counts from the end depends on open dimensions", help="pin one of them")
-    negative = v < 0 if isinstance(v, int) else lower(v) is None or (lower(v) or 0) < 0
-    place = v + size if negative else v
+    if (certainly(0, "<=", v)) is True:
+        place = v
+    elif certainly(v, "<", 0) is True:
+        place = v + size
+    else:  # N - 5 counts from the end where N is below 5
+        place = v + size * dims.dim_min(dims.dim_max(-v, 0), 1)
     return smaller(larger(place, low), high)
 
 
