@@ -1,0 +1,131 @@
+"""What NVRTC makes of the templates, without a GPU: no spills, no stack, few registers, the instructions meant."""
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+from lepton.codegen.cuda import nvrtc
+from lepton.codegen.cuda.device import resources
+from lepton.codegen.cuda.products import PLAIN_TILES, SHAPES
+from lepton.codegen.cuda.source import device_source
+from lepton.codegen.cuda.templates.attention import Attention
+from lepton.codegen.cuda.templates.product import Columns, Matrix, PlainTile, Product, TensorTile, Tile, Windows
+from lepton.codegen.cuda.templates.text import DeviceBody
+from lepton.codegen.loops import Ref
+from lepton.codegen.target import CUDA_TARGETS
+from lepton.codegen.templates.epilogue import ACCUMULATOR, Epilogue, Operand
+from lepton.ir.diagnostics import UsageError
+from lepton.ir.types import DType
+
+F32, F64, F16, BF16 = DType.F32, DType.F64, DType.F16, DType.BF16
+
+
+def matrix(buffer: int, dtype: DType, *steps: int) -> Matrix:
+    return Matrix(Operand(buffer, dtype, steps))
+
+
+def stored(buffer: int, dtype: DType, sums: DType, *steps: int) -> Epilogue:
+    return Epilogue((), (Operand(buffer, dtype, steps),), (Ref(ACCUMULATOR, sums),))
+
+
+def product(tile: Tile, dtype: DType, sums: DType = F32, *, k_first: bool = False,
+            make: Callable[..., Product] = Product, m: int = 512) -> DeviceBody:
+    right = matrix(1, dtype, 1, 512) if k_first else matrix(1, dtype, 512, 1)
+    return make(3, 0, sums, (), (m,), 512, 512, matrix(0, dtype, 512, 1), right, stored(2, dtype, sums, 512, 1), tile)
+
+
+def convolution(tile: Tile, dtype: DType) -> DeviceBody:
+    """3x3 over [8, 56, 56, 64]."""
+    pixels = Operand(0, dtype, (0, 56 * 56 * 64, 0, 56 * 64, 64, 1))
+    windows = Windows(pixels, (1, 56, 56), (1, 56, 56), (1, 3, 3), (1, 1, 1), (1, 1, 1), (0, 1, 1), 64)
+    return Product(3, 0, F32, (1,), (8 * 3136,), 64, 576, windows, matrix(1, dtype, 0, 576, 1),
+                   stored(2, dtype, F32, 0, 64, 1), tile)
+
+
+def attention(kind: str | None, dtype: DType, depth: int, block: int = 64) -> DeviceBody:
+    steps = (4 * 128 * depth, 128 * depth, depth, 1)
+    sums = F64 if dtype is F64 else F32
+    return Attention(5, 0, sums, kind, (2, 4), 128, 128, depth, depth, matrix(0, dtype, *steps),
+                     matrix(1, dtype, *steps), matrix(2, dtype, *steps), Operand(4, dtype, (0, 0, 128, 1)), 0.125,
+                     stored(3, dtype, sums, *steps), block)
+
+
+COPY = "LDGSTS.E.BYPASS.128"
+# name -> (body, most registers of a thread, instructions that must occur)
+KERNELS: dict[str, tuple[DeviceBody, int, Sequence[str]]] = {
+    "plain": (product(PLAIN_TILES[0], F32, k_first=True), 128, ("FFMA", "LDS.128", "LDG.E.128")),
+    "plain_conv": (convolution(PLAIN_TILES[0], F32), 128, ("FFMA", "LDG.E.128")),
+    "plain_middle": (product(PLAIN_TILES[1], F32), 80, ("FFMA",)),
+    "plain_slices": (product(PlainTile(1, 1, 8, 8, 16, 4), F32), 128, ("FFMA",)),
+    "columns": (product(PLAIN_TILES[0], F32, make=Columns, m=4), 64, ("LDG.E.128", "SHFL")),
+    "f16": (product(TensorTile("f16", *SHAPES[0]), F16), 128, ("HMMA.16816.F32 ", "LDSM.16.M88.4", COPY)),
+    "bf16_conv": (convolution(TensorTile("bf16", *SHAPES[0]), BF16), 128, ("HMMA.16816.F32.BF16", COPY)),
+    "tf32": (product(TensorTile("tf32", *SHAPES[1]), F32), 128, ("HMMA.1688.F32.TF32", "LDSM.16.M88.4")),
+    "attention": (attention(None, F32, 64), 128, ("FFMA", "MUFU.EX2")),
+    "attention_f16": (attention("f16", F16, 64), 224, ("HMMA.16816.F32 ", "LDSM.16.MT88.4")),
+}
+MORE: dict[str, tuple[DeviceBody, int, Sequence[str]]] = {
+    "f64": (product(PLAIN_TILES[0], F64, F64), 255, ("DFMA",)),
+    "plain_least": (product(PLAIN_TILES[2], F32, k_first=True), 128, ("FFMA",)),
+    "bf16_least": (product(TensorTile("bf16", *SHAPES[2]), BF16), 80, ("HMMA",)),
+    "tf32_conv": (convolution(TensorTile("tf32", *SHAPES[0]), F32), 128, ("HMMA.1688.F32.TF32",)),
+    "attention_f64": (attention(None, F64, 64, 32), 255, ("DFMA",)),
+    "attention_wide": (attention("bf16", BF16, 128), 255, ("HMMA.16816.F32.BF16",)),
+}
+
+
+@cache
+def library() -> nvrtc.Nvrtc | None:
+    try:
+        return nvrtc.nvrtc()
+    except UsageError:
+        return None
+
+
+def disassembler() -> str | None:
+    beside = [Path(p) / "nvidia/cu13/bin/nvdisasm" for p in sys.path if p]
+    return next((str(p) for p in beside if p.exists()), None) or shutil.which("nvdisasm")
+
+
+def check(kernels: dict[str, tuple[DeviceBody, int, Sequence[str]]], arch: str, folder: Path) -> None:
+    made = library()
+    if made is None:
+        pytest.skip("NVRTC is not installed")
+    texts = [body.emit_cuda(f"t_{name}", CUDA_TARGETS["cuda-sm90"]).text for name, (body, _, _) in kernels.items()]
+    image = made.compile(device_source(texts), arch)
+    assert not re.findall(r"C75\d\d", image.log), image.log
+    found = resources(image.log)
+    for name, (_, most, _) in kernels.items():
+        used = found[f"t_{name}"]
+        assert used["spills"] == 0, name
+        assert used["stack"] == 0, name
+        assert used["registers"] <= most, (name, used)
+    tool = disassembler()
+    if tool is None:
+        return
+    path = folder / "k.cubin"
+    path.write_bytes(image.data)
+    code = subprocess.run([tool, "-c", str(path)], capture_output=True, text=True, check=True).stdout
+    parts = {p.split("\n", 1)[0].strip().strip(","): p for p in re.split(r"\.section\s+\.text\.", code)[1:]}
+    for name, (_, _, wanted) in kernels.items():
+        text = next(p for key, p in parts.items() if re.match(rf"t_{name}\b", key))
+        assert not re.findall(r"\b(?:LDL|STL)\b", text), f"{name} keeps something in local memory"
+        for instruction in wanted:
+            assert instruction in text, (name, instruction)
+
+
+def test_templates(tmp_path: Path) -> None:
+    check(KERNELS, "sm_80", tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("arch", ["sm_80", "sm_90a", "sm_120"])
+def test_templates_everywhere(arch: str, tmp_path: Path) -> None:
+    check(KERNELS | MORE, arch, tmp_path)
