@@ -19,10 +19,11 @@ import numpy as np
 
 from lepton import functions
 from lepton._rt import ffi, lib
+from lepton.devices import DeviceArray
 from lepton.elf import check_artifact
 from lepton.ir.diagnostics import LeptonError, ResourceError, UsageError
 from lepton.ir.structure import Structure
-from lepton.ports import Array, Port, as_input, check_output, pointer, read_ports, read_strings
+from lepton.ports import Array, Port, as_input, as_output, pointer, read_ports, read_strings
 
 ABI_VERSION = 1
 # What is added to it: which programs of the file are meant (lepton.h).
@@ -131,7 +132,8 @@ class Session:
 
         Inputs are numpy arrays or DLPack objects on the CPU, of the model's dtype and shape. C-contiguous ones are
         read in place, others copied first. `outputs` may name arrays of yours (C-contiguous, writeable) that are
-        written in place; the other outputs come as new arrays. Raises LeptonError.
+        written in place; the other outputs come as new arrays. A model on a GPU also takes arrays that lie there
+        (DLPack, __cuda_array_interface__), as inputs and as memory for outputs. Raises LeptonError.
         """
         names = self.model._input_names
         if not isinstance(feeds, Mapping) or len(feeds) != len(names) or any(name not in feeds for name in names):
@@ -183,7 +185,7 @@ class Session:
             if array.shape != self._shapes[i]:
                 self._set_shape(i, array.shape)
             where = pointer(array)
-            self._rows[i].data = where
+            self._rows[i].data, self._rows[i].device = where, type(array) is DeviceArray
             held.append((array, where))
         shapes = self._out_shapes
         if shapes is None:
@@ -213,9 +215,15 @@ class Session:
         results: list[Array | None] = []
         for port, row, shape in zip(self.model.outputs, self._out_rows, shapes, strict=True):
             result: Array | None = None
+            row.device = 0
             if given is not None and port.name in given:
                 result = given[port.name]
-                check_output(result, port, shape)
+                memory = as_output(result, port, shape)
+                if isinstance(memory, DeviceArray):
+                    row.data, row.device = pointer(memory), 1
+                    held.append(memory)
+                    results.append(result)
+                    continue
             elif -1 not in shape and port.dtype != object:
                 result = np.empty(shape, port.dtype)
             own = result is None or port.dtype == object  # strings are read from the session's memory

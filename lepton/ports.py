@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from lepton._rt import ffi
+from lepton.devices import DeviceArray, device_array
 from lepton.ir.diagnostics import UsageError
 from lepton.ir.strings import to_bytes, to_text
 
@@ -71,12 +72,17 @@ def type_words(dtype: np.dtype[Any], shape: Sequence[int | str]) -> str:
     return f"{word or dtype.str}[{','.join(map(str, shape))}]"
 
 
-def as_input(value: object, port: Port) -> Array:
+def as_input(value: object, port: Port) -> Array | DeviceArray:
     """The value as an aligned C-contiguous array of the port's dtype: itself where it is one, else a copy.
 
-    DLPack objects on the CPU are read in place; lists and scalars go through numpy. Strings come as the runtime takes
-    them (`string_rows`). Raises LeptonError.
+    Arrays on a GPU stay there; DLPack objects on the CPU are read in place; lists and scalars go through numpy. Strings
+    come as the runtime takes them (`string_rows`). Raises LeptonError.
     """
+    if type(value) is not np.ndarray and (there := device_array(value, f"input '{port.name}'")) is not None:
+        if there.dtype != port.dtype:
+            raise UsageError(f"input '{port.name}': expected {type_words(port.dtype, port.shape)}, "
+                             f"got {type_words(there.dtype, there.shape)} on a GPU")
+        return there
     array = value if type(value) is np.ndarray else _to_numpy(value, port)
     if port.dtype == object and array.dtype.kind in TEXT_KINDS:
         return string_rows(array, port)
@@ -128,21 +134,31 @@ def _to_numpy(value: object, port: Port) -> Array:
         raise UsageError(f"input '{port.name}': cannot read a {type(value).__name__} as an array: {e}") from e
 
 
+def as_output(value: object, port: Port, shape: tuple[int, ...]) -> Array | DeviceArray:
+    """The memory of an array that results of this shape are to be written into. Raises LeptonError."""
+    there = None if type(value) is np.ndarray else device_array(value, f"output '{port.name}'")
+    check_output(value if there is None else there, port, shape)
+    return value if there is None else there  # type: ignore[return-value]
+
+
 def check_output(value: object, port: Port, shape: tuple[int, ...]) -> None:
     """Raises LeptonError unless results of this shape can be written into the array in place."""
     if -1 in shape:
         raise UsageError(f"output '{port.name}': its size depends on the data; it cannot be written into your array")
-    if not isinstance(value, np.ndarray):
+    if not isinstance(value, np.ndarray | DeviceArray):
         raise UsageError(f"output '{port.name}': expected a numpy array to write into, got {type(value).__name__}")
     if value.dtype != port.dtype or value.shape != shape:
         raise UsageError(f"output '{port.name}': expected {type_words(port.dtype, shape)}, "
                          f"got {type_words(value.dtype, value.shape)}")
-    if not (value.flags.c_contiguous and value.flags.aligned and value.flags.writeable):
+    flags = value.flags if isinstance(value, np.ndarray) else None
+    if flags is not None and not (flags.c_contiguous and flags.aligned and flags.writeable):
         raise UsageError(f"output '{port.name}': the array must be C-contiguous, aligned and writeable")
 
 
-def pointer(array: Array) -> Any:
+def pointer(array: Array | DeviceArray) -> Any:
     """Where the array's data lies; the array must be kept alive for as long as this is used."""
+    if isinstance(array, DeviceArray):
+        return ffi.cast("void *", array.address)
     try:
         return ffi.from_buffer(array)
     except ValueError:  # dtypes of ml_dtypes have no buffer format

@@ -68,7 +68,8 @@ def artifact_record(path: str) -> dict[str, Any]:
         "version": JSON_VERSION, "model": path, "kind": "artifact", "bytes": os.path.getsize(path),
         "inputs": _ports(model.inputs), "outputs": _ports(model.outputs),
         "runs_here": model.target is not None, "target": facts.get("target"), "targets": facts.get("targets", []),
-        "ops": statistics.get("ops", {}), "statistics": {k: v for k, v in statistics.items() if k != "ops"},
+        "ops": statistics.get("ops", {}), "cuda": statistics.get("cuda", {}),
+        "statistics": {k: v for k, v in statistics.items() if k not in ("ops", "cuda")},
         "made": {k: facts[k] for k in ("lepton", "llvm", "onnx", "level", "math", "dims") if k in facts},
         "functions": list(model.functions), "metadata": facts.get("model", {}),
     }
@@ -140,6 +141,7 @@ def _artifact_lines(record: Mapping[str, Any]) -> list[str]:
         usual = ", ".join(f"{name}={size}" for name, size in variant["dims"].items())
         lines.append(f"  for     {usual}: {count(variant['kernels'], 'kernel')} of its own, "
                      f"workspace {space(variant['workspace'])}, {work(variant['flops'])}")
+    lines += _device_lines(record["cuda"])
     if record["functions"]:
         lines.append(f"  calls   {', '.join(record['functions'])}: to be registered by the program that runs it")
     if made:
@@ -147,6 +149,18 @@ def _artifact_lines(record: Mapping[str, Any]) -> list[str]:
                        for name, size in made["dims"].items())
         lines.append(f"  made by Lepton {made['lepton']} (LLVM {made['llvm']}, onnx {made['onnx']}), "
                      f"-O{made['level']} --math {made['math']}{pins}")
+    return lines
+
+
+def _device_lines(cuda: Mapping[str, Any]) -> list[str]:
+    """Images, and the resources of each kernel on the GPU."""
+    lines = [f"  image   {i['arch'] // 10}.{i['arch'] % 10} ({i['kind']}), {human(i['bytes'], 'B')}"
+             for i in cuda.get("images", ())]
+    for k in cuda.get("kernels", ()):
+        facts = [f"{k['threads']} threads", f"{human(k['shared'], 'B')} shared"]
+        facts += [f"{k[name]} {word}" for name, word in (
+            ("registers", "registers"), ("stack", "bytes of stack"), ("spills", "bytes spilled")) if k.get(name)]
+        lines.append(f"  kernel  {k['name']}: {', '.join(facts)}")
     return lines
 
 
