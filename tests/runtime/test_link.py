@@ -192,3 +192,18 @@ def test_a_named_compiler_is_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setenv("LEPTON_CC", f"{cc} --flag")
     assert find_compiler(handmade.TRIPLE) == [cc, "--flag"]
     assert find_compiler(handmade.TRIPLE, "sh") == ["sh"]
+
+
+def test_large_weights_can_be_mapped_in_large_pages(tmp_path: Path, tables: bytes,
+                                                    monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a boundary of 2 MB in the file and in memory, for a file that is at most 2 MB longer."""
+    monkeypatch.setattr(linking, "LARGE_WEIGHTS", 1 << 20)
+    sizes = {}
+    for name, count in (("small", 200_000), ("large", 600_000)):
+        link([tables], [struct.pack("<f", 3) * count], tmp_path / f"{name}.so", handmade.TRIPLE)
+        sizes[name] = (tmp_path / f"{name}.so").stat().st_size - 4 * count
+    assert sizes["large"] - sizes["small"] <= linking.LARGE_PAGE
+    rows = [line.split() for line in _readelf(tmp_path / "large.so", "-l").splitlines() if "LOAD" in line]
+    offset, address, align = (max(int(row[i], 16) for row in rows) for i in (1, 2, -1))
+    assert (offset % linking.LARGE_PAGE, address % linking.LARGE_PAGE, align) == (0, 0, linking.LARGE_PAGE)
+    np.testing.assert_array_equal(load(tmp_path / "large.so")(X), 2 * X + 3)
