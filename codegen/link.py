@@ -29,8 +29,8 @@ LINK_FLAGS = (
     "-shared", "-nostartfiles", "-s", "-Wl,--version-script=exports.map", "-Wl,--build-id=none",
     "-Wl,-T,layout.ld", "-Wl,-z,relro", "-Wl,-z,now", "-Wl,-z,noexecstack", "-Wl,-z,defs", "-Wl,--as-needed",
 )
-# Weights from here on begin on a boundary of 2 MB, in memory and in the file, so that Linux can map them in large pages:
-# loading takes a page fault for each 2 MB in place of each 64 kB, and reading them 8 % less time. It costs up to 2 MB.
+# Weights from here on begin on a boundary of 2 MB, in memory and in the file: Linux can map them in large pages then,
+# which makes 30 times fewer page faults, and reading them takes 8 % less time. It costs up to 2 MB.
 LARGE_PAGE = 1 << 21
 LARGE_WEIGHTS = 32 << 20
 LIBRARIES = ("-lm", "-lpthread", "-ldl")
