@@ -45,12 +45,13 @@ def one_program(forms: int, seed: int) -> None:
 
 
 def ended(seeds: range, one: Callable[[int], None], jobs: int, deadline: float) -> Iterator[tuple[int, Outcome]]:
-    """(seed, outcome), until the deadline."""
+    """(seed, outcome), until the deadline; how far it got goes to stderr."""
     warm()
     rest = iter(seeds)
     while time.monotonic() < deadline and (batch := list(islice(rest, BATCH))):
         for index, outcome in run_isolated([partial(one, seed) for seed in batch], jobs, 120):
             yield batch[index], outcome
+        print(f"… {batch[-1] - seeds[0] + 1} of {len(seeds)}", file=sys.stderr, flush=True)
 
 
 def sweep(seeds: range, one: Callable[[int], None], jobs: int, minutes: float) -> Tally:
