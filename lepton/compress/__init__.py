@@ -9,5 +9,6 @@ from lepton.compress.quantize import Calibration, Recipe, quantize_model
 from lepton.compress.share import share_weights
 
 __all__ = [
-    "Calibration", "Recipe", "factorize", "masks", "prune_model", "quantize_model", "remask", "save_masks", "share_weights",
+    "Calibration", "Recipe", "factorize", "masks", "prune_model", "quantize_model", "remask", "save_masks",
+    "share_weights",
 ]
