@@ -16,6 +16,7 @@ from lepton.codegen.control import bind_sizes, emit_if, emit_read_sizes
 from lepton.codegen.group import Group, LowerOptions, copy_group, group_of, lowering_of
 from lepton.codegen.host import HOST_CALLS, emit_host_call
 from lepton.codegen.kernel import Access, Kernel, Packed
+from lepton.codegen.lower.nest import smaller_tasks
 from lepton.codegen.lower.sized import SIZERS
 from lepton.codegen.memory import check_sizes_known
 from lepton.codegen.program import Buffer, GuardRow, Operand, Program, Step, StepKind, Storage, digest
@@ -35,6 +36,7 @@ from lepton.ir.types import DType, TensorType
 # Kernels that pack or gather their operands anyway, so that a strided view costs them nothing.
 TAKES_ANY_STRIDES: frozenset[Op] = frozenset({ops.matmul, ops.attention})
 SMALL = 4096  # elements: below this a strided read is cheaper than another kernel
+TASK_SHARES = {"cuda": 16}  # of a core's task: what a block of threads does at a time
 
 
 def plan(graph: Graph, options: LowerOptions) -> Program:
@@ -257,7 +259,8 @@ class Planner:
     def _lower(self, group: Group) -> Kernel:
         lowering = lowering_of(group.anchor.op if group.anchor is not None else None, self.options.target)
         assert lowering is not None
-        return lowering(group, self.options)
+        with smaller_tasks(TASK_SHARES.get(self.options.target.family, 1)):
+            return lowering(group, self.options)
 
     # --- steps ---
 

@@ -1,7 +1,9 @@
 """What the lowerings to loop kernels share: collecting operands and sizes, merging dims, cutting work into tasks."""
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 
 from lepton.codegen import loops
@@ -18,6 +20,7 @@ Strides = tuple[Dim, ...]
 GUESS = 64            # what a size that is not known yet is taken for where it only steers a choice
 TASK_ELEMENTS = 32768    # of cheap elementwise work: 2 microseconds out of a cache, 20 out of memory
 GRAIN_ELEMENTS = 131072  # what is worth waking a thread for
+SHARE: ContextVar[int] = ContextVar("SHARE", default=1)
 
 
 @dataclass(eq=False)
@@ -220,11 +223,21 @@ class Tasks:
     work: int         # of one task, about, in cheap elementwise operations
 
 
+@contextmanager
+def smaller_tasks(share: int) -> Iterator[None]:
+    """What is lowered inside is cut into tasks of 1/`share` of the usual work: for machines that run many at once."""
+    before = SHARE.set(share)
+    try:
+        yield
+    finally:
+        SHARE.reset(before)
+
+
 def cut(sizes: Sequence[Dim], target: int = TASK_ELEMENTS, *, vector: bool = True, work: int = 1) -> Tasks:
     """Tasks of about `target` cheap elementwise operations, of which each element takes `work`. With `vector`, blocks
     of the last dim are whole vectors."""
     work = max(1, work)
-    target = max(1, target // work)
+    target = max(1, target // SHARE.get() // work)
     axis = len(sizes) - 1
     inner = 1
     while axis > 0 and inner * guess(sizes[axis]) < target:

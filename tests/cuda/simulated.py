@@ -7,7 +7,7 @@ import os
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import cache
 from pathlib import Path
 
@@ -44,12 +44,13 @@ def header() -> Path:
     return path
 
 
-def library(text: str) -> ctypes.CDLL:
-    name = hashlib.sha256(text.encode()).hexdigest()[:20]
+def library(text: str, before: str | None = None) -> ctypes.CDLL:
+    """The kernels, compiled. `before`: in place of the prelude."""
+    name = hashlib.sha256((text + (before or "")).encode()).hexdigest()[:20]
     path = folder() / f"{name}.so"
     if not path.exists():
         source = folder() / f"{name}.cpp"
-        source.write_text(f'#include "{header()}"\n{text}')
+        source.write_text(f'#include "{header()}"\n{text}' if before is None else before + text)
         done = subprocess.run([str(COMPILER), *FLAGS, "-shared", str(source), "-o", f"{path}.tmp"],
                               capture_output=True, text=True, check=False)
         if done.returncode:
@@ -85,14 +86,18 @@ def spelled_of(kernel: Kernel, symbol: str) -> Spelled:
 
 
 def run_on_simulator(kernel: Kernel, addresses: list[int], env: Mapping[str, int], late: bool = True,
-                     seed: int = 1) -> float:
+                     seed: int = 1, planted: Callable[[str], str] | None = None) -> float:
     """All tasks of a kernel on operands at these addresses. `late`: asynchronous copies happen when waited for.
 
-    Gives the turns that shared memory takes for a tensor core's read of eight rows: 1 where no banks collide."""
+    `planted` changes the text of the prelude and of the kernel. Gives the turns that shared memory takes for a tensor
+    core's read of eight rows: 1 where no banks collide."""
     spelled = spelled_of(kernel, "k")
+    text, before = spelled.text, None
+    if planted is not None:
+        text, before = planted(text), planted(prelude("sim.hpp"))
     signature = spelled.text[spelled.text.index(" k(") + 3:spelled.text.index(") {")]
     geometry = spelled.geometry
-    code = library(spelled.text + call_text(signature, "k") + launcher(geometry, signature.count(",") + 1))
+    code = library(text + call_text(signature, "k") + launcher(geometry, signature.count(",") + 1), before)
     tasks = evaluate(kernel.tasks, env)
     grid = max(1, min(BLOCKS, -(-tasks // geometry.tasks_per_block)))
     stride = -(-evaluate(kernel.scratch, env) // 64) * 64

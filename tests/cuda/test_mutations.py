@@ -1,0 +1,171 @@
+"""Bugs planted in the CUDA templates: the simulator shows every one, by a wrong result, a fault or its own words."""
+from __future__ import annotations
+
+import faulthandler
+import os
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+import pytest
+
+import lepton.codegen.cuda.lowering
+from lepton.codegen.cuda import products
+from lepton.codegen.cuda.templates.product import PlainTile, TensorTile, Tile
+from lepton.codegen.group import Group, LowerOptions, lowering_of
+from lepton.codegen.kernel import Kernel, Packed
+from lepton.codegen.target import Target
+from lepton.ir import ops
+from lepton.ir.core import Node, Value
+from lepton.ir.tensor import Array, Tensor
+from lepton.ir.types import DType
+from tests.codegen import harness
+from tests.cuda import simulated
+
+assert lepton.codegen.cuda.lowering
+pytestmark = [
+    pytest.mark.slow, pytest.mark.skipif(simulated.COMPILER is None, reason="the simulator needs g++"),
+    pytest.mark.skipif(sys.platform != "linux", reason="the simulator switches stacks as Linux on x86-64 does")]
+Case = tuple[Node, Mapping[Value, Array]]
+RUNS = [(late, seed) for late in (True, False) for seed in (1, 2, 3)]
+
+
+def random(shape: tuple[int, ...], dtype: DType = DType.F32) -> Array:
+    return np.random.default_rng(sum(shape)).standard_normal(shape).astype(dtype.numpy)
+
+
+def product(tile: Tile, dtype: DType, m: int = 70, n: int = 90) -> Case:
+    products.tile_of = lambda *_: tile  # in a process of its own
+    a, b = harness.value((m, 150), dtype), harness.value((150, n), dtype)
+    node = ops.matmul(a, b).producer
+    assert node is not None
+    return node, {a: random((m, 150), dtype), b: random((150, n), dtype)}
+
+
+def few_rows() -> Case:
+    a = harness.value((3, 150))
+    node = ops.matmul(a, ops.constant(value=Tensor.of(random((150, 20))))).producer
+    assert node is not None
+    return node, {a: random((3, 150))}
+
+
+def convolution(dtype: DType) -> Case:
+    x = harness.value((1, 9, 8, 16), dtype)
+    w = ops.constant(value=Tensor.of(random((24, 16, 3, 3), dtype)))
+    node = ops.conv.node(x, w, None, layout="nhwc", strides=(1, 1), pads_begin=(1, 1), pads_end=(1, 1),
+                         dilations=(2, 1), group=1)
+    return node, {x: random((1, 9, 8, 16), dtype)}
+
+
+def attention(dtype: DType, depth: int = 40) -> Case:
+    shapes = ((1, 3, 90, depth), (1, 3, 170, depth), (1, 3, 170, depth))
+    values = [harness.value(s, dtype) for s in shapes]
+    arrays = {v: random(s, dtype) for v, s in zip(values, shapes, strict=True)}
+    return ops.attention.node(*values, scale=0.3), arrays
+
+
+@dataclass(frozen=True)
+class Bug:
+    name: str
+    old: str
+    new: str
+    case: Callable[[], Case]
+
+
+SLICES = partial(product, PlainTile(1, 1, 8, 8, 16, 4), DType.F32)
+PLAIN = partial(product, PlainTile(1, 1, 16, 16, 16), DType.F32)
+TENSOR = partial(product, TensorTile("f16", 64, 64, 32, 32, 4), DType.F16)
+BUGS = [
+    Bug("plain: no barrier after a step", "      lp_sync();\n    }\n    if constexpr (Slices > 1) gather",
+        "    }\n    if constexpr (Slices > 1) gather", PLAIN),
+    Bug("plain: no barrier before the first step", "    lp_sync();\n    int now = 0;", "    int now = 0;", PLAIN),
+    Bug("plain: one place for both stages", "mine + (now ^ 1) * stage, PM", "mine + now * stage, PM", PLAIN),
+    Bug("plain: rows behind the last are read", "rows - i};", "rows - i + 4};", PLAIN),
+    Bug("plain: runs reach into the next row", "x[e] = e < n ? at[e * step] : T(0);", "x[e] = at[e * step];", PLAIN),
+    Bug("plain: what is outside is stored", "if (row >= m || column >= n) return;", "", PLAIN),
+    Bug("slices: no barrier before sums are gathered",
+        "    lp_sync();\n    LP_UNROLL\n    for (int s = 0; s < Slices - 1", "    for (int s = 0; s < Slices - 1",
+        SLICES),
+    Bug("slices: all take the same steps", "left.fetch(a, next + slice * BK, lane);", "left.fetch(a, next, lane);",
+        SLICES),
+    Bug("columns: half of the lanes", "int by = 16; by > 0; by /= 2) acc[i]", "int by = 8; by > 0; by /= 2) acc[i]",
+        few_rows),
+    Bug("tensor: a group too few is waited for", "lp_copy_wait<Stages - 2>();", "lp_copy_wait<Stages - 1>();", TENSOR),
+    Bug("tensor: no barrier after waiting", "lp_copy_wait<Stages - 2>();\n      lp_sync();",
+        "lp_copy_wait<Stages - 2>();", TENSOR),
+    Bug("tensor: the stage in use is filled", "shared + next % Stages * stage", "shared + s % Stages * stage", TENSOR),
+    Bug("tensor: fragments of the right factor swapped", "lane / 16 * 8, half * 2 + lane / 8 % 2",
+        "lane / 8 % 2 * 8, half * 2 + lane / 16", TENSOR),
+    Bug("tensor: no barrier between tiles",
+        "    lp_copy_wait<0>();\n    lp_sync();\n    LP_UNROLL\n    for (int i = 0; i < WM",
+        "    LP_UNROLL\n    for (int i = 0; i < WM",
+        partial(product, TensorTile("f16", 32, 32, 16, 16, 4), DType.F16, 150, 150)),
+    Bug("tensor: chunks reach into the next row", "e < n ? at[e * k_step] : T(0);", "at[e * k_step];", TENSOR),
+    Bug("windows: no dilation", "kh * dilation.h", "kh", partial(convolution, DType.F16)),
+    Bug("windows: padding is read", "(u32)h < (u32)in.h && ", "", partial(convolution, DType.F16)),
+    Bug("attention: no barrier before values replace keys", "      lp_sync();\n      bring(v", "      bring(v",
+        partial(attention, DType.F32)),
+    Bug("attention: no barrier before values are read", "      lp_sync();\n      weigh", "      weigh",
+        partial(attention, DType.F32)),
+    Bug("attention: sums are not scaled", "sum[i] *= shrink;", "", partial(attention, DType.F32)),
+    Bug("attention: columns behind the last count", "column < length ?", "true ?", partial(attention, DType.F32)),
+    Bug("tensor attention: the place in use is filled", "stages + (s + 1) % Stages * stage",
+        "stages + s % Stages * stage", partial(attention, DType.F16)),
+    Bug("tensor attention: nothing is waited for", "      lp_copy_wait<0>();\n      lp_sync();\n      if (s == 0)",
+        "      lp_sync();\n      if (s == 0)", partial(attention, DType.F16)),
+    Bug("tensor attention: one place, no barrier", "      if (Stages == 1) lp_sync();\n", "",
+        partial(attention, DType.F16, 96)),
+    Bug("tensor attention: results are not scaled", "acc[i / 2][h * 2 + i % 2] *= shrink;", ";",
+        partial(attention, DType.F16)),
+]
+
+
+def right(case: Callable[[], Case], bug: Bug | None) -> bool:
+    """Whether a child process gets the right result in every order of things."""
+    child = os.fork()
+    if child:
+        return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    faulthandler.disable()   # faults are expected
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
+    code = 1
+    try:
+        node, arrays = case()
+        for late, seed in RUNS:
+            harness.lower = lower
+            harness.run_kernel = partial(run, planted=bug, late=late, seed=seed)
+            harness.check_node(node, arrays, simulated.CUDA, rtol=2e-5, atol=2e-5)
+        code = 0
+    finally:
+        os._exit(code)
+
+
+def lower(group: Group, options: LowerOptions) -> Kernel:
+    lowering = lowering_of(group.anchor.op if group.anchor else None, simulated.CUDA)
+    assert lowering is not None
+    return lowering(group, options)
+
+
+def run(kernel: Kernel, places: Mapping[Value, harness.Placed], target: Target, env: Mapping[str, int], *,
+        planted: Bug | None, late: bool, seed: int) -> None:
+    simulated.BLOCKS = 2   # blocks take several tasks each
+    constants = simulated.packed_copies(kernel)
+    addresses: list[Any] = [constants[i].ctypes.data if isinstance(o, Packed) else places[o].address
+                            for i, o in enumerate(kernel.operands)]
+    change = None if planted is None else lambda text: text.replace(planted.old, planted.new)
+    simulated.run_on_simulator(kernel, addresses, env, late, seed, change)
+
+
+@pytest.mark.parametrize("bug", BUGS, ids=lambda b: b.name)
+def test_planted_bugs_show(bug: Bug) -> None:
+    from lepton.codegen.cuda.source import prelude
+
+    assert bug.old in prelude("sim.hpp") or bug.name.endswith("stored")
+    assert not right(bug.case, bug)
+
+
+@pytest.mark.parametrize("case", list({str(b.case): b.case for b in BUGS}.values()), ids=str)
+def test_nothing_planted(case: Any) -> None:
+    assert right(case, None)
