@@ -2,7 +2,8 @@
 
 Between types, the graph's ops take unequal open sizes for equal and have that checked. That is right where they are
 related (`2*(H//2)` and H), and a promise that ONNX does not make where they are not. There the operands are
-broadcast explicitly, by strides that are 0 where a size turns out to be 1, to `stretch(N,M)`.
+broadcast explicitly, by strides that are 0 where a size turns out to be 1, to `stretch(N,M)`; or, where one operand is
+larger by its other axes (scores and their mask), to the sizes of that one, which then stays as it is.
 """
 from __future__ import annotations
 
@@ -58,7 +59,20 @@ def aligned(operands: Sequence[Value | None], spread: Spread, keep: int = 0) -> 
             if (size := _stretched([s[-axis] for s in shapes if len(s) >= axis])) is not None}
     if not wide:
         return list(operands)
+    if (large := _larger(shapes, rank)) is not None:
+        wide = {axis: size if large[-axis] == 1 else large[-axis] for axis, size in wide.items()}
     return [v if v is None else _spread(v, wide, spread, keep) for v in operands]
+
+
+def _larger(shapes: Sequence[tuple[Dim, ...]], rank: int) -> tuple[Dim, ...] | None:
+    """The shape that has a size wherever another has one, and on some axis one where none of the others has."""
+    full = [(1,) * (rank - len(s)) + s for s in shapes]
+    for i, large in enumerate(full):
+        others = [s for k, s in enumerate(full) if k != i]
+        covers = all(m != 1 or n == 1 for s in others for m, n in zip(large, s, strict=True))
+        if covers and any(m != 1 and all(s[a] == 1 for s in others) for a, m in enumerate(large)):
+            return large
+    return None
 
 
 def _stretched(sizes: Sequence[Dim]) -> Dim | None:
