@@ -120,14 +120,14 @@ class Session:
         results = tuple(self.run(dict(zip(structure.inputs, values, strict=True))).values())
         return results[0] if len(results) == 1 else results
 
-    def run(self, feeds: Mapping[str, Any], outputs: Mapping[str, Array] | None = None) -> dict[str, Any]:
+    def run(self, feeds: Mapping[str, Any], outputs: Mapping[str, Any] | None = None) -> dict[str, Any]:
         """`run_ports`; sequences and optionals among the inputs and outputs are lists and None."""
         structure = self.model.structure
         if structure is None or not isinstance(feeds, Mapping):
             return self.run_ports(feeds, outputs)
         return structure.results(self.run_ports(structure.feeds(feeds), outputs))
 
-    def run_ports(self, feeds: Mapping[str, Any], outputs: Mapping[str, Array] | None = None) -> dict[str, Array]:
+    def run_ports(self, feeds: Mapping[str, Any], outputs: Mapping[str, Any] | None = None) -> dict[str, Array]:
         """Run on named arrays; all outputs by name.
 
         Inputs are numpy arrays or DLPack objects on the CPU, of the model's dtype and shape. C-contiguous ones are
@@ -167,7 +167,7 @@ class Session:
 
     # ---- one run ----
 
-    def _run(self, arrays: Sequence[Any], given: Mapping[str, Array] | None) -> list[Array]:
+    def _run(self, arrays: Sequence[Any], given: Mapping[str, Any] | None) -> list[Array]:
         with self._lock:
             if self._runs:  # only the thread that runs it gets here
                 raise UsageError("a session runs inside a run of its own, by a function that the model calls",
@@ -178,7 +178,7 @@ class Session:
             finally:
                 self._runs = False
 
-    def _run_locked(self, arrays: Sequence[Any], given: Mapping[str, Array] | None) -> list[Array]:
+    def _run_locked(self, arrays: Sequence[Any], given: Mapping[str, Any] | None) -> list[Array]:
         held: list[Any] = []  # whose memory the runtime is shown; lives until it is done
         for i, (value, port) in enumerate(zip(arrays, self.model.inputs, strict=True)):
             array = as_input(value, port)
@@ -209,7 +209,7 @@ class Session:
         self._out_shapes = [tuple(row.shape[0:row.rank]) for row in self._out_rows]
         return self._out_shapes
 
-    def _place_outputs(self, shapes: Sequence[tuple[int, ...]], given: Mapping[str, Array] | None,
+    def _place_outputs(self, shapes: Sequence[tuple[int, ...]], given: Mapping[str, Any] | None,
                        held: list[Any]) -> list[Array | None]:
         """The arrays that will hold the results; None where the runtime must find out the size."""
         results: list[Array | None] = []
@@ -305,11 +305,11 @@ class Model:
         """Run on arrays in the order of the inputs; the output, or a tuple of them."""
         return self._session(*arrays)
 
-    def run(self, feeds: Mapping[str, Any], outputs: Mapping[str, Array] | None = None) -> dict[str, Any]:
+    def run(self, feeds: Mapping[str, Any], outputs: Mapping[str, Any] | None = None) -> dict[str, Any]:
         """`Session.run` on the model's own session."""
         return self._session.run(feeds, outputs)
 
-    def run_ports(self, feeds: Mapping[str, Any], outputs: Mapping[str, Array] | None = None) -> dict[str, Array]:
+    def run_ports(self, feeds: Mapping[str, Any], outputs: Mapping[str, Any] | None = None) -> dict[str, Array]:
         """`Session.run_ports` on the model's own session."""
         return self._session.run_ports(feeds, outputs)
 

@@ -16,13 +16,15 @@ if TYPE_CHECKING:
     from lepton.driver import Options, Report
 
 # What `--emit` writes, and the suffix of its file.
-EMITS = {"so": ".so", "onnx": ".onnx", "graph": ".lir", "loops": ".loops", "llvm": ".ll", "asm": ".s", "obj": ".o"}
+EMITS = {"so": ".so", "onnx": ".onnx", "graph": ".lir", "loops": ".loops", "llvm": ".ll", "asm": ".s", "obj": ".o",
+         "cuda": ".cu"}
 BINARY = ("so", "obj", "onnx")
 
 EXAMPLES = """\
 examples:
   leptonc model.onnx -o model.so                          for this machine
   leptonc model.onnx -o model.so --target x86-avx2,x86-avx512    the better of two, chosen when it is loaded
+  leptonc model.onnx -o model.so --target cuda-sm90,x86-avx2     for a GPU, and a CPU when it is asked for
   leptonc model.onnx -o model.so --dim N=1 --dim H=224    open dimensions pinned
   leptonc model.onnx --emit graph -o -                    the graph after all passes, as text
   leptonc model.onnx -o model.so --dump-dir dumps -v      every pass that changed something leaves a file
@@ -43,7 +45,7 @@ def parser() -> argparse.ArgumentParser:
     code = made.add_argument_group("the code")
     code.add_argument("--target", default="native", metavar="T[,T]", help="native, x86-sse4, x86-avx2, "
                       "x86-avxvnni, x86-avx512, x86-avx512vnni, x86-avx512bf16, x86-amx, aarch64-neon, "
-                      "aarch64-dotprod; several share one file")
+                      "aarch64-dotprod, cuda-sm80, cuda-sm90, cuda-sm120; several share one file")
     code.add_argument("-O", dest="level", type=int, choices=range(4), default=2, metavar="0..3",
                       help="how much to optimise (default 2)")
     code.add_argument("--math", choices=("strict", "default", "fast"), default="default",

@@ -111,8 +111,21 @@ def model(source: Source, options: Options, progress: Progress) -> Emitted:
         return Emitted([Form("", to_onnx(graph).SerializeToString(deterministic=True))], report)
 
 
+def device_text(source: Source, options: Options, progress: Progress) -> Emitted:
+    """CUDA C: all kernels of each CUDA target, as NVRTC gets them. Needs no NVRTC."""
+    from lepton.codegen.cuda.device import device_code
+
+    done = lower(source, options, progress)
+    found = [Form(target.name, device_code(program, target).source) for program, target in done.programs
+             if target.family == "cuda"]
+    if not found:
+        raise UsageError("--emit cuda needs a CUDA target", help="as in --target cuda-sm90")
+    return Emitted(found, done.report)
+
+
 FORMS: dict[str, Callable[[Source, Options, Progress], Emitted]] = {
     "onnx": model, "graph": graphs, "loops": loops, "llvm": modules, "asm": assembly, "obj": objects,
+    "cuda": device_text,
 }
 
 

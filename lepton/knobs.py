@@ -55,9 +55,15 @@ CC_X86_64 = Knob("LEPTON_CC_X86_64", "command",
                  "the same where x86-64 is not this machine (default: x86_64-linux-gnu-gcc)")
 DEBUG = Level("LEPTON_DEBUG", "0…4", "what a compile says on stderr: 1: its stages' times; 2: also graphs after each "
               "pass that changed them; 3: also the program and its kernels; 4: also LLVM IR", 4)
+CUDA_GRAPHS = Knob("LEPTON_CUDA_GRAPHS", "number", "how many CUDA graphs a session on a GPU keeps, one for each set of "
+                   "sizes and addresses (default 16; 0: none)")
+LIBCUDA = Knob("LEPTON_LIBCUDA", "path", "the CUDA driver that models on a GPU load (default: libcuda.so.1)")
+NVRTC = Knob("LEPTON_NVRTC", "path", "the libnvrtc.so that compiles for CUDA (default: that of the package "
+             "nvidia-cuda-nvrtc, or a toolkit's)")
 NO_COLOR = Switch("NO_COLOR", "anything", "plain progress lines: no colour, no cursor movement")
 
-KNOBS: dict[str, Knob] = {k.name: k for k in (CC, CC_AARCH64, CC_X86_64, DEBUG, NO_COLOR)}
+KNOBS: dict[str, Knob] = {k.name: k for k in (
+    CC, CC_AARCH64, CC_X86_64, CUDA_GRAPHS, DEBUG, LIBCUDA, NVRTC, NO_COLOR)}
 
 
 def describe_knobs() -> str:

@@ -103,7 +103,7 @@ def late() -> tuple[onnx.ModelProto, list[Feeds]]:
     """NonZero: a size that the device counts."""
     nodes = [node("Greater", ["x", "zero"], ["g"]), node("NonZero", ["g"], ["at"]), node("Cast", ["at"], ["y"], to=F32)]
     made = model_of(nodes, [value("x", ["N", 3])], [value("y", [2, "K"])],
-                    [numpy_helper.from_array(np.float32(0), "zero")])
+                    [numpy_helper.from_array(np.array(0, np.float32), "zero")])
     return made, [{"x": draw(n, 3)} for n in (4, 4, 9, 0)]
 
 
