@@ -99,9 +99,8 @@ def growing(row: TensorType, start: int) -> Graph:
     return Graph.of("g", (limit, first), (last, sizes, ops.neg(last), ops.shape_values(dims=(sym("rows"),))))
 
 
-@pytest.mark.parametrize("trip", [0, 1, 2, 9])
-@pytest.mark.parametrize("start", [0, 1, 3])
-@pytest.mark.parametrize("width", [1, 5])
+@pytest.mark.parametrize(("trip", "start", "width"), [
+    (0, 0, 5), (0, 3, 1), (1, 0, 1), (1, 1, 5), (2, 3, 5), (9, 0, 5), (9, 3, 1)])
 def test_a_carried_value_grows(trip: int, start: int, width: int) -> None:
     graph = growing(TensorType(F, (start, width)), start)
     check(graph, long(trip), rows(start, width))
@@ -117,8 +116,7 @@ def test_a_carried_value_grows_to_other_sizes_run_after_run() -> None:
         assert list(count) == [2 + trip]
 
 
-@pytest.mark.parametrize("until", [0.5, 10, 1000])
-@pytest.mark.parametrize("size", [0, 1, 17])
+@pytest.mark.parametrize(("until", "size"), [(0.5, 1), (10, 0), (10, 17), (1000, 1), (1000, 17)])
 def test_a_loop_without_a_limit_collects(until: float, size: int) -> None:
     count, going = value("i", LONG), value("go", FLAG)
     x = value("x", TensorType(F, (N,)))
