@@ -10,7 +10,7 @@ from lepton.codegen.cuda.device import DeviceCode
 from lepton.codegen.kernel import Body, align
 from lepton.codegen.llvm.builder import Module
 from lepton.codegen.llvm.machine import compile_module
-from lepton.codegen.memory import plan_static, verify_plan
+from lepton.codegen.memory import plan_tight, verify_plan
 from lepton.codegen.program import Buffer, Program, StepKind, Storage
 from lepton.codegen.tables import TYPES, Tables, artifact_table
 from lepton.codegen.target import Target
@@ -73,7 +73,7 @@ def plan_memory(program: Program) -> None:
     buffers = [b for b in program.buffers if b.storage is Storage.WORKSPACE]
     sizes = [b.size for b in buffers if isinstance(b.size, int)]
     lifetimes = [(b.first, b.last) for b in buffers]
-    offsets, total = plan_static(sizes, lifetimes)
+    offsets, total = plan_tight(sizes, lifetimes)
     verify_plan(sizes, lifetimes, offsets, total)
     for buffer, offset in zip(buffers, offsets, strict=True):
         buffer.offset = offset

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lepton.codegen.memory import lower_bound, plan_static, verify_plan
+from lepton.codegen.memory import lower_bound, plan_static, plan_tight, verify_plan
 
 buffers = st.lists(st.tuples(st.integers(0, 100_000), st.integers(0, 40), st.integers(0, 10)), max_size=60)
 
@@ -18,6 +18,26 @@ def test_plans_are_sound_and_not_larger_than_the_sum(rows: list[tuple[int, int, 
     verify_plan(sizes, lifetimes, offsets, total)
     assert lower_bound(sizes, lifetimes) <= total <= sum(-(-size // 64) * 64 for size in sizes)
     assert plan_static(sizes, lifetimes) == (offsets, total)
+
+
+@given(buffers)
+def test_tight_plans_are_sound_and_no_larger(rows: list[tuple[int, int, int]]) -> None:
+    sizes = [size for size, _, _ in rows]
+    lifetimes = [(first, first + length) for _, first, length in rows]
+    offsets, total = plan_tight(sizes, lifetimes)
+    verify_plan(sizes, lifetimes, offsets, total)
+    assert lower_bound(sizes, lifetimes) <= total <= plan_static(sizes, lifetimes)[1]
+    assert plan_tight(sizes, lifetimes) == (offsets, total)
+
+
+def test_a_gap_is_closed_by_another_order() -> None:
+    """Largest first, 23 units; 22 are alive at once at most, and another order needs no more."""
+    sizes = [64 * units for units in (4, 7, 1, 8, 6, 4, 7, 8)]
+    lifetimes = [(6, 8), (3, 5), (0, 2), (3, 3), (6, 7), (5, 6), (4, 5), (6, 6)]
+    _, before = plan_static(sizes, lifetimes)
+    offsets, total = plan_tight(sizes, lifetimes)
+    verify_plan(sizes, lifetimes, offsets, total)
+    assert total == lower_bound(sizes, lifetimes) < before
 
 
 @given(st.lists(st.integers(1, 1000), min_size=1, max_size=30))
