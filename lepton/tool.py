@@ -5,7 +5,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from lepton.commands import bench, compare, inspect_, ops
+from lepton.commands import bench, compare, compress, inspect_, ops
 from lepton.commands import run as run_command
 from lepton.terminal import EXIT_CODES, HelpKnobs, Version, run
 
@@ -30,7 +30,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--version", action=Version)
     made.add_argument("--help-knobs", action=HelpKnobs)
     commands = made.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    for module in (run_command, bench, inspect_, compare, ops):
+    for module in (run_command, bench, inspect_, compare, compress, ops):
         module.add(commands)
     return made
 

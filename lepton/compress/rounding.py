@@ -60,7 +60,7 @@ def up_or_down(w: Array, steps: Array, h: Array, most: int, least: int | None = 
                 levels[better, j], other[better, j] = other[better, j], levels[better, j]
         if not flips:
             break
-    return levels
+    return np.asarray(levels)
 
 
 def activation_aware(w: Array, h: Array, most: int, block: int) -> tuple[Array, float]:

@@ -1,0 +1,163 @@
+"""How good a model's answers are, as one number: more is better.
+
+    top1          share of the samples whose largest element is at the label
+    f1            macro F1 of the same classes
+    cosine        cosine of the angle between the answers and the uncompressed model's, mean over the runs
+    correlation   Pearson's, of all answers and the uncompressed model's
+    psnr          of the uncompressed model's answers, in dB, at most 100
+    FILE.py       its function `metric(outputs, reference, labels)`: lists with an entry for each run, of dicts of
+                  arrays by output and of label arrays (None where the data has none)
+
+top1 and f1 take the uncompressed model's own answers for labels where the data has none."""
+from __future__ import annotations
+
+import math
+import runpy
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lepton.artifact import Model
+from lepton.compress.data import Run
+from lepton.ir.diagnostics import UsageError
+from lepton.ir.tensor import Array
+
+Outputs = Sequence[dict[str, Array]]
+Labels = Sequence[Array | None]
+Score = Callable[[Outputs, Outputs, Labels], float]
+HIGHEST_PSNR = 100.0
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A named score. `relative`: whether it compares with the uncompressed model, which so has the best score."""
+
+    name: str
+    score: Score
+
+    def __call__(self, outputs: Outputs, reference: Outputs, labels: Labels) -> float:
+        """Raises UsageError where the metric fails or gives no number."""
+        try:
+            found = float(self.score(outputs, reference, labels))
+        except UsageError:
+            raise
+        except Exception as error:  # whatever a user's code raises
+            raise UsageError(f"metric {self.name} fails: {type(error).__name__}: {error}") from error
+        if math.isnan(found):
+            raise UsageError(f"metric {self.name} gives NaN", help="the answers or the labels hold NaN")
+        return found
+
+
+def metric_of(name: str | Callable[..., float]) -> Metric:
+    """A metric by name, by the path of a Python file, or a function. Raises UsageError."""
+    if callable(name):
+        return Metric(getattr(name, "__name__", "metric"), name)
+    if name in METRICS:
+        return Metric(name, METRICS[name])
+    if not name.endswith(".py"):
+        raise UsageError(f"unknown metric {name!r}", help=f"one of {', '.join(METRICS)}, or a file own.py")
+    if not Path(name).is_file():
+        raise UsageError(f"no file {name}", help="it defines metric(outputs, reference, labels)")
+    try:
+        score = runpy.run_path(name).get("metric")
+    except Exception as error:  # whatever the file does
+        raise UsageError(f"cannot load the metric in {name}: {type(error).__name__}: {error}") from error
+    if not callable(score):
+        raise UsageError(f"{name} defines no function metric", help="def metric(outputs, reference, labels): ...")
+    return Metric(name, score)
+
+
+def answers(model: Model, runs: Sequence[Run]) -> list[dict[str, Array]]:
+    """The model's outputs for each run."""
+    return [model.run_ports(run.feeds) for run in runs]
+
+
+def _classes(outputs: Outputs, reference: Outputs, labels: Labels) -> tuple[Array, Array]:
+    """Predicted and true class of every sample, by the first output."""
+    found, true = [], []
+    for got, want, label in zip(outputs, reference, labels, strict=True):
+        first = next(iter(got.values()))
+        if first.ndim == 0 or not first.size:
+            raise UsageError(f"top1 and f1 need scores, the first output is {first.dtype}{list(first.shape)}")
+        predicted = first.argmax(-1).reshape(-1)
+        wanted = next(iter(want.values())).argmax(-1) if label is None else label
+        if wanted.size != predicted.size:
+            raise UsageError(f"{wanted.size} labels for {predicted.size} answers")
+        found.append(predicted)
+        true.append(wanted.reshape(-1))
+    return np.concatenate(found), np.concatenate(true)
+
+
+def top1(outputs: Outputs, reference: Outputs, labels: Labels) -> float:
+    found, true = _classes(outputs, reference, labels)
+    return float((found == true).mean())
+
+
+def f1(outputs: Outputs, reference: Outputs, labels: Labels) -> float:
+    found, true = _classes(outputs, reference, labels)
+    scores = []
+    for kind in np.unique(true):
+        hits = float(((found == kind) & (true == kind)).sum())
+        scores.append(2 * hits / float((found == kind).sum() + (true == kind).sum()))
+    return float(np.mean(scores))
+
+
+def _flat(outputs: dict[str, Array]) -> Array:
+    floats = [a.astype(np.float64).reshape(-1) for a in outputs.values() if a.dtype.kind in "fiub"]
+    return np.concatenate(floats) if floats else np.zeros(0)
+
+
+def cosine(outputs: Outputs, reference: Outputs, labels: Labels) -> float:
+    found = []
+    for got, want in zip(outputs, reference, strict=True):
+        a, b = _flat(got), _flat(want)
+        size = float(np.linalg.norm(a) * np.linalg.norm(b))
+        found.append(float(a @ b) / size if size else float(np.array_equal(a, b)))
+    return float(np.mean(found))
+
+
+def correlation(outputs: Outputs, reference: Outputs, labels: Labels) -> float:
+    a, b = (np.concatenate([_flat(o) for o in some]) for some in (outputs, reference))
+    a, b = a - a.mean(), b - b.mean()
+    size = float(np.linalg.norm(a) * np.linalg.norm(b))
+    return float(a @ b) / size if size else float(np.array_equal(a, b))
+
+
+def psnr(outputs: Outputs, reference: Outputs, labels: Labels) -> float:
+    a, b = (np.concatenate([_flat(o) for o in some]) for some in (outputs, reference))
+    error = float(np.mean((a - b) ** 2))
+    peak = float(np.abs(b).max(initial=0.0))
+    if error == 0 or peak == 0:
+        return HIGHEST_PSNR if error == 0 else 0.0
+    return min(HIGHEST_PSNR, 10 * math.log10(peak * peak / error))
+
+
+METRICS: dict[str, Score] = {"top1": top1, "f1": f1, "cosine": cosine, "correlation": correlation, "psnr": psnr}
+
+
+@dataclass(frozen=True)
+class Budget:
+    """The least score allowed: `floor`, or the uncompressed model's score less `drop`."""
+
+    text: str
+    drop: float | None = None
+    floor: float | None = None
+
+    @classmethod
+    def of(cls, text: str) -> Budget:
+        """"-0.5%" (a score may drop by 0.005) or ">=0.98". Raises UsageError."""
+        words: Any = text.strip()
+        try:
+            if words.startswith(">="):
+                return cls(text, floor=float(words[2:]))
+            if words.endswith("%") and words[0] in "+-0123456789":
+                return cls(text, drop=-float(words[:-1]) / 100)
+        except ValueError:
+            pass
+        raise UsageError(f"cannot read the budget {text!r}", help='"-0.5%": half a point less; ">=0.98": a least score')
+
+    def least(self, baseline: float) -> float:
+        return self.floor if self.floor is not None else baseline - (self.drop or 0.0)

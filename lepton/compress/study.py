@@ -1,0 +1,120 @@
+"""Trials by optuna, remembered in a file: a search that was stopped goes on where it was."""
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lepton.compress.quantize import Recipe, recipe_of
+from lepton.compress.sensitivity import Damage
+from lepton.ir.diagnostics import LeptonError, UsageError
+
+if TYPE_CHECKING:
+    from lepton.compress.search import Plan, Point, Search
+
+KINDS = ["static", "dynamic"]
+OUTSIDE = 10.0   # added to the value of a point outside the budget
+
+
+class Study:
+    """An optuna study of one search, and what its trials found."""
+
+    def __init__(self, search: Search, study: Any) -> None:
+        self.search, self.study = search, study
+        self.points: list[Point] = [_point(t.user_attrs["point"]) for t in study.trials if "point" in t.user_attrs]
+
+    @classmethod
+    def open(cls, search: Search) -> Study:
+        """A new study, or the one in the file. Raises UsageError where optuna is missing or the file is of another
+        search."""
+        try:
+            import optuna
+            from optuna.storages.journal import JournalFileBackend
+        except ImportError as error:
+            raise UsageError("searching needs optuna, which is not installed",
+                             help="pip install 'lepton-compiler[compress]'") from error
+        optuna.logging.set_verbosity(optuna.logging.ERROR)
+        logging.getLogger("optuna").setLevel(logging.ERROR)
+        plan, sampler = search.plan, _sampler(search.plan)
+        path = Path(plan.study)
+        if plan.study and not path.parent.is_dir():
+            raise UsageError(f"cannot keep the study in {path}: there is no folder {path.parent}")
+        try:
+            storage = optuna.storages.JournalStorage(JournalFileBackend(str(path))) if plan.study else None
+            others = [s.study_name for s in storage.get_all_studies()] if storage else []
+            if others and search.fingerprint not in others:
+                raise UsageError(f"the study in {path} is of another model, data set, metric or target",
+                                 help="name another file with --study, or delete this one")
+            made = optuna.create_study(storage=storage, study_name=search.fingerprint, sampler=sampler,
+                                       direction="minimize", load_if_exists=True)
+        except (ValueError, KeyError, TypeError) as error:
+            raise UsageError(f"{path} is no study", help="name another file with --study") from error
+        return cls(search, made)
+
+    def remembered(self, name: str, make: Callable[[], Any]) -> Any:
+        """Something that takes long to find out, once for a study."""
+        if name not in self.study.user_attrs:
+            self.study.set_user_attr(name, json.dumps(make()))
+        return json.loads(self.study.user_attrs[name])
+
+    def run(self, ranked: Sequence[Damage], least: float) -> None:
+        """Trials until there are as many as planned, or the time is up (one at least)."""
+        plan = self.search.plan
+        if not self.study.trials and plan.method != "grid":
+            plain = {"kind": "static", "ranges": "mse", "share": 0.0, "depthwise": True, "least": 0,
+                     "rounding": "nearest", "equalize": False}
+            for change in ({}, {"share": 0.2}, {"depthwise": False, "least": 16}):  # first of all: plain int8
+                self.study.enqueue_trial({**plain, **change})
+        while len(self.points) < plan.trials and (self.search.left() > 0 or not self.points):
+            self.search.tell(f"trial {len(self.points) + 1}/{plan.trials}")
+            trial = self.study.ask()
+            point = self.search.point(self.recipe(trial, ranked))
+            value = point.value(plan.objective) + (OUTSIDE + least - point.score if point.score < least else 0.0)
+            trial.set_user_attr("point", json.dumps(asdict(point)))
+            self.study.tell(trial, value)
+            self.points.append(point)
+
+    def recipe(self, trial: Any, ranked: Sequence[Damage]) -> Recipe:
+        """What a trial's parameters stand for: `share` of the layers, those that hurt most, stay in f32, and so do
+        depthwise ones and those that sum over few numbers, if it says so."""
+        kind = trial.suggest_categorical("kind", KINDS)
+        ranges = trial.suggest_categorical("ranges", ["mse", "minmax", "percentile"])
+        share = trial.suggest_float("share", 0.0, 0.6)
+        depthwise = trial.suggest_categorical("depthwise", [True, False])
+        least = trial.suggest_categorical("least", [0, 16, 64])
+        rounding = trial.suggest_categorical("rounding", ["nearest", "adaround", "gptq"])
+        equalize = trial.suggest_categorical("equalize", [False, True])
+        facts = self.search.layer_facts()
+        skip = {d.layer for d in ranked[:round(share * len(ranked))]}
+        skip |= {n for n, (deep, width) in facts.items() if (deep and not depthwise) or 0 < width < least}
+        if kind == "dynamic":
+            return recipe_of({"kind": kind, "skip": sorted(n for n in skip if facts[n][1])})
+        return recipe_of({"kind": kind, "ranges": ranges, "skip": sorted(skip), "rounding": rounding,
+                          "equalize": equalize})
+
+
+def _sampler(plan: Plan) -> Any:
+    """Who chooses the parameters of trials."""
+    import optuna
+
+    if plan.method == "tpe":
+        return optuna.samplers.TPESampler(seed=plan.seed, n_startup_trials=6)
+    if plan.method == "random":
+        return optuna.samplers.RandomSampler(seed=plan.seed)
+    space: dict[str, Any] = {
+        "kind": KINDS, "ranges": ["mse", "percentile"], "share": [0.0, 0.1, 0.3], "depthwise": [True, False],
+        "least": [0], "rounding": ["nearest", "adaround"], "equalize": [False]}
+    return optuna.samplers.GridSampler(space, seed=plan.seed)
+
+
+def _point(text: str) -> Point:
+    from lepton.compress.search import Point
+
+    fields = json.loads(text)
+    try:
+        return Point(**{**fields, "recipe": recipe_of(fields["recipe"])})
+    except (TypeError, KeyError, LeptonError) as error:
+        raise UsageError("the study is of another version of Lepton", help="name another file with --study") from error

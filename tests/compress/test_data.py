@@ -1,0 +1,75 @@
+"""Data sets: every form, and what is wrong with them."""
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from lepton.compress.data import Run, read
+from lepton.ir.diagnostics import UsageError
+from lepton.ir.parser import parse
+
+ONE = parse("graph @one(%x: f32[N,3]) { %0 = relu(%x)\n return %0 }")
+FIXED = parse("graph @fixed(%x: f32[4,3]) { %0 = relu(%x)\n return %0 }")
+TWO = parse("graph @two(%x: f32[N,3], %y: f32[N,1]) { %0 = add(%x, %y)\n return %0 }")
+X = np.arange(120, dtype=np.float32).reshape(40, 3)
+
+
+def shapes(runs: list[Run]) -> list[tuple[int, ...]]:
+    return [r.feeds["x"].shape for r in runs]
+
+
+def test_arrays_are_cut_into_batches() -> None:
+    assert shapes(read(X, ONE)) == [(16, 3), (16, 3), (8, 3)]
+    assert shapes(read({"x": X[:10]}, FIXED)) == [(4, 3), (4, 3)]
+    runs = read({"x": X, "labels": np.arange(40)}, ONE)
+    assert [len(r.labels) for r in runs if r.labels is not None] == [16, 16, 8]
+    np.testing.assert_array_equal(np.concatenate([r.feeds["x"] for r in runs]), X)
+
+
+def test_files(tmp_path: Path) -> None:
+    np.save(tmp_path / "x.npy", X)
+    np.savez(tmp_path / "x.npz", x=X, y=X[:, :1])
+    assert shapes(read(tmp_path / "x.npy", ONE)) == shapes(read(str(tmp_path / "x.npz"), TWO))
+    folder = tmp_path / "runs"
+    folder.mkdir()
+    for i in range(3):
+        np.savez(folder / f"{i}.npz", x=X[:i + 1])
+    assert shapes(read(folder, ONE)) == [(1, 3), (2, 3), (3, 3)]
+
+
+def test_csv(tmp_path: Path) -> None:
+    file = tmp_path / "t.csv"
+    file.write_text("a,label,b,c\n1,0,2,3\n4,1,5,6\n")
+    (run,) = read(file, ONE)
+    np.testing.assert_array_equal(run.feeds["x"], [[1, 2, 3], [4, 5, 6]])
+    np.testing.assert_array_equal(run.labels, [0, 1])
+    file.write_text("1,2,3\n")
+    assert read(file, ONE)[0].labels is None
+
+
+@pytest.mark.parametrize(("source", "said"), [
+    (X[:0], "empty"), ([], "empty"), (X.astype(np.float64), "float64"), (X[:, :2], r"\[16, 2\]"),
+    (np.full((2, 3), np.nan, np.float32), "NaN"), (np.full((2, 3), np.inf, np.float32), "infinite"),
+    ({"z": X}, "arrays z; the model's inputs are x"), ({"x": X, "labels": np.zeros(3)}, "different numbers"),
+    (5, "cannot take data from int"), ({"x": np.float32(1)}, "different numbers"),
+])
+def test_wrong_data(source: Any, said: str) -> None:
+    with pytest.raises(UsageError, match=said):
+        read(source, ONE)
+
+
+def test_wrong_files(tmp_path: Path) -> None:
+    (tmp_path / "x.npy").write_bytes(b"not an array")
+    (tmp_path / "x.csv").write_text("1,2,3\n4,5,six\n")
+    (tmp_path / "no.csv").write_text("")
+    (tmp_path / "x.txt").write_text("1")
+    for name in ("x.npy", "x.csv", "no.csv", "x.txt", "none.npz", "."):
+        with pytest.raises(UsageError, match=r"cannot read|empty|no .npz"):
+            read(tmp_path / name, ONE)
+    with pytest.raises(UsageError, match="2 inputs"):
+        read(X, TWO)
+    with pytest.raises(UsageError, match="do not fill"):
+        read(X[:3], FIXED)

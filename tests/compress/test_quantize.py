@@ -1,0 +1,196 @@
+"""quantize_model: integer kernels after compilation, ONNX Runtime's answers, what each option does."""
+from __future__ import annotations
+
+from functools import cache
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+from onnx import helper, numpy_helper
+
+import lepton
+from lepton.compress import Calibration, Recipe, quantize_model
+from lepton.compress.observe import Inputs
+from lepton.compress.ranges import Histogram, choose
+from lepton.compress.rounding import activation_aware, block_steps, gptq, up_or_down
+from lepton.driver import Options, lower
+from lepton.frontends.onnx.export import to_onnx
+from lepton.ir import ops
+from lepton.ir.diagnostics import UsageError
+from lepton.ir.evaluate import evaluate
+from lepton.ir.tensor import Array
+
+RNG = np.random.default_rng(7)
+
+
+@cache
+def net() -> onnx.ModelProto:
+    """conv, batch norm, relu, pool, depthwise, residual sum, mean, dense; a batch of 16."""
+    rng = np.random.default_rng(1)
+
+    def array(name: str, *shape: int, scale: float = 0.3) -> onnx.TensorProto:
+        return numpy_helper.from_array((rng.standard_normal(shape) * scale).astype(np.float32), name)
+
+    norm = [numpy_helper.from_array(np.linspace(0.2, 2, 8).astype(np.float32), "g"), array("h", 8), array("m", 8),
+            numpy_helper.from_array(np.linspace(0.5, 3, 8).astype(np.float32), "var")]
+    tensors = [array("v", 8, 3, 3, 3), *norm, array("d", 8, 1, 3, 3), array("p", 8, 8, 1, 1),
+               array("w", 8, 5, scale=1.0)]
+    nodes = [
+        helper.make_node("Conv", ["x", "v"], ["a"], pads=[1] * 4), helper.make_node(
+            "BatchNormalization", ["a", "g", "h", "m", "var"], ["n"]),
+        helper.make_node("Relu", ["n"], ["r"]), helper.make_node("MaxPool", ["r"], ["q"], kernel_shape=[2, 2],
+                                                                 strides=[2, 2]),
+        helper.make_node("Conv", ["q", "d"], ["e"], pads=[1] * 4, group=8), helper.make_node("Relu", ["e"], ["s"]),
+        helper.make_node("Conv", ["s", "p"], ["t"]), helper.make_node("Add", ["t", "q"], ["u"]),
+        helper.make_node("GlobalAveragePool", ["u"], ["z"]), helper.make_node("Flatten", ["z"], ["f"]),
+        helper.make_node("MatMul", ["f", "w"], ["y"])]
+    graph = helper.make_graph(nodes, "net", [helper.make_tensor_value_info("x", 1, [16, 3, 12, 10])],
+                              [helper.make_tensor_value_info("y", 1, [16, 5])], tensors)
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+
+
+def images(count: int, seed: int = 0) -> Array:
+    return np.random.default_rng(seed).standard_normal((count, 3, 12, 10)).astype(np.float32)
+
+
+@cache
+def calibration() -> Calibration:
+    return Calibration.of(net(), images(48))
+
+
+@cache
+def expected() -> Array:
+    return np.asarray(evaluate(calibration().graph, images(16, 1))[0])
+
+
+def error(got: Array) -> float:
+    """On images that calibration has not seen, as a share of the answers' size."""
+    return float(np.linalg.norm(got - expected()) / np.linalg.norm(expected()))
+
+
+RECIPES = {
+    "plain": Recipe(), "i8": Recipe(activations="i8"), "minmax": Recipe(ranges="minmax"),
+    "percentile": Recipe(ranges="percentile"), "entropy": Recipe(ranges="entropy"), "gptq": Recipe(rounding="gptq"),
+    "adaround": Recipe(rounding="adaround"), "equalize": Recipe(equalize=True), "smooth": Recipe(smooth=0.5),
+    "dynamic": Recipe(kind="dynamic"), "weights": Recipe(kind="weights"),
+    "int4": Recipe(kind="weights", bits=4, block=32, rounding="gptq", awq=True),
+}
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_answers_stay_near_and_onnx_runtime_agrees(name: str) -> None:
+    graph = calibration().quantize(RECIPES[name])
+    got = evaluate(graph, images(16, 1))[0]
+    assert error(got) < {"int4": 0.25, "entropy": 0.2}.get(name, 0.04)
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    session = onnxruntime.InferenceSession(to_onnx(graph).SerializeToString(), options)
+    want = session.run(None, {"x": images(16, 1)})[0]
+    np.testing.assert_allclose(got, want, rtol=0, atol=0.01 * float(np.abs(want).max()))
+
+
+@pytest.mark.parametrize("name", ["plain", "dynamic", "int4"])
+def test_compiled_code_says_what_the_graph_means(name: str) -> None:
+    graph = calibration().quantize(RECIPES[name])
+    want = evaluate(graph, images(16, 1))[0]
+    got = lepton.compile(graph)(images(16, 1))
+    np.testing.assert_allclose(got, want, rtol=0, atol=0.01 * float(np.abs(want).max()))
+
+
+def test_every_layer_becomes_integer() -> None:
+    done = lower(calibration().quantize(Recipe()), Options())
+    left = {n.op for n in done.graphs[0].walk()}
+    assert not left & {ops.conv, ops.matmul, ops.quantize, ops.dequantize}
+    full = lower(net(), Options())
+    mine, theirs = (next(iter(d.report.targets.values()))["weights"] for d in (done, full))
+    assert mine < 0.6 * theirs
+
+
+def test_skipped_layers_stay_and_only_chosen_ones_change() -> None:
+    names = {n.result.name for n in calibration().graph.nodes if n.op in (ops.conv, ops.matmul)}
+    skipped = calibration().quantize(Recipe(skip=("y",)))
+    assert sum(n.op is ops.quantize for n in skipped.nodes) == 3
+    alone = calibration().quantize(Recipe(only=("y",)))
+    assert sum(n.op is ops.quantize for n in alone.nodes) == 1
+    assert "y" in names
+    with pytest.raises(UsageError, match="no layer 'nothing'"):
+        calibration().quantize(Recipe(skip=("nothing",)))
+
+
+def test_the_source_is_left_alone() -> None:
+    graph = calibration().graph
+    before = [id(n) for n in graph.nodes]
+    calibration().quantize(Recipe())
+    assert [id(n) for n in graph.nodes] == before
+
+
+def test_quantising_twice_is_refused() -> None:
+    with pytest.raises(UsageError, match="quantised already"):
+        quantize_model(quantize_model(net(), kind="dynamic"), kind="dynamic")
+
+
+@pytest.mark.parametrize(("fields", "said"), [
+    ({"kind": "magic"}, "unknown kind"), ({"ranges": "guess"}, "unknown calibration"), ({"bits": 5}, "5 bits"),
+    ({"bits": 4}, "4 bits for kind 'static'"), ({"colour": 1}, "unknown option 'colour'"), ({}, "calibration data"),
+    ({"kind": "weights", "block": 7}, "blocks of 7"), ({"smooth": 1.5}, "smooth=1.5"),
+])
+def test_wrong_recipes(fields: dict[str, Any], said: str) -> None:
+    with pytest.raises(UsageError, match=said):
+        quantize_model(net(), **fields)
+
+
+# --- rounding and ranges ----------------------------------------------------------------------------
+
+
+def layer_error(w: Array, q: Array, h: Array) -> float:
+    return float(np.einsum("ok,kl,ol->", w - q, h, w - q))
+
+
+@pytest.mark.parametrize("method", [gptq, up_or_down])
+def test_rounding_by_the_answers_beats_the_nearest_levels(method: Any) -> None:
+    x = RNG.standard_normal((400, 40)) @ RNG.standard_normal((40, 40))  # inputs that go together
+    h, w = x.T @ x / len(x), RNG.standard_normal((13, 40))
+    steps = block_steps(w, 16, 7)
+    levels = method(w, steps, h, 7)
+    assert np.array_equal(levels, np.rint(levels))
+    assert np.abs(levels).max() <= 7
+    nearest = np.clip(np.rint(w / steps), -7, 7) * steps
+    assert layer_error(w, levels * steps, h) < 0.7 * layer_error(w, nearest, h)
+
+
+def test_rounding_survives_dead_inputs() -> None:
+    h = np.zeros((5, 5))
+    w = RNG.standard_normal((3, 5))
+    for method in (gptq, up_or_down):
+        assert np.isfinite(method(w, block_steps(w, 0, 127), h, 127)).all()
+    factors, _ = activation_aware(w, h, 7, 0)
+    assert np.isfinite(factors).all()
+
+
+def test_ranges_cut_outliers() -> None:
+    x = np.concatenate([RNG.standard_normal(100_000), [50.0]])
+    histogram = Histogram.empty(float(x.min()), float(x.max()))
+    histogram.add(x)
+    widths = {m: choose(histogram, m) for m in ("minmax", "percentile", "entropy", "mse")}
+    assert widths["minmax"][1] == 50
+    assert widths["percentile"][1] < 6
+    assert widths["mse"][1] < 50
+    assert all(low <= 0 <= high for low, high in widths.values())
+
+
+@pytest.mark.parametrize("value", [0.0, 3.0, -2.0])
+def test_a_value_that_never_changes_has_a_range(value: float) -> None:
+    histogram = Histogram.empty(value, value)
+    histogram.add(np.full(10, value))
+    assert choose(histogram, "mse") == (min(value, 0.0), max(value, 0.0))
+
+
+def test_statistics_have_one_row_for_each_group() -> None:
+    calibration().quantize(Recipe())
+    stats = calibration().inputs((False, 0.0))
+    deep = next(s for s in stats.values() if s.gram.shape[0] == 8)
+    assert isinstance(deep, Inputs)
+    assert deep.gram.shape == (8, 9, 9)
+    assert deep.mean.shape == (8, 9)

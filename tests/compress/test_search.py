@@ -1,0 +1,147 @@
+"""`lepton compress`: within the budget or not at all, resumed where it was stopped, clear about bad input."""
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+
+import lepton
+from lepton.compress.metrics import Budget, metric_of
+from lepton.compress.page import html_page, markdown
+from lepton.compress.quantize import Recipe
+from lepton.compress.search import Point, Search, pareto
+from lepton.ir.diagnostics import UsageError
+from lepton.tool import main
+from tests.compress import digits
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The digits network, and the images it was not trained on."""
+    where = tmp_path_factory.mktemp("digits")
+    onnx.save(digits.model(16), where / "digits.onnx")
+    images, labels = digits.data()
+    np.savez(where / "data.npz", x=images[1200:1328], labels=labels[1200:1328])
+    return where
+
+
+def command(folder: Path, out: Path, *more: str, budget: str = "-2%") -> list[str]:
+    return ["compress", str(folder / "digits.onnx"), "--data", str(folder / "data.npz"), "--metric", "top1", "--budget",
+            budget, "-o", str(out), "--trials", "2", "-q", *more]
+
+
+@pytest.mark.slow
+def test_finds_certifies_and_writes(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out, other, page = tmp_path / "m.so", tmp_path / "m.onnx", tmp_path / "page.html"
+    assert main(command(folder, out, "--onnx", str(other), "--report", str(page), "--json")) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert report["score"]["held out"]["after"] >= report["score"]["held out"]["before"] - 0.02
+    assert report["weights"]["after"] < 0.5 * report["weights"]["before"]
+    assert report["layers"][0]["loss"] is not None
+    model = lepton.load(out)
+    assert json.loads(model.metadata["model"]["compression"])["recipe"] == report["recipe"]
+    images, labels = digits.data()
+    scores = [model(images[i:i + 16]) for i in range(1200, 1328, 16)]
+    assert (np.concatenate(scores).argmax(1) == labels[1200:1328]).mean() > 0.9
+    session = onnxruntime.InferenceSession(other)
+    np.testing.assert_allclose(session.run(None, {"x": images[:16]})[0], model(images[:16]), atol=0.15)
+    assert "<table>" in page.read_text()
+    assert not list(tmp_path.glob("*.study"))
+
+
+def test_an_impossible_budget_writes_nothing(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(command(folder, tmp_path / "m.so", "--trials", "1", budget=">=1.01")) == 1
+    assert "no point within the budget" in capsys.readouterr().err
+    assert [p.name for p in tmp_path.iterdir()] == ["m.study"]
+
+
+@pytest.mark.slow
+def test_goes_on_where_it_was_stopped(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Killed in the second trial; the next call makes one trial, not two, and no sensitivities."""
+    original, made = Search.point, list[Recipe]()
+
+    def point(self: Search, recipe: Recipe) -> Point:
+        made.append(recipe)
+        if len(made) == 2:
+            raise KeyboardInterrupt
+        return original(self, recipe)
+
+    monkeypatch.setattr(Search, "point", point)
+    assert main(command(folder, tmp_path / "m.so")) == 130
+    assert not (tmp_path / "m.so").exists()
+    monkeypatch.setattr("lepton.compress.search.damages", lambda *_: pytest.fail("measured again"))
+    assert main(command(folder, tmp_path / "m.so")) == 0
+    assert len(made) == 3
+    assert (tmp_path / "m.so").exists()
+
+
+def test_a_study_of_something_else_is_refused(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    study = tmp_path / "s.study"
+    study.write_text("not a study\n")
+    assert main(command(folder, tmp_path / "m.so", "--study", str(study))) == 2
+    assert "is no study" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("code", "said"), [
+    ("def metric(*_): raise RuntimeError('boom')", "fails: RuntimeError: boom"), ("x = 1", "no function metric"),
+    ("def metric(*_): return float('nan')", "gives NaN"), ("1/0", "cannot load the metric"),
+    ("def metric(*_): return 'good'", "fails: ValueError"),
+])
+def test_metrics_that_fail(code: str, said: str, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+                           ) -> None:
+    (tmp_path / "own.py").write_text(code)
+    words = command(folder, tmp_path / "m.so")
+    words[words.index("top1")] = str(tmp_path / "own.py")
+    assert main(words) == 2
+    assert said in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("budget", "baseline", "least"), [
+    ("-0.5%", 0.9, 0.895), ("0%", 0.9, 0.9), ("+1%", 0.9, 0.91), (">=0.98", 0.5, 0.98)])
+def test_budgets(budget: str, baseline: float, least: float) -> None:
+    assert Budget.of(budget).least(baseline) == pytest.approx(least)
+
+
+@pytest.mark.parametrize("budget", ["", "good", "%", "0.5", ">=", "-x%"])
+def test_unreadable_budgets(budget: str) -> None:
+    with pytest.raises(UsageError, match="cannot read the budget"):
+        Budget.of(budget)
+
+
+def test_metrics() -> None:
+    want: list[dict[str, Any]] = [{"y": np.array([[1.0, 0.0], [0.0, 1.0], [3.0, 1.0], [0.0, 2.0]])}]
+    got = [{"y": want[0]["y"][:, ::-1].copy()}]
+    one = [{"y": np.array([[1.0, 0.0], [0.0, 1.0], [3.0, 1.0], [2.0, 0.0]])}]
+    for name, best in (("top1", 1.0), ("f1", 1.0), ("cosine", 1.0), ("correlation", 1.0), ("psnr", 100.0)):
+        score = metric_of(name)
+        assert score(want, want, [None]) == pytest.approx(best)
+        assert score(want, want, [None]) > score(one, want, [None]) > score(got, want, [None])
+    assert metric_of("top1")(one, want, [None]) == 0.75
+    assert metric_of("f1")(one, want, [None]) == pytest.approx((0.8 + 2 / 3) / 2)
+    assert metric_of("top1")(one, want, [np.array([0, 1, 0, 0])]) == 1.0
+    with pytest.raises(UsageError, match="3 labels for 4 answers"):
+        metric_of("top1")(one, want, [np.zeros(3)])
+
+
+def test_pareto_keeps_what_nothing_beats() -> None:
+    def point(score: float, speed: float, shrink: float) -> Point:
+        return Point(Recipe(), score, 1.0, 1, speed, shrink)
+
+    best = [point(0.8, 3, 3), point(0.9, 2, 2), point(1.0, 1, 1)]
+    assert pareto([*best, point(0.8, 2, 2), point(0.7, 3, 1)]) == best
+
+
+def test_pages_escape_names() -> None:
+    row = {"layer": "<b>", "noise": 0.1, "loss": None, "kept in f32": False}
+    score = {"before": 1.0, "after": 1.0, "runs": 1}
+    report = {"metric": "top1", "budget": "-1%", "objective": "size", "score": {"search": score, "held out": score},
+              "milliseconds": {"before": 2.0, "after": 1.0}, "weights": {"before": 4, "after": 1}, "trials": 1,
+              "recipe": {"kind": "static", "skip": []}, "refused": [], "layers": [row], "pareto": []}
+    assert "<b>" not in html_page(report)
+    assert "&lt;b&gt;" in html_page(report)
+    assert "| 2 | 1 | 2.00× |" in markdown(report)
