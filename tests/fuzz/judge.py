@@ -80,8 +80,12 @@ class Noise:
             out = [self._round(r, operands if name == "batch_norm" else ()) for r in out]
         if name in ROWS:
             out = [self._spoil(r, old, ROWS[name](attrs)) for r, old in zip(out, results, strict=True)]
-        return [np.where(self._unsettled(node, operands, attrs), np.asarray(np.nan if self.odd else 0, r.dtype), r)
-                if DType.of(r).is_float else r for r in out]
+        return [np.where(self._unsettled(node, operands, attrs), self._anything(r), r) if DType.of(r).is_float else r
+                for r in out]
+
+    def _anything(self, x: Array) -> Array:
+        """NaN in every other sample, else any numbers: what follows may hang on their order."""
+        return np.asarray(self.rng.standard_normal(x.shape) if not self.odd else np.full(x.shape, np.nan)).astype(x.dtype)
 
     def _shift(self, result: Array, x: Array, ulps: float) -> Array:
         """Off by units of the operand, and of 1 near it."""
