@@ -1,6 +1,7 @@
 # What a newcomer types. Needs Python 3.11 or later, a C compiler, make, and a package index that pip reaches.
 #
 #   make demo        the main job on real input: compile a model, identify this repository's files with it
+#   make demo-cuda   the same on an NVIDIA GPU; where there is none, on the tests' simulator, and slowly
 #   make test        everything that must hold: lint, types, the C runtime under sanitizers, pytest
 #   make test-all    that, and what takes long: the big networks, the whole conformance suite's record
 #   make lint        ruff and mypy
@@ -8,6 +9,7 @@
 #   make conformance ONNX's own backend tests, all of them, with a report per tier
 #   make conformance-modes  the same in other modes: levels, targets, threads, open sizes, constant inputs, artifacts
 #   make budgets     compile time, memory, artifact size and first answer against their budgets
+#   make cost        memory, shared memory, first answer, evenness and scaling of a compiled model
 #   make bench       Lepton next to ONNX Runtime and OpenVINO
 #
 # PYTHON, VENV and MODELS say which interpreter is used and where things are put, JOBS how many tests run at a time.
@@ -25,7 +27,7 @@ bin := $(VENV)/bin
 run := LEPTON_MODELS=$(MODELS) $(bin)/python
 runtime := $(wildcard runtime_c/src/* runtime_c/include/*)
 
-.PHONY: setup demo test test-all lint runtime-test errors budgets conformance conformance-modes bench bench-setup clean
+.PHONY: setup demo demo-cuda test test-all lint runtime-test errors budgets conformance conformance-modes bench bench-setup clean
 
 setup: $(VENV)/.done $(MODELS)/.done
 
@@ -42,6 +44,11 @@ $(MODELS)/.done: tests/models/fetch_models.py | $(VENV)/.done
 
 demo: setup
 	@$(run) -m benchmarks.demo
+
+demo-cuda: setup
+	@if $(run) -c 'from benchmarks.cuda.demo import has_gpu; raise SystemExit(not has_gpu())'; then \
+		$(bin)/python -m pip install --quiet --disable-pip-version-check --editable '.[cuda]'; fi
+	@$(run) -m benchmarks.cuda.demo
 
 lint: $(VENV)/.done
 	$(bin)/ruff check .
@@ -64,6 +71,9 @@ errors: setup
 
 budgets: setup
 	@$(run) -m benchmarks.budgets
+
+cost: $(VENV)/.done bench-setup
+	$(bin)/python -m benchmarks.costs $(BENCH_MODELS:%=$(BENCH)/models/%.onnx)
 
 conformance-modes: $(VENV)/.done
 	@$(run) -m tests.conformance.run_modes

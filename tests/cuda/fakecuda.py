@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import ctypes
+import gc
 import hashlib
 import os
 import re
@@ -140,15 +141,12 @@ def fake_driver() -> Fake:
 
 
 @contextmanager
-def installed(fake_nvrtc: bool = True) -> Iterator[Fake]:
+def installed() -> Iterator[Fake]:
     """Models that are compiled and loaded inside find the fake driver."""
     fake = fake_driver()
     fake.set()
     variables = {"LEPTON_LIBCUDA": str(fake.path), "LEPTON_FAKECUDA": str(images())}
-    with mock.patch.dict(os.environ, variables):
-        if not fake_nvrtc:
-            yield fake
-            return
-        with mock.patch.object(nvrtc, "nvrtc", FakeNvrtc):
-            yield fake
+    with mock.patch.dict(os.environ, variables), mock.patch.object(nvrtc, "nvrtc", FakeNvrtc):
+        yield fake
     fake.set()
+    gc.collect()  # models that are no longer used: their memory is the driver's

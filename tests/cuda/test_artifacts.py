@@ -14,6 +14,9 @@ from onnx import TensorProto, helper, numpy_helper
 
 import lepton
 from lepton.artifact import Model
+from lepton.codegen.cuda import nvrtc
+from lepton.codegen.cuda.nvrtc import nvrtc as real_nvrtc
+from lepton.ir.diagnostics import LeptonError, UsageError
 from tests.cuda.fakecuda import Fake, installed
 from tests.cuda.simulated import COMPILER
 
@@ -145,3 +148,22 @@ def test_models_agree_with_onnxruntime(make: Callable[[], tuple[onnx.ModelProto,
             assert got.dtype == want.dtype
             np.testing.assert_allclose(got, want, rtol=2e-5, atol=2e-6)
     assert fake.counts().launches > 0
+
+
+def test_nvrtc_makes_the_images(fake: Fake, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The real compiler's: cubins, PTX that older drivers read, what ptxas says. They are no images of the fake's."""
+    try:
+        real_nvrtc()
+    except UsageError:
+        pytest.skip("NVRTC is not installed: pip install 'lepton-compiler[cuda]'")
+    monkeypatch.setattr(nvrtc, "nvrtc", real_nvrtc)
+    report = lepton.compile_to(mlp()[0].SerializeToString(), tmp_path / "m.so", target="cuda-sm80,cuda-sm90")
+    images = [report.targets[t]["cuda"]["images"] for t in ("cuda-sm90", "cuda-sm80")]
+    assert [(i["arch"], i["kind"]) for row in images for i in row] == [
+        (90, "cubin, this one alone"), (80, "cubin"), (80, "PTX")]
+    kernels = report.targets["cuda-sm80"]["cuda"]["kernels"]
+    assert all(0 < k["registers"] <= 255 and k["spills"] == 0 for k in kernels)
+    data = (tmp_path / "m.so").read_bytes()
+    assert b"\n.version 8.0\n.target sm_80\n" in data
+    with pytest.raises(LeptonError, match=r"\(Fake GPU\) cannot load the model's code: CUDA_ERROR_INVALID_IMAGE: "):
+        lepton.load(tmp_path / "m.so").session()
