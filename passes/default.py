@@ -8,6 +8,7 @@ from lepton.passes.attention import Attention
 from lepton.passes.base import Math, Pass
 from lepton.passes.canonicalise import Canonicalise
 from lepton.passes.cse import CSE
+from lepton.passes.device_halves import DeviceHalves
 from lepton.passes.fold import Fold
 from lepton.passes.fold_batchnorm import FoldBatchnorm
 from lepton.passes.fuse import Fuse
@@ -34,13 +35,16 @@ def pipeline_for(target_family: str, level: int, math: str, precision: Precision
     if level == 0:
         return [FoldBatchnorm("strict")]
     clean: list[Pass] = [Canonicalise(policy), Fold(), CSE()]
+    device = target_family == "cuda"    # whose products read halves
+    widen: list[Pass] = [] if device else [WidenHalves(policy)]
     if level == 1:
-        return [IntegerRegions(policy), WidenHalves(policy), Fold(), *clean, FoldBatchnorm(policy), *clean,
+        return [IntegerRegions(policy), *widen, Fold(), *clean, FoldBatchnorm(policy), *clean,
                 Halves(precision), CSE(), Halves(), ToLevels(policy), Fuse()]
     return [
-        IntegerRegions(policy), WidenHalves(policy), Fold(), *clean, FoldBatchnorm(policy), *clean,
+        IntegerRegions(policy), *widen, Fold(), *clean, FoldBatchnorm(policy), *clean,
         Layout(), *clean,
-        Norms(policy), Attention(policy), Matmuls(policy), Tables(), Halves(precision), *clean,
+        Norms(policy), Attention(policy), *([DeviceHalves(policy)] if device else []), Matmuls(policy), Tables(),
+        Halves(precision), *clean,
         *([MergeMatmuls()] if level >= 3 else []),
         Halves(), ToLevels(policy), Fuse(),
     ]
