@@ -85,7 +85,8 @@ class Noise:
 
     def _anything(self, x: Array) -> Array:
         """NaN in every other sample, else any numbers: what follows may hang on their order."""
-        return np.asarray(self.rng.standard_normal(x.shape) if not self.odd else np.full(x.shape, np.nan)).astype(x.dtype)
+        numbers = np.full(x.shape, np.nan) if self.odd else np.asarray(self.rng.standard_normal(x.shape))
+        return numbers.astype(x.dtype)
 
     def _shift(self, result: Array, x: Array, ulps: float) -> Array:
         """Off by units of the operand, and of 1 near it."""
