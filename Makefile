@@ -27,7 +27,7 @@ bin := $(VENV)/bin
 run := LEPTON_MODELS=$(MODELS) $(bin)/python
 runtime := $(wildcard runtime_c/src/* runtime_c/include/*)
 
-.PHONY: setup demo demo-cuda test test-all lint runtime-test errors budgets conformance conformance-modes bench bench-setup clean
+.PHONY: setup demo demo-cuda test test-all lint runtime-test errors budgets cost conformance conformance-modes bench bench-setup clean
 
 setup: $(VENV)/.done $(MODELS)/.done
 

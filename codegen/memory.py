@@ -41,7 +41,7 @@ def plan_static(sizes: Sequence[int], lifetimes: Sequence[Lifetime]) -> tuple[li
 def plan_tight(sizes: Sequence[int], lifetimes: Sequence[Lifetime]) -> tuple[list[int], int]:
     """`plan_static`, or a smaller plan where it leaves a gap: what sticks out is placed earlier, some times over.
 
-    For sizes that are known when compiling; a session does not spend the time. Raises ValueError as plan_static does."""
+    For sizes that are known when compiling; a session does not spend the time. Raises ValueError like plan_static."""
     best = plan_static(sizes, lifetimes)
     rounded = [align(size, ALIGNMENT) for size in sizes]
     least = lower_bound(rounded, lifetimes)
