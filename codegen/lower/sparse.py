@@ -1,7 +1,8 @@
 """Whether weights with many zeros run faster by their pattern, and the kernel that does so.
 
 What counts is a whole row of a panel: one input times a vector's worth of filters. Blocks of 16 outputs by one input
-(of AVX-512's lanes; 8 on AVX2) leave such rows empty; zeros that are scattered do so rarely. What is not multiplied
+(of AVX-512's lanes; 8 on AVX2) leave such rows empty. Zeros that are scattered do so rarely; products then have lists
+(scattered.py). What is not multiplied
 cannot make an infinity a NaN: strict math keeps to the dense kernels.
 """
 from __future__ import annotations
@@ -25,6 +26,7 @@ from lepton.codegen.lower.conv import (
 )
 from lepton.codegen.lower.matmul import UNKNOWN_ROWS, Problem, grain_of
 from lepton.codegen.lower.matmul import tile_of as product_tile
+from lepton.codegen.lower.scattered import scattered_kernel, tiling
 from lepton.codegen.target import Target
 from lepton.codegen.templates.convolution import Window
 from lepton.codegen.templates.fused import Bindings, Fused, outer
@@ -58,24 +60,22 @@ def sparse_conv(group: Group, options: LowerOptions, fused: Fused, shape: Shape,
         return None
     shape = shape.thinned()
     if shape.pointwise:
-        problem = pixels(shape)
-        shape = of_problem(problem, shape.dtype) or shape
-        dense = product_cost(options.target, problem, shape.dtype) * _known(shape.out[1])
-    else:
-        dense = direct_cost(options, shape)
-    return sparse_kernel(group, options, fused, shape, x, dense)
+        return sparse_matmul(group, options, fused, pixels(shape), x)
+    return sparse_kernel(group, options, fused, shape, x, GAIN * direct_cost(options, shape))
 
 
 def sparse_matmul(group: Group, options: LowerOptions, fused: Fused, problem: Problem, x: Value) -> Kernel | None:
-    """The kernel of a product with a constant matrix, or None."""
-    dtype = x.tensor.dtype
-    if options.math == "strict" or problem.weights is None or problem.a[-1] != 1 or not has_zeros(problem.weights):
+    """The kernel of a product with a constant matrix, by panels or by lists; None where the dense one is faster."""
+    dtype, weights = x.tensor.dtype, problem.weights
+    if options.math == "strict" or weights is None or problem.a[-1] != 1 or not has_zeros(weights):
         return None
-    shape = of_problem(problem, dtype)
-    if shape is None:
-        return None
-    dense = product_cost(options.target, problem, dtype) * _known(shape.out[1])
-    return sparse_kernel(group, options, fused, shape, x, dense)
+    lists = tiling(options.target, problem, weights, dtype)
+    limit = GAIN * product_cost(options.target, problem, dtype)
+    if (shape := of_problem(problem, dtype)) is not None:
+        rival = min(limit, lists.cost) * _known(shape.out[1])
+        if (kernel := sparse_kernel(group, options, fused, shape, x, rival)) is not None:
+            return kernel
+    return scattered_kernel(group, options, fused, problem, x, lists) if lists.cost <= limit else None
 
 
 def has_zeros(weights: Array) -> bool:
@@ -171,10 +171,11 @@ def turn(pixels: int, vectors: int, once: int) -> float:
 
 
 def sparse_kernel(group: Group, options: LowerOptions, fused: Fused, shape: Shape, x: Value,
-                  dense: float) -> Kernel | None:
+                  limit: float) -> Kernel | None:
+    """The kernel that skips empty rows of panels; None if it takes more than so many cycles."""
     target, matrix = options.target, matrix_of(shape)
     choice = choose(target, shape, matrix)
-    if choice is None or choice.cost > GAIN * dense:
+    if choice is None or choice.cost > limit:
         return None
     high, wide, vectors = choice.tile
     block = block_of(target, shape, high, wide)

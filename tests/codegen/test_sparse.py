@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 import lepton.codegen.lower.conv
+import lepton.codegen.lower.sparse
 from lepton.codegen.group import LowerOptions
 from lepton.codegen.kernel import Kernel
 from lepton.codegen.llvm.builder import Module
@@ -14,6 +15,7 @@ from lepton.codegen.llvm.machine import calls, compile_module, count_spills
 from lepton.codegen.target import TARGETS
 from lepton.codegen.templates.epilogue import Operand, plain
 from lepton.codegen.templates.microkernel import Micro
+from lepton.codegen.templates.scattered import Scattered
 from lepton.codegen.templates.sparse import SparseConvolution, SparseMicro, pack_sparse
 from lepton.codegen.templates.tiles import most_rows
 from lepton.ir import ops
@@ -57,8 +59,9 @@ def kernel_of(node: Node, target: str, **options: Any) -> Kernel:
     return lower(node, LowerOptions(TARGETS[target], **options), {}, {})
 
 
-def check(node: Node, x: Value, target: str, env: dict[str, int] | None = None, **given: Any) -> None:
-    assert isinstance(kernel_of(node, target).body, SparseConvolution)
+def check(node: Node, x: Value, target: str, env: dict[str, int] | None = None, kind: type = SparseConvolution,
+          **given: Any) -> None:
+    assert isinstance(kernel_of(node, target).body, kind)
     shape = tuple(d if isinstance(d, int) else (env or {})[str(d)] for d in x.tensor.shape)
     data = rng.standard_normal(shape).astype(x.tensor.dtype.numpy)
     (got,) = run_node(node, {x: data}, target, env=env, **given)
@@ -114,11 +117,11 @@ def test_the_dense_kernel_where_it_is_faster() -> None:
     """Few zeros, scattered zeros, strict math, zeros that Winograd's form beats."""
     half, _ = matmul((64,), 128, 128, 0.9)
     x = Value(TensorType(DType.F32, (64, 128)))
-    scattered = rng.standard_normal((128, 128)) * (rng.random((128, 128)) < 0.3)
+    scattered = rng.standard_normal((128, 128)) * (rng.random((128, 128)) < 0.6)
     spread = ops.matmul.node(x, ops.constant(value=Tensor.of(scattered.astype(np.float32))))
     tripled, _ = conv((1, 56, 56, 64), 64, (3, 3), 0.4, pad=1)
     for node in (half, spread, tripled):
-        assert not isinstance(kernel_of(node, "x86-avx512").body, SparseConvolution)
+        assert not isinstance(kernel_of(node, "x86-avx512").body, (SparseConvolution, Scattered))
     sparse, _ = matmul((64,), 128, 128)
     assert isinstance(kernel_of(sparse, "x86-avx512").body, SparseConvolution)
     assert not isinstance(kernel_of(sparse, "x86-avx512", math="strict").body, SparseConvolution)
@@ -139,6 +142,65 @@ def test_no_spills_and_no_calls(target: str, vectors: int) -> None:
     text = compile_module(str(module).replace("define internal", "define"), machine, asm=True)
     assert count_spills(text)[micro.name] == 0
     assert calls(text)[micro.name] == []
+
+
+def spread_out(rows: tuple[Dim, ...], inputs: int, outputs: int, density: float = 0.06,
+               dtype: DType = DType.F32) -> tuple[Node, Value]:
+    """A product whose weights lie anywhere; some columns have none."""
+    x = Value(TensorType(dtype, (*rows, inputs)))
+    w = rng.standard_normal((inputs, outputs)) * (rng.random((inputs, outputs)) < density)
+    w[:, 3] = 0
+    return ops.matmul.node(x, ops.constant(value=Tensor.of(w.astype(dtype.numpy)))), x
+
+
+@pytest.fixture
+def lists_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever it costs: these tests are about answers."""
+    monkeypatch.setattr(lepton.codegen.lower.sparse, "sparse_kernel", lambda *_: None)
+    monkeypatch.setattr(lepton.codegen.lower.sparse, "GAIN", 100.0)
+
+
+@pytest.mark.usefixtures("lists_only")
+@pytest.mark.parametrize("target", HERE)
+@pytest.mark.parametrize(("rows", "n", "dtype"), [
+    ((200,), 70, DType.F32), ((3, 65), 64, DType.F32), ((2, 2, 2, 33), 128, DType.F32), ((129,), 66, DType.F64),
+])
+def test_scattered_products(target: str, rows: tuple[int, ...], n: int, dtype: DType) -> None:
+    check(*spread_out(rows, 96, n, dtype=dtype), target, kind=Scattered)
+
+
+@pytest.mark.usefixtures("lists_only")
+@pytest.mark.parametrize("target", HERE)
+@pytest.mark.parametrize("n", [0, 1, 31, 300])
+def test_scattered_products_of_rows_known_when_the_model_runs(target: str, n: int) -> None:
+    node, x = spread_out((sym("N"),), 128, 64)
+    check(node, x, target, {"N": n}, kind=Scattered)
+
+
+@pytest.mark.usefixtures("lists_only")
+@pytest.mark.parametrize("target", HERE)
+def test_scattered_pointwise_convolutions(target: str) -> None:
+    """With a bias, a stride, and an operand inside a larger one."""
+    x = Value(TensorType(DType.F32, (2, 16, 12, 64)))
+    w = rng.standard_normal((72, 64, 1, 1)) * (rng.random((72, 64, 1, 1)) < 0.06)
+    b = ops.constant(value=Tensor.of(rng.standard_normal(72).astype(np.float32)))
+    for stride in (1, 2):
+        node = ops.conv.node(x, ops.constant(value=Tensor.of(w.astype(np.float32))), b, strides=(stride,) * 2,
+                             pads_begin=(0, 0), pads_end=(0, 0), dilations=(1, 1), layout="nhwc")
+        check(node, x, target, kind=Scattered)
+    check(node, x, target, kind=Scattered, layouts={x: inside((2, 16, 12, 64), (3, 17, 14, 80), (1, 0, 2, 8))})
+
+
+@pytest.mark.usefixtures("lists_only")
+@pytest.mark.parametrize("target", HERE)
+def test_infinities_reach_only_what_reads_them(target: str) -> None:
+    """Lists are filled up by zeros of their own, not by elements of A."""
+    node, x = spread_out((200,), 96, 64)
+    weights = node.inputs[1].producer.attrs["value"].array  # type: ignore[union-attr]
+    data = rng.standard_normal((200, 96)).astype(np.float32)
+    data[:, 0] = np.inf
+    (got,) = run_node(node, {x: data}, target)
+    np.testing.assert_array_equal(np.isfinite(got).all(axis=0), weights[0] == 0)
 
 
 def test_packing() -> None:
