@@ -9,8 +9,8 @@ from lepton.ir.core import Graph, Value
 from lepton.ir.evaluate import evaluate
 from lepton.ir.tensor import Tensor
 from lepton.ir.types import DType, TensorType
-from lepton.passes.base import Pipeline
 from lepton.passes.default import pipeline_for
+from lepton.passes.pipeline import Pipeline
 
 rng = np.random.default_rng(2)
 
@@ -39,4 +39,5 @@ def test_products_and_attention_of_halves(dtype: DType) -> None:
 def test_processors_widen_them() -> None:
     graph = attention(DType.F16)
     Pipeline(pipeline_for("x86", 2, "default")).run(graph)
-    assert DType.F32 in {n.results[0].tensor.dtype for n in graph.nodes if n.op is ops.matmul}
+    inside = [n for node in graph.nodes for n in (node, *(m for r in node.regions for m in r.nodes))]
+    assert {n.results[0].tensor.dtype for n in inside if n.op in (ops.matmul, ops.attention)} == {DType.F32}
