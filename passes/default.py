@@ -9,6 +9,7 @@ from lepton.passes.base import Math, Pass
 from lepton.passes.canonicalise import Canonicalise
 from lepton.passes.cse import CSE
 from lepton.passes.device_halves import DeviceHalves
+from lepton.passes.flush_denormals import FlushDenormals
 from lepton.passes.fold import Fold
 from lepton.passes.fold_batchnorm import FoldBatchnorm
 from lepton.passes.fuse import Fuse
@@ -44,7 +45,7 @@ def pipeline_for(target_family: str, level: int, math: str, precision: Precision
         IntegerRegions(policy), *widen, Fold(), *clean, FoldBatchnorm(policy), *clean,
         Layout(), *clean,
         Norms(policy), Attention(policy), *([DeviceHalves(policy)] if device else []), Matmuls(policy), Tables(),
-        Halves(precision), *clean,
+        FlushDenormals(policy), Halves(precision), *clean,
         *([MergeMatmuls()] if level >= 3 else []),
         Halves(), ToLevels(policy), Fuse(),
     ]
