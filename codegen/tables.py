@@ -296,7 +296,10 @@ def _spelled(data: bytes) -> str:
 
 
 class _Sizes:
-    """Spells dimension expressions as i64 arithmetic, each sub-expression once."""
+    """Spells dimension expressions as i64 arithmetic, each sub-expression once.
+
+    Products and sums saturate: a size beyond 64 bits is refused like any other that is too large, where a wrapped one
+    would look small."""
 
     def __init__(self, fn: Function, slots: dict[str, int]) -> None:
         self.fn, self.slots = fn, slots
@@ -311,10 +314,21 @@ class _Sizes:
                 term: Int = coefficient
                 for atom, power in monomial:
                     for _ in range(power):
-                        term = self.fn.mul(term, self._atom(atom))
-                total = self.fn.add(total, term)
+                        term = self._times(term, self._atom(atom))
+                total = self._plus(total, term)
             self.known[dim] = total
         return self.known[dim]
+
+    def _times(self, a: Int, b: Int) -> Int:
+        if isinstance(a, int) and (a in (0, 1) or isinstance(b, int)):
+            return a * b if isinstance(b, int) else self.fn.mul(a, b)
+        return self.fn.call("i64", "llvm.smul.fix.sat.i64", [self.fn.i64(a), self.fn.i64(b), Val("i32", "0")],
+                            immediates=(2,))
+
+    def _plus(self, a: Int, b: Int) -> Int:
+        if isinstance(a, int) and (a == 0 or isinstance(b, int)):
+            return self.fn.add(a, b)
+        return self.fn.call("i64", "llvm.sadd.sat.i64", [self.fn.i64(a), self.fn.i64(b)])
 
     def _atom(self, atom: Symbol | Apply) -> Int:
         if atom not in self.known:

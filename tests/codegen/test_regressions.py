@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import numpy as np
+import onnx.parser
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
@@ -22,3 +23,16 @@ def test_products_read_their_operand_wherever_it_lies(target: str, start: int) -
     model = lepton.compile(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=10),
                            target=target)
     np.testing.assert_allclose(model.run({"b": b})["y"], a @ b, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(("text", "feeds"), [
+    ("int64[2] n) => (float[K, L] y) { y = ConstantOfShape(n) }", {"n": (2**32, 2**32)}),
+    ("float[M] x, int64[2] n) => (float[K, L] y) { y = Expand(x, n) }", {"x": (1.0,), "n": (2**33, 2**33)}),
+    ("float[M, P] x, int64[2] n) => (float[K, L] y) { y = Tile(x, n) }", {"x": ((1.0,),), "n": (2**31, 2**33)}),
+])
+def test_sizes_beyond_64_bits_do_not_wrap(text: str, feeds: dict[str, object]) -> None:
+    """The product of sizes that are fine by themselves once came out as 0 bytes, and the kernel wrote behind them."""
+    model = lepton.compile(onnx.parser.parse_model(f'<ir_version: 10, opset_import: ["" : 20]> g ({text}'))
+    kinds = {"x": np.float32, "n": np.int64}
+    with pytest.raises(lepton.LeptonError, match="9223372036854775807 bytes"):
+        model.run({name: np.array(value, kinds[name]) for name, value in feeds.items()})
