@@ -30,6 +30,8 @@ _HOMES = {
 
 
 def __getattr__(name: str) -> Any:
+    if name == "compress":
+        return import_module("lepton.compress")
     if name not in _HOMES:
         raise AttributeError(f"module 'lepton' has no attribute {name!r}")
     found = globals()[name] = getattr(import_module(_HOMES[name]), name)

@@ -14,7 +14,7 @@ from lepton.ir.diagnostics import Exit, UsageError
 from lepton.terminal import Progress, count, parse_dims
 
 if TYPE_CHECKING:
-    from lepton.compress.search import Result
+    from lepton.compress.searching import Result
 
 EXAMPLES = """\
   lepton compress model.onnx --data samples.npz --metric top1 --budget -0.5% -o model.so
@@ -60,7 +60,7 @@ def add(commands: Any) -> None:
 def execute(args: argparse.Namespace) -> Exit:
     """Search, certify, write. Raises LeptonError; BudgetError (exit 1) where nothing is within the budget."""
     from lepton.compress.metrics import Budget, metric_of
-    from lepton.compress.search import Plan, Search
+    from lepton.compress.searching import Plan, Search
 
     for out in filter(None, (args.output, args.onnx, args.report)):
         _check_folder(Path(out))

@@ -6,9 +6,10 @@
 from lepton.compress.factorize import factorize
 from lepton.compress.prune import masks, prune_model, remask, save_masks
 from lepton.compress.quantize import Calibration, Recipe, quantize_model
+from lepton.compress.searching import Plan, search
 from lepton.compress.share import share_weights
 
 __all__ = [
-    "Calibration", "Recipe", "factorize", "masks", "prune_model", "quantize_model", "remask", "save_masks",
-    "share_weights",
+    "Calibration", "Plan", "Recipe", "factorize", "masks", "prune_model", "quantize_model", "remask", "save_masks",
+    "search", "share_weights",
 ]

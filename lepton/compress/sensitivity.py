@@ -15,7 +15,7 @@ from lepton.passes.compress.layers import Layer, layers
 from lepton.passes.compress.quantize_static import MOST
 
 if TYPE_CHECKING:
-    from lepton.compress.search import Search
+    from lepton.compress.searching import Search
 
 PLAIN = Recipe()
 

@@ -13,7 +13,7 @@ from lepton.compress.sensitivity import Damage
 from lepton.ir.diagnostics import LeptonError, UsageError
 
 if TYPE_CHECKING:
-    from lepton.compress.search import Plan, Point, Search
+    from lepton.compress.searching import Plan, Point, Search
 
 KINDS = ["static", "dynamic"]
 OUTSIDE = 10.0   # added to the value of a point outside the budget
@@ -111,7 +111,7 @@ def _sampler(plan: Plan) -> Any:
 
 
 def _point(text: str) -> Point:
-    from lepton.compress.search import Point
+    from lepton.compress.searching import Point
 
     fields = json.loads(text)
     try:

@@ -14,7 +14,7 @@ import lepton
 from lepton.compress.metrics import Budget, metric_of
 from lepton.compress.page import html_page, markdown
 from lepton.compress.quantize import Recipe
-from lepton.compress.search import Point, Search, pareto
+from lepton.compress.searching import Point, Search, pareto
 from lepton.ir.diagnostics import UsageError
 from lepton.tool import main
 from tests.compress import digits
@@ -74,7 +74,7 @@ def test_goes_on_where_it_was_stopped(folder: Path, tmp_path: Path, monkeypatch:
     monkeypatch.setattr(Search, "point", point)
     assert main(command(folder, tmp_path / "m.so")) == 130
     assert not (tmp_path / "m.so").exists()
-    monkeypatch.setattr("lepton.compress.search.damages", lambda *_: pytest.fail("measured again"))
+    monkeypatch.setattr("lepton.compress.searching.damages", lambda *_: pytest.fail("measured again"))
     assert main(command(folder, tmp_path / "m.so")) == 0
     assert len(made) == 3
     assert (tmp_path / "m.so").exists()
