@@ -187,7 +187,8 @@ class Search:
         sensitivity = study.remembered("sensitivity", lambda: [asdict(d) for d in damages(self, self.left() / 4)])
         ranked = [Damage(**d) for d in sensitivity]
         study.run(ranked, least)
-        inside = sorted((p for p in study.points if p.score >= least), key=lambda p: p.value(self.plan.objective))
+        better = [p for p in study.points if p.value(self.plan.objective) < 1]  # else the model itself is the best
+        inside = sorted((p for p in better if p.score >= least), key=lambda p: p.value(self.plan.objective))
         tried: list[dict[str, Any]] = []
         unseen = self.score(self.float_model, self.unseen)
         for point in inside:
@@ -199,11 +200,16 @@ class Search:
                 report = self.report(point, score, unseen, ranked, study.points, tried[:-1])
                 graph.metadata["compression"] = json.dumps(report, sort_keys=True)
                 return Result(graph, point, report)
-        best = max((p.score for p in study.points), default=math.nan)
-        raise BudgetError(f"no point within the budget {self.plan.budget.text}: {self.metric.name} is "
-                          f"{self.baseline:.6g} uncompressed, must be {least:.6g}, the best of {len(study.points)} "
-                          f"points has {best:.6g}" + (f"; {len(tried)} were within it only on the data of the search"
-                                                      if tried else ""), help="a wider --budget, or more --trials")
+        raise self.missed(study.points, len(better), len(tried), least)
+
+    def missed(self, points: Sequence[Point], better: int, tried: int, least: float) -> BudgetError:
+        """What to say where no point is left."""
+        best = max((p.score for p in points), default=math.nan)
+        more = f"; {tried} were within it only on the data of the search" if tried else ""
+        return BudgetError(
+            f"no point within the budget {self.plan.budget.text}: {self.metric.name} is {self.baseline:.6g} "
+            f"uncompressed, must be {least:.6g}, the best of {len(points)} points has {best:.6g}; {better} "
+            f"of them gain in {self.plan.objective}{more}", help="a wider --budget, or more --trials")
 
     def report(self, best: Point, certified: float, unseen: float, ranked: Sequence[Damage], points: Sequence[Point],
                refused: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

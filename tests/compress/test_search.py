@@ -32,7 +32,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def command(folder: Path, out: Path, *more: str, budget: str = "-2%") -> list[str]:
     return ["compress", str(folder / "digits.onnx"), "--data", str(folder / "data.npz"), "--metric", "top1", "--budget",
-            budget, "-o", str(out), "--trials", "2", "-q", *more]
+            budget, "-o", str(out), "--trials", "2", "--objective", "size", "-q", *more]
 
 
 @pytest.mark.slow
