@@ -27,7 +27,8 @@ TIMES = """\
 
 ## {title}
 
-{cpu}, {date}. Versions: {versions}. `python -m benchmarks.peers.bench --precision {precision} --threads {threads} \
+{cpu}, {date}, load average {load:.1f}. Versions: {versions}.
+`python -m benchmarks.peers.bench --precision {precision} --threads {threads} \
 --batch {batch} --rounds {rounds}`, compiled with `-O3`. Milliseconds: {clock}.
 `error` is the relative difference (L2) from ONNX Runtime's answer.
 
@@ -44,11 +45,16 @@ def times(record: Mapping[str, Any]) -> tuple[list[str], dict[str, float]]:
     engines = [e for e in NAMES if e in settings["engines"]]
     alone = settings["threads"] == 1
     title = f"{settings['precision']}, batch {settings['batch']}, {settings['threads']} thread{'' if alone else 's'}"
-    found = {model: _best(rows, "cpu_median_ms" if alone else "median_ms") for model, rows in record["results"].items()}
+    key = "cpu_median_ms" if alone else "median_ms"
+    found = {model: _best(rows, key) for model, rows in record["results"].items()}
     lines = TIMES.format(
-        title=title, cpu=record["cpu"], date=record["date"], versions=_versions(record["results"].values()),
-        clock=CLOCKS[alone], engines=" | ".join(NAMES[e] for e in engines), rules="--:|" * len(engines),
+        title=title, cpu=record["cpu"], load=record["load"], date=record["date"], clock=CLOCKS[alone],
+        versions=_versions(record["results"].values()),
+        engines=" | ".join(NAMES[e] for e in engines), rules="--:|" * len(engines),
         **{key: settings[key] for key in ("precision", "threads", "batch", "rounds")}).splitlines()
+    if not alone and record["load"] > settings["threads"]:
+        lines[-3:-3] = ["Other programs wanted the same cores: threads that wait for each other lose most by that, "
+                        "and the ratios say little about a quiet machine."]
     ratios = {}
     for model, row in found.items():
         peers = [row[e][0] for e in engines if e != "lepton" and e in row]

@@ -22,7 +22,7 @@ def row(engine: str, ms: float, cpu: float, problem: str = "") -> dict[str, Any]
 
 
 def run(threads: int, **models: list[dict[str, Any]]) -> dict[str, Any]:
-    return {"date": "2026-01-01", "cpu": "a CPU", "results": models,
+    return {"date": "2026-01-01", "cpu": "a CPU", "load": 0.2, "results": models,
             "settings": {"engines": ["ov", "ort", "lepton"], "precision": "fp32", "threads": threads, "batch": 1,
                          "rounds": 2}}
 
