@@ -60,13 +60,13 @@ def attention(kind: str | None, dtype: DType, depth: int, block: int = 64) -> De
 COPY = "LDGSTS.E.BYPASS.128"
 # name -> (body, most registers of a thread, instructions that must occur)
 KERNELS: dict[str, tuple[DeviceBody, int, Sequence[str]]] = {
-    "plain": (product(PLAIN_TILES[0], F32, k_first=True), 128, ("FFMA", "LDS.128", "LDG.E.128")),
+    "plain": (product(PLAIN_TILES[0], F32, k_first=True), 128, ("FFMA", "LDS.128", "LDG.E.128", "STG.E.128")),
     "plain_conv": (convolution(PLAIN_TILES[0], F32), 128, ("FFMA", "LDG.E.128")),
     "plain_middle": (product(PLAIN_TILES[1], F32), 80, ("FFMA",)),
     "plain_slices": (product(PlainTile(1, 1, 8, 8, 16, 4), F32), 128, ("FFMA",)),
     "columns": (product(PLAIN_TILES[0], F32, make=Columns, m=4), 64, ("LDG.E.128", "SHFL")),
     "f16": (product(TensorTile("f16", *SHAPES[0]), F16), 128, ("HMMA.16816.F32 ", "LDSM.16.M88.4", COPY)),
-    "bf16_conv": (convolution(TensorTile("bf16", *SHAPES[0]), BF16), 128, ("HMMA.16816.F32.BF16", COPY)),
+    "bf16_conv": (convolution(TensorTile("bf16", *SHAPES[0]), BF16), 168, ("HMMA.16816.F32.BF16", COPY)),
     "tf32": (product(TensorTile("tf32", *SHAPES[1]), F32), 128, ("HMMA.1688.F32.TF32", "LDSM.16.M88.4")),
     "attention": (attention(None, F32, 64), 128, ("FFMA", "MUFU.EX2")),
     "attention_f16": (attention("f16", F16, 64), 224, ("HMMA.16816.F32 ", "LDSM.16.MT88.4")),
@@ -75,7 +75,7 @@ MORE: dict[str, tuple[DeviceBody, int, Sequence[str]]] = {
     "f64": (product(PLAIN_TILES[0], F64, F64), 255, ("DFMA",)),
     "plain_least": (product(PLAIN_TILES[2], F32, k_first=True), 128, ("FFMA",)),
     "bf16_least": (product(TensorTile("bf16", *SHAPES[2]), BF16), 80, ("HMMA",)),
-    "tf32_conv": (convolution(TensorTile("tf32", *SHAPES[0]), F32), 128, ("HMMA.1688.F32.TF32",)),
+    "tf32_conv": (convolution(TensorTile("tf32", *SHAPES[0]), F32), 168, ("HMMA.1688.F32.TF32",)),
     "attention_f64": (attention(None, F64, 64, 32), 255, ("DFMA",)),
     "attention_wide": (attention("bf16", BF16, 128), 255, ("HMMA.16816.F32.BF16",)),
 }

@@ -76,7 +76,12 @@ template <class T, int BM, int D, int E> struct lp_attention {
     for (int i = 0; i < 4; ++i) {
       for (int by = 4; by > 0; by /= 2) sum[i] += lp_shuffle_xor_of(sum[i], by);
       LP_UNROLL
-      for (int j = 0; j < 4 * QE; ++j) out(m0 + ty * 4 + i, j / 4 * 32 + tx * 4 + j % 4, acc[i][j] / sum[i]);
+      for (int q = 0; q < QE; ++q) {
+        T row[4];
+        LP_UNROLL
+        for (int j = 0; j < 4; ++j) row[j] = acc[i][4 * q + j] / sum[i];
+        out(m0 + ty * 4 + i, q * 32 + tx * 4, row);
+      }
     }
   }
   LP_METHOD static void scores(T (&s)[4][4], const T *qs, const T *ks, int ty, int tx) {
@@ -173,8 +178,10 @@ template <class Kind, int D, int E, int Stages> struct lp_tensor_attention {
       sum[h] += lp_shuffle_xor_of(sum[h], 1);
       sum[h] += lp_shuffle_xor_of(sum[h], 2);
       LP_UNROLL
-      for (int i = 0; i < EP / 8 * 2; ++i)
-        out(m0 + warp * 16 + lane / 4 + h * 8, i / 2 * 8 + lane % 4 * 2 + i % 2, acc[i / 2][h * 2 + i % 2] / sum[h]);
+      for (int i = 0; i < EP / 8; ++i) {
+        const float row[2] = {acc[i][h * 2] / sum[h], acc[i][h * 2 + 1] / sum[h]};
+        out(m0 + warp * 16 + lane / 4 + h * 8, i * 8 + lane % 4 * 2, row);
+      }
     }
   }
   LP_METHOD static void scores(float (&p)[8][4], const u32 (&x)[DP / 16][4], const unsigned char *ks, int lane) {

@@ -4,6 +4,7 @@
 //   Row row(int i)                     what is known of row i (or of rows i … i + 3)
 //   void fetch(Row, int k, T (&x)[4])
 //   void copy(void *to, Row, int k)    16 bytes along k into shared memory, by lp_copy16 where `wide`
+// What it makes goes to out(row, column, sums): an array of neighbours in a row.
 LP_FN void lp_four(const T *p, T (&x)[4]) {
   static_assert(sizeof(T) == 4, "a vector of four");
   u32 bits[4];
@@ -18,10 +19,31 @@ LP_FN void lp_quad(const T *p, T *x) {  // four neighbours in shared memory, at 
     for (int e = 0; e < 4; ++e) x[e] = four[e];
   } else for (int e = 0; e < 4; ++e) x[e] = p[e];
 }
+template <class To, class M, int Count> LP_INLINE To lp_bitcast_run(const M (&x)[Count]) {
+  static_assert(sizeof(To) == sizeof(x), "as many bytes");
+  To y;
+  LP_MEMCPY(&y, x, sizeof(To));
+  return y;
+}
 LP_FN void lp_put(void *to, const T (&x)[16 / sizeof(T)]) {
   u32 bits[4];
   LP_MEMCPY(bits, x, 16);
   lp_store16(to, bits);
+}
+
+// `left` of the neighbours `x` into memory; `wide`: they lie there as one.
+template <class M, int Count> LP_INLINE void lp_store_run(M *p, i64 step, const M (&x)[Count], bool wide, int left) {
+  constexpr int bytes = Count * sizeof(M);
+  if constexpr (bytes == 4 || bytes == 8 || bytes == 16)
+    if (wide && left >= Count) {
+      if constexpr (bytes == 16) lp_put(p, x);
+      else if constexpr (bytes == 8) *(u64 *)p = lp_bitcast_run<u64>(x);
+      else *(u32 *)p = lp_bitcast_run<u32>(x);
+      return;
+    }
+  LP_UNROLL
+  for (int e = 0; e < Count; ++e)
+    if (e < left) p[e * step] = x[e];
 }
 
 // A matrix in memory. `wide`: runs of 16 bytes lie at multiples of 16 bytes (to be copied: at the end of rows too).
@@ -177,8 +199,10 @@ template <class T, int QM, int QN, int TY, int TX, int BK, int Slices> struct lp
       LP_UNROLL
       for (int i = 0; i < 4 * QM; ++i)
         LP_UNROLL
-        for (int j = 0; j < 4 * QN; ++j)
-          out(m0 + i / 4 * 4 * TY + ty * 4 + i % 4, n0 + j / 4 * 4 * TX + tx * 4 + j % 4, acc[i][j]);
+        for (int q = 0; q < QN; ++q) {
+          const T sums[4] = {acc[i][4 * q], acc[i][4 * q + 1], acc[i][4 * q + 2], acc[i][4 * q + 3]};
+          out(m0 + i / 4 * 4 * TY + ty * 4 + i % 4, n0 + q * 4 * TX + tx * 4, sums);
+        }
     }
     if constexpr (Slices > 1) lp_sync();
   }
@@ -237,6 +261,7 @@ LP_INLINE void lp_columns(const A &a, const B &b, int n, int ks, const Out &out)
   LP_UNROLL
   for (int i = 0; i < Rows; ++i) {
     for (int by = 16; by > 0; by /= 2) acc[i] = lp_add(acc[i], lp_shuffle_down_of(acc[i], by));
-    if (lane == 0) out(i, n, acc[i]);
+    const T sums[1] = {acc[i]};
+    if (lane == 0) out(i, n, sums);
   }
 }

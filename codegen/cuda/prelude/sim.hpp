@@ -1,5 +1,5 @@
 // A GPU on a CPU: what device.cuh says, for g++. One fiber per CUDA thread, one block after the other; fibers change
-// places only where threads wait for each other, in an order drawn anew for each block. What would hang on a GPU, a
+// places only where threads wait for each other, in an order and by a rule drawn anew for each block. What would hang on a GPU, a
 // barrier that not all threads reach, ends the program with a message.
 #pragma once
 #include <math.h>
@@ -43,7 +43,7 @@ static void *scheduler;
 static char *stacks;
 static size_t n_stacks;
 static unsigned char *shared;
-static int threads, live;
+static int threads, live, policy, favourite;
 static i64 block, blocks;
 static Barrier everyone;
 static std::vector<Barrier> warps;
@@ -74,6 +74,11 @@ static void fail(const char *what) {
 }
 static void next(Fiber *me) {
   if (ready.empty()) fail("deadlock: a barrier that not all threads reach");
+  // In turn, one warp far ahead of the others, or any.
+  if (policy == 1)
+    for (int &i : ready)
+      if (i / 32 == favourite) { std::swap(ready.front(), i); break; }
+  if (policy == 2) std::swap(ready.front(), ready[draw() % ready.size()]);
   Fiber *other = &fibers[ready.front()];
   ready.pop_front();
   if (other == me) return;
@@ -117,6 +122,8 @@ static void launch(i64 grid, int size, size_t shared_bytes, std::function<void()
   for (block = 0; block < grid; ++block) {
     memset(shared, 0xFF, shared_bytes);
     everyone = Barrier();
+    policy = int((draw() >> 20) % 3);
+    favourite = int((draw() >> 20) % (size / 32));
     ready.clear();
     live = size;
     std::vector<int> order(size);

@@ -78,8 +78,10 @@ template <class Kind, int BM, int BN, int WM, int WN, int Stages> struct lp_tens
       LP_UNROLL
       for (int j = 0; j < WN / 8; ++j)
         LP_UNROLL
-        for (int e = 0; e < 4; ++e)
-          out(m0 + wm + i * 16 + e / 2 * 8 + lane / 4, n0 + wn + j * 8 + lane % 4 * 2 + e % 2, acc[i][j][e]);
+        for (int h = 0; h < 2; ++h) {
+          const Sum sums[2] = {acc[i][j][2 * h], acc[i][j][2 * h + 1]};
+          out(m0 + wm + i * 16 + h * 8 + lane / 4, n0 + wn + j * 8 + lane % 4 * 2, sums);
+        }
   }
   LP_METHOD static void add(Sum (&acc)[WM / 16][WN / 8][4], const unsigned char *stage, int wm, int wn, int lane) {
     LP_UNROLL

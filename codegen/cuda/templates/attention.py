@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from lepton.codegen.cuda.ctext import c_type, from_memory, literal
 from lepton.codegen.cuda.spell import Geometry, Spelled
 from lepton.codegen.cuda.templates.product import Matrix
-from lepton.codegen.cuda.templates.text import DeviceBody, coordinates, finish, index, size
+from lepton.codegen.cuda.templates.text import DeviceBody, coordinates, index, output, size
 from lepton.codegen.kernel import Size
 from lepton.codegen.target import Target
 from lepton.codegen.templates.epilogue import Epilogue, Operand
@@ -60,15 +60,13 @@ class Attention(DeviceBody):
     def emit_cuda(self, symbol: str, target: Target) -> Spelled:
         reads = [self.q.operand, self.k.operand, self.v.operand, *self.epilogue.loads]
         reads += [self.mask] if self.mask is not None else []
-        kind = c_type(self.dtype)
+        sums = f"{c_type(self.dtype)} (&)[{2 if self.kind else 4}]"
         lines = [
             "const i64 entry = t / blocks;", "const int m0 = int(t % blocks) * " + f"{self.block};",
             *coordinates("entry", self.batch, ["c0", "c1"]),
             *self.factor(self.q, "q", "m", self.depth), *self.factor(self.k, "k", "length", self.depth),
             *self.factor(self.v, "v", "length", self.width), *self.masked(),
-            f"auto out = [&](int row, int column, {kind} acc) {{",
-            f"  if (row >= m || column >= {self.width}) return;",
-            *("  " + line for line in finish(self.epilogue, ["c0", "c1", "row", "column"])), "};",
+            *output(self.epilogue, sums, [], ["c0", "c1", "row", "column"], "m", str(self.width)),
             f"{self.text}::run(q, k, v, m0, length, {literal(self.scale, self.dtype)}, lp_shared, mask, out);"]
         text = [
             self.head(symbol, self.threads, reads, self.epilogue.stores), "  LP_SHARED",

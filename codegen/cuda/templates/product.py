@@ -6,7 +6,7 @@ from typing import ClassVar, TypeAlias
 
 from lepton.codegen.cuda.ctext import MEMORY, c_type
 from lepton.codegen.cuda.spell import Geometry, Spelled
-from lepton.codegen.cuda.templates.text import DeviceBody, coordinates, finish, index, size, times, wide
+from lepton.codegen.cuda.templates.text import DeviceBody, coordinates, index, output, size, times, wide
 from lepton.codegen.kernel import Size
 from lepton.codegen.target import Target
 from lepton.codegen.templates.epilogue import Epilogue, Operand
@@ -140,10 +140,11 @@ class Product(DeviceBody):
     def emit_cuda(self, symbol: str, target: Target) -> Spelled:
         tile, copied = self.tile, isinstance(self.tile, TensorTile)
         geometry = Geometry(tile.threads, 1, tile.shared_bytes(self.dtype))
+        roomy = self.dtype.bytes == 8 or (copied and isinstance(self.a, Windows))  # half the registers are too few
         batch = [f"c{i}" for i in range(len(self.batch))]
         text = [
             self.head(symbol, tile.threads, [self.a.operand, self.b.operand, *self.epilogue.loads],
-                      self.epilogue.stores, 2 if self.dtype.bytes == 4 else 1),
+                      self.epilogue.stores, 1 if roomy else 2),
             "  LP_SHARED", *self.sizes(),
             f"  const i64 tiles_m = (m + {tile.rows - 1}) / {tile.rows}, "
             f"tiles = tiles_m * ((n + {tile.columns - 1}) / {tile.columns});",
@@ -157,6 +158,11 @@ class Product(DeviceBody):
             "  }", "}"]
         return Spelled("\n".join(text) + "\n", geometry)
 
+    @property
+    def run(self) -> int:
+        """Neighbouring sums that a thread holds."""
+        return 4 if isinstance(self.tile, PlainTile) else 2
+
     def counted(self, n_operands: int, n_dims: int) -> Product:
         """With so many operands and run-time sizes, which are known when all are bound."""
         return replace(self, n_operands=n_operands, n_dims=n_dims)
@@ -166,11 +172,10 @@ class Product(DeviceBody):
         return [f"  const int m = int({rows}), n = int({size(self.n)}), ks = int({size(self.k)});"]
 
     def out(self, batch: list[str]) -> list[str]:
-        """The epilogue as a function of an element's place and its sum."""
+        """The epilogue as a function of a place and the sums there."""
         rows = [f"r{i}" for i in range(len(self.rows))]
-        return [f"auto out = [&](int row, int column, {c_type(self.dtype)} acc) {{",
-                *self.indented(["if (row >= m || column >= n) return;", *coordinates("row", self.rows, rows),
-                                *finish(self.epilogue, [*batch, *rows, "column"])]), "};"]
+        sums = f"{c_type(self.dtype)} (&)[{self.run}]"
+        return output(self.epilogue, sums, coordinates("row", self.rows, rows), [*batch, *rows, "column"], "m", "n")
 
     @staticmethod
     def indented(lines: list[str]) -> list[str]:
@@ -182,6 +187,10 @@ class Columns(Product):
     """A product of so few rows that a warp takes a column of all of them; `tile` is of no use. A task is a column."""
 
     warps: ClassVar[int] = 8
+
+    @property
+    def run(self) -> int:
+        return 1
 
     def emit_cuda(self, symbol: str, target: Target) -> Spelled:
         batch = [f"c{i}" for i in range(len(self.batch))]

@@ -12,7 +12,6 @@ from lepton.codegen.loops import Load
 from lepton.codegen.target import Target
 from lepton.codegen.templates.epilogue import ACCUMULATOR, Epilogue, Operand
 from lepton.ir.diagnostics import UnsupportedError
-from lepton.ir.types import DType
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,22 +77,35 @@ def wide(run: Size, *others: tuple[str, Size], pointer: str, bytes: int) -> str:
     return " && ".join([*tests, *(f"{text} % {each} == 0" for text, s in others if not isinstance(s, int))])
 
 
-def finish(epilogue: Epilogue, coords: Sequence[str]) -> list[str]:
-    """Statements from the accumulator `acc` to the stores."""
+def output(epilogue: Epilogue, sums: str, before: Sequence[str], coords: Sequence[str], rows: str,
+           columns: str) -> list[str]:
+    """`out`: from neighbouring sums in a row to the stores. `sums`: their C type, such as "float (&)[4]". `coords` name
+    the coordinates, the last one "column"; `before` defines those that come from `row`."""
     loads = epilogue.loads
+    first = [*coords[:-1], "first"]
 
     def load(e: Load) -> str:
         operand = loads[int(e.buffer[1:])]
         return from_memory(f"p{operand.buffer}[{index(operand, coords)}]", operand.dtype)
 
     def name(of: str) -> str:
-        return "acc" if of == ACCUMULATOR else f"v_{of}"
+        return "sums[e]" if of == ACCUMULATOR else f"v_{of}"
 
-    lines = [f"const {c_type(x.value.dtype)} {name(x.name)} = {expr(x.value, load, name)};" for x in epilogue.lets]
-    lines += [f"p{s.buffer}[{index(s, coords)}] = {to_memory(expr(v, load, name), s.dtype)};"
-              for s, v in zip(epilogue.stores, epilogue.values, strict=True)]
-    return lines
+    lets = [f"const {c_type(x.value.dtype)} {name(x.name)} = {expr(x.value, load, name)};" for x in epilogue.lets]
+    places = list(enumerate(zip(epilogue.stores, epilogue.values, strict=True)))
+    made = [f"s{i}[e] = {to_memory(expr(v, load, name), s.dtype)};" for i, (s, v) in places]
+    ends = [f"  lp_store_run(p{s.buffer} + {index(s, first)}, {size(s.strides[-1])}, s{i}, {_runs(s)}, "
+            f"{columns} - first);" for i, (s, _) in places]
+    return [
+        f"auto out = [&](int row, int first, const {sums.replace('&', '&sums')}) {{",
+        "  constexpr int count = sizeof(sums) / sizeof(sums[0]);",
+        f"  if (row >= {rows} || first >= {columns}) return;",
+        *("  " + line for line in before), *(f"  {MEMORY[s.dtype]} s{i}[count];" for i, (s, _) in places),
+        "  LP_UNROLL", "  for (int e = 0; e < count; ++e) {", "    const int column = first + e;",
+        f"    if (column < {columns}) {{", *("      " + line for line in (*lets, *made)), "    }", "  }", *ends, "};"]
 
 
-def register(dtype: DType) -> str:
-    return c_type(dtype)
+def _runs(store: Operand) -> str:
+    """Whether neighbours that begin at a multiple of their number lie as one in memory."""
+    others = [(size(s), s) for s in (store.offset, *store.strides[:-1])]
+    return wide(store.strides[-1], *others, pointer=f"p{store.buffer}", bytes=store.dtype.bytes)
