@@ -42,9 +42,9 @@ def pipeline_for(target_family: str, level: int, math: str, precision: Precision
         return [IntegerRegions(policy), *widen, Fold(), *clean, FoldBatchnorm(policy), *clean,
                 Halves(precision), CSE(), Halves(), ToLevels(policy), Fuse()]
     return [
-        IntegerRegions(policy), *widen, Fold(), *clean, FoldBatchnorm(policy), *clean,
+        IntegerRegions(policy), Fold(), *clean, FoldBatchnorm(policy), *clean,
         Layout(), *clean,
-        Norms(policy), Attention(policy), *([DeviceHalves(policy)] if device else []), Matmuls(policy), Tables(),
+        Norms(policy), Attention(policy), *widen, *([DeviceHalves(policy)] if device else []), Matmuls(policy), Tables(),
         FlushDenormals(policy), Halves(precision), *clean,
         *([MergeMatmuls()] if level >= 3 else []),
         Halves(), ToLevels(policy), Fuse(),
