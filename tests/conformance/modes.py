@@ -27,8 +27,9 @@ def compiled(**options: Any) -> Make:
     return make
 
 
-# Operands whose sizes must be known when compiling: kernels of convolutions.
-KERNELS = {"Conv": 1, "ConvTranspose": 1, "ConvInteger": 1, "DeformConv": 1, "QLinearConv": 3}
+# Operands whose sizes must be known when compiling: kernels of convolutions, weights of recurrent layers.
+WEIGHTS = {"Conv": (1,), "ConvTranspose": (1,), "ConvInteger": (1,), "DeformConv": (1,), "QLinearConv": (3,),
+           "LSTM": (1, 2), "GRU": (1, 2), "RNN": (1, 2)}
 
 
 def open_sizes(model: onnx.ModelProto) -> Run:
@@ -37,11 +38,11 @@ def open_sizes(model: onnx.ModelProto) -> Run:
 
 
 def opened(model: onnx.ModelProto) -> onnx.ModelProto:
-    """The model with the sizes of its tensor inputs left open, kernels excepted, and nothing said of other shapes."""
+    """The model with the sizes of its tensor inputs left open, weights excepted, and nothing said of other shapes."""
     made = onnx.ModelProto()
     made.CopyFrom(model)
     weights = {t.name for t in made.graph.initializer}
-    weights |= {n.input[KERNELS[n.op_type]] for n in made.graph.node if len(n.input) > KERNELS.get(n.op_type, 99)}
+    weights |= {n.input[i] for n in made.graph.node for i in WEIGHTS.get(n.op_type, ()) if i < len(n.input)}
     for value in made.graph.input:
         if value.name not in weights and value.type.WhichOneof("value") == "tensor_type":
             for axis, dim in enumerate(value.type.tensor_type.shape.dim):
