@@ -120,6 +120,9 @@ def narrow() -> tuple[onnx.ModelProto, list[Feeds]]:
     return made, [{"x": (draw(n, 6) * 9).astype(np.float16)} for n in (3, 3)]
 
 
+MODELS = (mlp, cnn, transformer, branches, loops, late, narrow)
+
+
 @pytest.fixture(scope="module")
 def fake() -> Iterator[Fake]:
     with installed() as driver:
@@ -134,7 +137,7 @@ def compiled(made: onnx.ModelProto, folder: Path, **options: Any) -> Model:
     return lepton.load(folder / "m.so")
 
 
-@pytest.mark.parametrize("make", [mlp, cnn, transformer, branches, loops, late, narrow], ids=lambda f: f.__name__)
+@pytest.mark.parametrize("make", MODELS, ids=lambda f: f.__name__)
 def test_models_agree_with_onnxruntime(make: Callable[[], tuple[onnx.ModelProto, list[Feeds]]], fake: Fake,
                                        tmp_path: Path) -> None:
     made, runs = make()

@@ -1,0 +1,105 @@
+"""Single operators as ONNX models, and the same in torch: what `ops` of benchmarks.cuda.gpu measures."""
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from onnx import TensorProto, helper, numpy_helper
+
+TYPES = {"f32": TensorProto.FLOAT, "f16": TensorProto.FLOAT16}
+NUMPY = {"f32": np.float32, "f16": np.float16}
+
+
+@dataclass(frozen=True)
+class Case:
+    """One operator on random data. `weights` of the inputs are constants of the model, as in a network."""
+
+    name: str
+    op: str
+    shapes: tuple[tuple[int, ...], ...]
+    dtype: str = "f32"
+    weights: int = 0                     # how many of the last inputs
+    attributes: tuple[tuple[str, Any], ...] = ()
+    flops: int = 0
+
+    def arrays(self) -> list[Any]:
+        random = np.random.default_rng(1)
+        return [(random.standard_normal(s) * 0.1).astype(NUMPY[self.dtype]) for s in self.shapes]
+
+    def feeds(self) -> dict[str, Any]:
+        count = len(self.shapes) - self.weights
+        return {f"x{i}": a for i, a in enumerate(self.arrays()[:count])}
+
+    def model(self) -> bytes:
+        names, arrays, code = [f"x{i}" for i in range(len(self.shapes))], self.arrays(), TYPES[self.dtype]
+        count = len(names) - self.weights
+        node = helper.make_node(self.op, names, ["y"], **dict(self.attributes))
+        graph = helper.make_graph(
+            [node], "op", [helper.make_tensor_value_info(names[i], code, self.shapes[i]) for i in range(count)],
+            [helper.make_tensor_value_info("y", code, None)],
+            [numpy_helper.from_array(a, n) for n, a in zip(names[count:], arrays[count:], strict=True)])
+        made = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 23)], ir_version=10)
+        return bytes(made.SerializeToString())
+
+    @property
+    def bytes(self) -> int:
+        """Read once and, of the size of the first input, written once."""
+        size = np.dtype(NUMPY[self.dtype]).itemsize
+        return int(size * (sum(math.prod(s) for s in self.shapes) + math.prod(self.shapes[0])))
+
+    def torch_call(self, torch: Any) -> Callable[[], Any]:
+        """The same by torch's own kernels."""
+        x = [torch.from_numpy(a).cuda() for a in self.arrays()]
+        functional, attributes = torch.nn.functional, dict(self.attributes)
+        match self.op:
+            case "MatMul":
+                return lambda: x[0] @ x[1]
+            case "Conv":
+                pads, strides = attributes.get("pads", (0, 0))[:2], attributes.get("strides", (1, 1))
+                a, w = (t.to(memory_format=torch.channels_last) for t in x)
+                return lambda: functional.conv2d(a, w, None, strides, pads, groups=attributes.get("group", 1))
+            case "Attention":
+                return lambda: functional.scaled_dot_product_attention(*x)
+            case "Softmax":
+                return lambda: torch.softmax(x[0], -1)
+            case "LayerNormalization":
+                return lambda: functional.layer_norm(x[0], x[0].shape[-1:], x[1], x[2])
+            case "Add":
+                return lambda: x[0] + x[1]
+            case "Gelu":
+                return lambda: functional.gelu(x[0])
+        raise ValueError(f"no {self.op} of torch's to compare with")
+
+
+def product(m: int, n: int, k: int, dtype: str) -> Case:
+    return Case(f"matmul {dtype} {m}x{n}x{k}", "MatMul", ((m, k), (k, n)), dtype, 1, flops=2 * m * n * k)
+
+
+def conv(batch: int, channels: int, out: int, size: int, kernel: int, stride: int = 1, group: int = 1) -> Case:
+    pad = kernel // 2
+    flops = 2 * batch * out * (size // stride) ** 2 * channels // group * kernel**2
+    return Case(f"conv {batch}x{channels}x{size}x{size} -> {out}, {kernel}x{kernel}/{stride}, groups {group}", "Conv",
+                ((batch, channels, size, size), (out, channels // group, kernel, kernel)), "f32", 1,
+                (("pads", (pad,) * 4), ("strides", (stride,) * 2), ("group", group)), flops)
+
+
+def attention(batch: int, heads: int, length: int, size: int, dtype: str) -> Case:
+    return Case(f"attention {dtype} {batch}x{heads}x{length}x{size}", "Attention", ((batch, heads, length, size),) * 3,
+                dtype, flops=4 * batch * heads * length**2 * size)
+
+
+CASES = (
+    *(product(n, n, n, d) for d in ("f32", "f16") for n in (256, 1024, 4096, 8192)),
+    product(1, 4096, 4096, "f32"), product(1, 4096, 4096, "f16"),
+    product(128, 3072, 768, "f32"),
+    product(128, 3072, 768, "f16"),
+    conv(1, 3, 64, 224, 7, 2), conv(1, 64, 64, 56, 3), conv(1, 256, 64, 56, 1), conv(1, 512, 512, 7, 3),
+    conv(32, 64, 64, 56, 3), conv(32, 256, 64, 56, 1), conv(32, 256, 256, 14, 3), conv(1, 144, 144, 56, 3, 1, 144),
+    attention(1, 12, 128, 64, "f32"), attention(1, 12, 128, 64, "f16"), attention(8, 16, 2048, 64, "f16"),
+    Case("softmax 4096x4096", "Softmax", ((4096, 4096),)),
+    Case("layer norm 8192x1024", "LayerNormalization", ((8192, 1024), (1024,), (1024,)), weights=2),
+    Case("add 16M", "Add", ((1 << 24,),) * 2), Case("gelu 16M", "Gelu", ((1 << 24,),)),
+)
