@@ -187,12 +187,12 @@ def parse_dims(words: Sequence[str]) -> dict[str, int]:
 
 def parse_sizes(words: Sequence[str]) -> dict[str, int | tuple[int, int, int]]:
     """The same, with ranges: ["N=1..8..64"] -> {"N": (1, 8, 64)}. Raises UsageError."""
-    sizes: dict[str, int | tuple[int, int, int]] = {}
+    plain = [word for word in words if ".." not in word.rpartition("=")[2]]
+    sizes: dict[str, int | tuple[int, int, int]] = {**parse_dims(plain)}
     for word in words:
         name, _, text = word.rpartition("=")
         parts = text.split("..")
         if len(parts) == 1:
-            sizes.update(parse_dims([word]))
             continue
         if len(parts) != 3 or name in sizes:
             raise UsageError(f"--dim {word}: expected NAME=LEAST..USUAL..LARGEST, once, as in --dim N=1..8..64")
