@@ -39,7 +39,8 @@ def lower_attention(group: Group, options: LowerOptions) -> Kernel:
     epilogue = fused.epilogue(bindings, fused.views)
     batch, heads, rows, length = bindings.sizes((b, h, s, t))
     body = Attention(len(bindings.bound), len(bindings.table.dims), widened(dtype), kind, (batch, heads), rows, length,
-                     d, e, factors[0], factors[1], factors[2], masked, float(group.anchor.attrs["scale"]), epilogue, 64)
+                     d, e, factors[0], factors[1], factors[2], masked, float(group.anchor.attrs["scale"]), epilogue, 64,
+                     options.math != "fast")
     if kind is None and (body.shared_bytes > SHARED_LIMIT or few_blocks(b, h, s)):
         body = body.with_block(32)
     if body.shared_bytes > SHARED_LIMIT:

@@ -62,14 +62,14 @@ COPY = "LDGSTS.E.BYPASS.128"
 KERNELS: dict[str, tuple[DeviceBody, int, Sequence[str]]] = {
     "plain": (product(PLAIN_TILES[0], F32, k_first=True), 128, ("FFMA", "LDS.128", "LDG.E.128", "STG.E.128")),
     "plain_conv": (convolution(PLAIN_TILES[0], F32), 128, ("FFMA", "LDG.E.128")),
-    "plain_middle": (product(PLAIN_TILES[1], F32), 80, ("FFMA",)),
+    "plain_middle": (product(PLAIN_TILES[1], F32), 96, ("FFMA",)),
     "plain_slices": (product(PlainTile(1, 1, 8, 8, 16, 4), F32), 128, ("FFMA",)),
     "columns": (product(PLAIN_TILES[0], F32, make=Columns, m=4), 64, ("LDG.E.128", "SHFL")),
     "f16": (product(TensorTile("f16", *SHAPES[0]), F16), 128, ("HMMA.16816.F32 ", "LDSM.16.M88.4", COPY)),
     "bf16_conv": (convolution(TensorTile("bf16", *SHAPES[0]), BF16), 168, ("HMMA.16816.F32.BF16", COPY)),
     "tf32": (product(TensorTile("tf32", *SHAPES[1]), F32), 128, ("HMMA.1688.F32.TF32", "LDSM.16.M88.4")),
     "attention": (attention(None, F32, 64), 128, ("FFMA", "MUFU.EX2")),
-    "attention_f16": (attention("f16", F16, 64), 224, ("HMMA.16816.F32 ", "LDSM.16.MT88.4")),
+    "attention_f16": (attention("f16", F16, 64), 224, ("HMMA.16816.F32 ", "LDSM.16.MT88.4", COPY)),
 }
 MORE: dict[str, tuple[DeviceBody, int, Sequence[str]]] = {
     "f64": (product(PLAIN_TILES[0], F64, F64), 255, ("DFMA",)),

@@ -110,8 +110,9 @@ template <class T, int BM, int D, int E> struct lp_attention {
   }
 };
 
-// On tensor cores: four warps of 16 rows, 64 columns of scores, k and v in `Stages` places each. Halves alone.
-template <class Kind, int D, int E, int Stages> struct lp_tensor_attention {
+// On tensor cores: four warps of 16 rows, 64 columns of scores, k and v in `Stages` places each. Halves alone; `Exact`:
+// what the weights of the sum lose as halves is summed too.
+template <class Kind, int D, int E, int Stages, bool Exact> struct lp_tensor_attention {
   static constexpr int BM = 64, BN = 64, threads = 128, DP = (D + 15) / 16 * 16, EP = (E + 15) / 16 * 16;
   static constexpr int pitch_d = DP % 64 ? DP * 2 + 16 : DP * 2, pitch_e = EP % 64 ? EP * 2 + 16 : EP * 2;
   static constexpr int stage = BN * (pitch_d + pitch_e), bytes = BM * pitch_d + Stages * stage;
@@ -228,14 +229,23 @@ template <class Kind, int D, int E, int Stages> struct lp_tensor_attention {
   LP_METHOD static void weigh(float (&acc)[EP / 8][4], const float (&p)[8][4], const unsigned char *vs, int lane) {
     LP_UNROLL
     for (int j = 0; j < 4; ++j) {
-      const u32 x[4] = {Kind::pair(p[j * 2][0], p[j * 2][1]), Kind::pair(p[j * 2][2], p[j * 2][3]),
-                        Kind::pair(p[j * 2 + 1][0], p[j * 2 + 1][1]), Kind::pair(p[j * 2 + 1][2], p[j * 2 + 1][3])};
+      u32 x[4], rest[4];
+      LP_UNROLL
+      for (int i = 0; i < 4; ++i) {
+        const float a = p[j * 2 + i / 2][i % 2 * 2], b = p[j * 2 + i / 2][i % 2 * 2 + 1];
+        x[i] = Kind::pair(a, b);
+        if (Exact) rest[i] = Kind::pair(Kind::lost(a), Kind::lost(b));
+      }
       LP_UNROLL
       for (int c = 0; c < EP / 16; ++c) {
         u32 y[4];
         lp_load_matrices_turned(y, vs + place<EP>(j * 16 + lane % 16, c * 2 + lane / 16));
         Kind::mul(acc[c * 2], x, y[0], y[1]);
         Kind::mul(acc[c * 2 + 1], x, y[2], y[3]);
+        if (Exact) {
+          Kind::mul(acc[c * 2], rest, y[0], y[1]);
+          Kind::mul(acc[c * 2 + 1], rest, y[2], y[3]);
+        }
       }
     }
   }

@@ -1,13 +1,15 @@
 // Tiles of matrix products on tensor cores. After product.cuh. Fragments are the same bytes for all kinds of numbers:
 // 16 x 32 bytes of the left factor, 8 x 32 of the right one, both with k innermost.
-#define LP_KIND(name, Type, Sum, multiply, to) struct name { \
+#define LP_KIND(name, Type, Sum, multiply, to, from) struct name { \
   typedef Type type; typedef Sum sum; \
   LP_MEMBER u32 fit(u32 x) { return x; } \
   LP_MEMBER u32 pair(float x, float y) { return u32(to(x)) | u32(to(y)) << 16; } \
+  LP_MEMBER float lost(float x) { return x - from(to(x)); } \
   LP_MEMBER void mul(Sum (&d)[4], const u32 (&a)[4], u32 b0, u32 b1) { multiply(d, a, b0, b1); } };
-LP_KIND(lp_f16, u16, float, lp_mma_f16, lp_to_f16) LP_KIND(lp_bf16, u16, float, lp_mma_bf16, lp_to_bf16)
-LP_KIND(lp_s8s8, u8, i32, lp_mma_s8s8, u8) LP_KIND(lp_u8s8, u8, i32, lp_mma_u8s8, u8)
-LP_KIND(lp_s8u8, u8, i32, lp_mma_s8u8, u8) LP_KIND(lp_u8u8, u8, i32, lp_mma_u8u8, u8)
+LP_KIND(lp_f16, u16, float, lp_mma_f16, lp_to_f16, lp_from_f16)
+LP_KIND(lp_bf16, u16, float, lp_mma_bf16, lp_to_bf16, lp_from_bf16)
+LP_KIND(lp_s8s8, u8, i32, lp_mma_s8s8, u8, float) LP_KIND(lp_u8s8, u8, i32, lp_mma_u8s8, u8, float)
+LP_KIND(lp_s8u8, u8, i32, lp_mma_s8u8, u8, float) LP_KIND(lp_u8u8, u8, i32, lp_mma_u8u8, u8, float)
 #undef LP_KIND
 struct lp_tf32 {
   typedef float type;

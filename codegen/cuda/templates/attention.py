@@ -31,6 +31,7 @@ class Attention(DeviceBody):
     scale: float
     epilogue: Epilogue
     block: int                # rows
+    exact: bool = True        # tensor cores: weights of the sum are more than halves
 
     @property
     def stages(self) -> int:
@@ -51,7 +52,8 @@ class Attention(DeviceBody):
     @property
     def text(self) -> str:
         if self.kind:
-            return f"lp_tensor_attention<lp_{self.kind}, {self.depth}, {self.width}, {self.stages}>"
+            return (f"lp_tensor_attention<lp_{self.kind}, {self.depth}, {self.width}, {self.stages}, "
+                    f"{str(self.exact).lower()}>")
         return f"lp_attention<{c_type(self.dtype)}, {self.block}, {self.depth}, {self.width}>"
 
     def with_block(self, rows: int) -> Attention:
