@@ -212,12 +212,13 @@ def speed(until: float, folder: Path | None) -> None:
             record = {"lepton_ms": median_ms(lambda: model.run(there, out), end)}  # noqa: B023
         convert: Any = import_module("onnx2torch").convert
         net = convert(str(path)).cuda().eval()
-        ways = {"torch_graph_ms": lambda: graphed(lambda: net(*there.values())),  # noqa: B023
-                "torch_compile_ms": lambda: _compiled(torch, net, list(there.values()))}  # noqa: B023
+        ways: dict[str, Callable[[], Callable[[], Any]]] = {
+            "torch_graph_ms": lambda: graphed(lambda: net(*there.values())),  # noqa: B023
+            "torch_compile_ms": lambda: _compiled(torch, net, list(there.values()))}  # noqa: B023
         for name, way in ways.items():
             with torch.no_grad():
                 try:
-                    record[name] = median_ms(way(), end)  # type: ignore[no-untyped-call]
+                    record[name] = median_ms(way(), end)
                 except Exception as error:  # whatever a peer fails by is its result
                     tell(name=path.stem, peer=name, error=f"{type(error).__name__}: {error}"[:300])
         tell(name=path.stem, **record)
