@@ -185,19 +185,22 @@ def sparse_kernel(group: Group, options: LowerOptions, fused: Fused, shape: Shap
     if walk is None:
         return None
     lanes = target.lanes(shape.dtype)
-    packing = pack_sparse(matrix, offsets_of(shape, walk), lanes, vectors, shape.dtype)
+    offsets = offsets_of(shape, walk)
+    if np.abs(offsets).max() >= 2**31:
+        return None     # the lists hold 32 bits
+    packing = pack_sparse(matrix, offsets, lanes, vectors, shape.dtype)
     panels = len(packing.table)
     each = panels_of(shape, *block, panels)
     bindings = Bindings()
     view = bindings.operand(outer(group, x), x.tensor, shape.x)
     epilogue = fused.epilogue(bindings, shape.views)
-    weights, offsets, table = (bindings.buffer(packed(a)) for a in (packing.weights, packing.offsets, packing.table))
+    weights, places, table = (bindings.buffer(packed(a)) for a in (packing.weights, packing.offsets, packing.table))
     images, *rest = bindings.sizes((shape.images, *shape.out, *shape.into, *shape.pads, *block))
     out, into, pads, cut = rest[:3], rest[3:6], rest[6:9], rest[9:]
     body = SparseConvolution(
         shape.dtype, images, (out[0], out[1], out[2]), (into[0], into[1], into[2]), 1, shape.channels, shape.filters,
         Window(shape.kernel, shape.strides, shape.dilations, (pads[0], pads[1], pads[2])), view, weights, epilogue,
-        (high, wide), vectors, (cut[0], cut[1]), each, copied, False, gap, offsets=offsets, table=table)
+        (high, wide), vectors, (cut[0], cut[1]), each, copied, False, gap, offsets=places, table=table)
     tasks = product((shape.images, shape.out[0], ceildiv(shape.out[1], block[0]), ceildiv(shape.out[2], block[1]),
                      -(-panels // each)))
     spans = (shape.kernel[0], span(shape, 1, block[0]), span(shape, 2, block[1]))
