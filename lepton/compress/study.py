@@ -42,6 +42,8 @@ class Study:
         path = Path(plan.study)
         if plan.study and not path.parent.is_dir():
             raise UsageError(f"cannot keep the study in {path}: there is no folder {path.parent}")
+        if plan.study and path.exists() and not path.is_file():
+            raise UsageError(f"cannot keep the study in {path}: it is no regular file")
         try:
             storage = optuna.storages.JournalStorage(JournalFileBackend(str(path))) if plan.study else None
             others = [s.study_name for s in storage.get_all_studies()] if storage else []
