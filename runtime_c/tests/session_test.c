@@ -148,6 +148,8 @@ static void wrong_inputs_are_named(void) {
     {f32(NULL, 2, 2, 4), good[1], "input 'a': data is NULL"},
     {f32((float *)((char *)a + 2), 2, 2, 4), good[1], "is not aligned to 4 bytes"},
     {f32(a, 2, INT64_MAX, 4), good[1], "is larger than memory can be"},
+    {{a, LEPTON_F32, 2, LEPTON_CUDA, {2, 4}}, good[1], "input 'a' lies on a GPU; the model was compiled for test"},
+    {{a, LEPTON_F32, 2, 7, {2, 4}}, good[1], "input 'a': unknown device 7"},
     {f32(a, 2, 0, INT64_MAX), good[1], "is larger than memory can be"},
   };
   for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {

@@ -120,7 +120,16 @@ def narrow() -> tuple[onnx.ModelProto, list[Feeds]]:
     return made, [{"x": (draw(n, 6) * 9).astype(np.float16)} for n in (3, 3)]
 
 
-MODELS = (mlp, cnn, transformer, branches, loops, late, narrow)
+def lstm() -> tuple[onnx.ModelProto, list[Feeds]]:
+    """A recurrent layer in both directions, of open length."""
+    nodes = [node("LSTM", ["x", "w", "r", "b"], ["s", "h", ""], hidden_size=6, direction="bidirectional"),
+             node("Tanh", ["s"], ["y"])]
+    made = model_of(nodes, [value("x", ["T", 2, 5])], [value("y", ["T", 2, 2, 6]), value("h", [2, 2, 6])],
+                    weights(w=(2, 24, 5), r=(2, 24, 6), b=(2, 48)))
+    return made, [{"x": draw(n, 2, 5)} for n in (4, 1, 4)]
+
+
+MODELS = (mlp, cnn, transformer, branches, loops, late, narrow, lstm)
 
 
 @pytest.fixture(scope="module")
