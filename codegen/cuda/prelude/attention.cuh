@@ -131,7 +131,6 @@ template <class Kind, int D, int E, int Stages, bool Exact> struct lp_tensor_att
                             const Mask &mask, const Out &out) {
     const int lane = int(LP_THREAD) % 32, warp = int(LP_THREAD) / 32, steps = (length + BN - 1) / BN;
     unsigned char *const stages = shared + BM * pitch_d;
-    u32 x[DP / 16][4];
     float acc[EP / 8][4], top[2], sum[2];
     LP_UNROLL
     for (int h = 0; h < 2; ++h) {
@@ -154,11 +153,6 @@ template <class Kind, int D, int E, int Stages, bool Exact> struct lp_tensor_att
       }
       lp_copy_wait<0>();
       lp_sync();
-      if (s == 0) {
-        LP_UNROLL
-        for (int i = 0; i < DP / 16; ++i)
-          lp_load_matrices(x[i], shared + place<DP>(warp * 16 + lane % 16, i * 2 + lane / 16));
-      }
       if (Stages > 1 && s + 1 < steps) {
         unsigned char *const to = stages + (s + 1) % Stages * stage;
         bring<DP>(k, (s + 1) * BN, to);
@@ -167,7 +161,7 @@ template <class Kind, int D, int E, int Stages, bool Exact> struct lp_tensor_att
       if (Stages > 1) lp_copy_commit();
       const unsigned char *const ks = stages + s % Stages * stage;
       float p[8][4];
-      scores(p, x, ks, lane);
+      scores(p, shared, ks, warp, lane);
       soften(p, acc, top, sum, m0 + warp * 16 + lane / 4, s * BN + lane % 4 * 2, length, scale, mask);
       weigh(acc, p, ks + BN * pitch_d, lane);
       if (Stages == 1) lp_sync();
@@ -185,18 +179,21 @@ template <class Kind, int D, int E, int Stages, bool Exact> struct lp_tensor_att
       }
     }
   }
-  LP_METHOD static void scores(float (&p)[8][4], const u32 (&x)[DP / 16][4], const unsigned char *ks, int lane) {
+  LP_METHOD static void scores(float (&p)[8][4], const unsigned char *qs, const unsigned char *ks, int warp, int lane) {
     LP_UNROLL
     for (int i = 0; i < 32; ++i) p[i / 4][i % 4] = 0.0f;
     LP_UNROLL
-    for (int d = 0; d < DP / 16; ++d)
+    for (int d = 0; d < DP / 16; ++d) {
+      u32 x[4];  // read again each time: registers are few
+      lp_load_matrices(x, qs + place<DP>(warp * 16 + lane % 16, d * 2 + lane / 16));
       LP_UNROLL
       for (int j = 0; j < 4; ++j) {
         u32 y[4];
         lp_load_matrices(y, ks + place<DP>(j * 16 + lane % 8 + lane / 16 * 8, d * 2 + lane / 8 % 2));
-        Kind::mul(p[j * 2], x[d], y[0], y[1]);
-        Kind::mul(p[j * 2 + 1], x[d], y[2], y[3]);
+        Kind::mul(p[j * 2], x, y[0], y[1]);
+        Kind::mul(p[j * 2 + 1], x, y[2], y[3]);
       }
+    }
   }
   template <class Mask>
   LP_METHOD static void soften(float (&p)[8][4], float (&acc)[EP / 8][4], float (&top)[2], float (&sum)[2], int row,
