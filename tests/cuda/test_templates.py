@@ -105,6 +105,9 @@ def test_constant_weights_and_views(dtype: DType) -> None:
 def test_few_rows_go_column_by_column() -> None:
     a, w = harness.value((3, 2, 50)), constant(random((50, 21)))
     check(node_of(ops.matmul(a, w)), {a: random((3, 2, 50))}, Columns, rtol=1e-5, atol=1e-5)
+    a, b = harness.value((3, 50)), harness.value((50, 21))
+    check(node_of(ops.matmul(a, b)), {a: random((3, 50)), b: random((50, 21))}, Columns, rtol=1e-5, atol=1e-5,
+          layouts={a: harness.reversed_axes, b: harness.reversed_axes})
 
 
 def test_nothing_to_sum() -> None:

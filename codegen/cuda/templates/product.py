@@ -73,22 +73,21 @@ Tile: TypeAlias = PlainTile | TensorTile
 
 @dataclass(frozen=True, slots=True)
 class Matrix:
-    """A factor as it lies: strides over (*batch, row, k)."""
+    """A factor as it lies: strides over (*batch, row, k). With `along` its runs lie along k, adjacent or not."""
 
     operand: Operand
 
-    def text(self, name: str, batch: list[str], extent: str, copied: bool) -> list[str]:
+    def text(self, name: str, batch: list[str], extent: str, along: bool) -> list[str]:
         o, (row, k) = self.operand, self.operand.strides[-2:]
-        along = copied or k == 1 or row != 1
-        run, other = (k, row) if along else (row, k)
-        ends: list[tuple[str, Size]] = [("ks", -1)] if copied else []
+        along_k = along or k == 1 or row != 1
+        run, other = (k, row) if along_k else (row, k)
         tests = wide(run, (size(other), other), pointer=name + "_at", bytes=o.dtype.bytes)
-        if ends and tests != "false":
+        if along and tests != "false":
             tests += f" && ks % {16 // o.dtype.bytes} == 0"
         kind = MEMORY[o.dtype] if not o.dtype.bytes == 1 else "u8"
         cast = f"(const {kind} *)" if kind != MEMORY[o.dtype] else ""
         return [f"const {kind} *{name}_at = {cast}p{o.buffer} + {index(o, [*batch, '0', '0'])};",
-                f"const lp_matrix<{kind}, {str(along).lower()}> {name}{{{name}_at, {size(row)}, {size(k)}, {extent}, "
+                f"const lp_matrix<{kind}, {str(along_k).lower()}> {name}{{{name}_at, {size(row)}, {size(k)}, {extent}, "
                 f"ks, {tests}}};"]
 
 
@@ -105,10 +104,10 @@ class Windows:
     pads: Sizes
     channels: int
 
-    def text(self, name: str, batch: list[str], extent: str, copied: bool) -> list[str]:
+    def text(self, name: str, batch: list[str], extent: str, along: bool) -> list[str]:
         o, (n, d, h, w, c) = self.operand, self.operand.strides[-5:]
         run = 16 // o.dtype.bytes
-        fits = self.channels % (run if copied else 4) == 0
+        fits = self.channels % (run if along else 4) == 0
         tests = wide(c, *((size(s), s) for s in (n, d, h, w)), pointer=name + "_at", bytes=o.dtype.bytes)
         kind = MEMORY[o.dtype] if not o.dtype.bytes == 1 else "u8"
         cast = f"(const {kind} *)" if kind != MEMORY[o.dtype] else ""
@@ -201,8 +200,8 @@ class Columns(Product):
             *self.sizes(),
             f"  for (i64 t = LP_BLOCK * {self.warps} + LP_THREAD / 32; t < tasks; t += LP_BLOCKS * {self.warps}) {{",
             *self.indented([
-                *coordinates("(t / n)", self.batch, batch), *self.a.text("a", batch, "m", False),
-                *self.b.text("b", batch, "n", False), *self.out(batch),
+                *coordinates("(t / n)", self.batch, batch), *self.a.text("a", batch, "m", True),
+                *self.b.text("b", batch, "n", True), *self.out(batch),
                 f"lp_columns<{c_type(self.dtype)}, {rows}>(a, b, int(t % n), ks, out);"]),
             "  }", "}"]
         return Spelled("\n".join(text) + "\n", Geometry(32 * self.warps, self.warps, 0))
