@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import faulthandler
 import os
+import re
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -177,6 +178,7 @@ def test_planted_bugs_show(bug: Bug) -> None:
     assert not right(bug.case, bug)
 
 
-@pytest.mark.parametrize("case", list({str(b.case): b.case for b in BUGS}.values()), ids=str)
+@pytest.mark.parametrize("case", list({str(b.case): b.case for b in BUGS}.values()),
+                         ids=lambda case: re.sub(" at 0x[0-9a-f]+", "", str(case)))
 def test_nothing_planted(case: Any) -> None:
     assert right(case, None)
