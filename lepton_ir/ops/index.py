@@ -12,7 +12,19 @@ from lepton.ir import dims
 from lepton.ir.dims import Dim
 from lepton.ir.op import op
 from lepton.ir.ops.elementwise import convert
-from lepton.ir.ops.rules import anything, check_axis, fail, index_type, number, one_dtype, same_dim, same_shape, tensor
+from lepton.ir.ops.rules import (
+    anything,
+    check_axis,
+    fail,
+    index_type,
+    no_longer,
+    not_empty,
+    number,
+    one_dtype,
+    same_dim,
+    same_shape,
+    tensor,
+)
 from lepton.ir.tensor import Array
 from lepton.ir.types import DType, TensorType, Type
 
@@ -22,6 +34,7 @@ REDUCTIONS = ("none", "add", "mul", "max", "min")
 def _gather_type(x: Type, indices: Type, *, axis: int) -> TensorType:
     t, i = tensor(x), tensor(indices, index_type)
     check_axis(axis, t)
+    not_empty(t.shape[axis], dims.product(i.shape), "gather", x, indices)
     return t.with_shape((*t.shape[:axis], *i.shape, *t.shape[axis + 1:]))
 
 
@@ -45,7 +58,16 @@ def _gather_elements_type(x: Type, indices: Type, *, axis: int) -> TensorType:
     check_axis(axis, t)
     if i.rank != t.rank:
         raise fail("ranks of data and indices differ", x, indices)
+    _within(t, i, axis)
     return t.with_shape(i.shape)
+
+
+def _within(t: TensorType, i: TensorType, axis: int) -> None:
+    """Indices along the axis need something to choose from, and are no longer than the data on the others."""
+    not_empty(t.shape[axis], dims.product(i.shape), "choose", t, i)
+    for a, (many, size) in enumerate(zip(i.shape, t.shape, strict=True)):
+        if a != axis:
+            no_longer(many, size, f"more indices than elements along axis {a}", t, i)
 
 
 @op(_gather_elements_type)
@@ -67,6 +89,8 @@ def _gather_nd_type(x: Type, indices: Type, *, batch_dims: int) -> TensorType:
     if not isinstance(depth, int) or batch_dims < 0 or batch_dims + depth > t.rank or batch_dims >= i.rank:
         raise fail("the last axis of the indices must have a known size that fits the data's rank", x, indices)
     batch = same_shape(t.shape[:batch_dims], i.shape[:batch_dims], "batches", x, indices)
+    for size in t.shape[batch_dims:batch_dims + depth]:
+        not_empty(size, dims.product(i.shape[:-1]), "gather", x, indices)
     return t.with_shape((*batch, *i.shape[batch_dims:-1], *t.shape[batch_dims + depth:]))
 
 
@@ -98,6 +122,7 @@ def _scatter_elements_type(x: Type, indices: Type, updates: Type, *, axis: int, 
     same_shape(i.shape, u.shape, "shapes of indices and updates", x, indices, updates)
     if i.rank != t.rank:
         raise fail("ranks of data and indices differ", x, indices, updates)
+    _within(t, i, axis)
     return t
 
 
@@ -117,6 +142,8 @@ def _scatter_nd_type(x: Type, indices: Type, updates: Type, *, reduction: str) -
     if not isinstance(depth, int) or depth > t.rank:
         raise fail("the last axis of the indices must have a known size that fits the data's rank", x, indices, updates)
     same_shape(u.shape, (*i.shape[:-1], *t.shape[depth:]), "shape of updates and places", x, indices, updates)
+    for size in t.shape[:depth]:
+        not_empty(size, dims.product(i.shape[:-1]), "scatter", x, indices)
     return t
 
 

@@ -8,7 +8,7 @@ import numpy as np
 
 from lepton.ir.dims import Dim
 from lepton.ir.op import op
-from lepton.ir.ops.rules import anything, check_axis, fail, one_dtype, same_dim, size_is, tensor
+from lepton.ir.ops.rules import anything, check_axis, fail, not_empty, one_dtype, same_dim, size_is, tensor
 from lepton.ir.tensor import Array
 from lepton.ir.types import TensorType, Type
 
@@ -47,8 +47,8 @@ def _pad_type(x: Type, value: Type | None = None, *, before: Sequence[Dim], afte
         one_dtype(t, tensor(value, anything, rank=0))
     shape = [size_is(b + n + a, f"axis {i}") for i, (b, n, a) in enumerate(zip(before, t.shape, after, strict=True))]
     for old, b, a in zip(t.shape, before, after, strict=True):
-        if mode != "constant" and old == 0 and (b, a) != (0, 0):
-            raise fail(f"nothing to {mode} on an empty axis", x)
+        if mode != "constant":
+            not_empty(old, b + old + a, mode, x)
     return t.with_shape(shape)
 
 

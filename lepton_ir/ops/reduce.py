@@ -8,10 +8,11 @@ from typing import Any
 
 import numpy as np
 
+from lepton.ir import dims
 from lepton.ir.dims import Dim
 from lepton.ir.op import Trait
 from lepton.ir.ops.elementwise import truncated_division
-from lepton.ir.ops.rules import Kind, check_axes, check_axis, fail, floating, number, tensor, wide_op
+from lepton.ir.ops.rules import Kind, check_axes, check_axis, floating, not_empty, number, tensor, wide_op
 from lepton.ir.tensor import Array
 from lepton.ir.types import DType, TensorType, Type
 
@@ -84,9 +85,9 @@ def extreme(dtype: np.dtype[Any], *, least: bool) -> Any:
 
 def _arg_type(x: Type, *, axis: int, keepdims: bool, select_last: bool) -> TensorType:
     t = tensor(x, number)
-    if t.shape[check_axis(axis, t)] == 0:
-        raise fail("no element to choose from on an empty axis", x)
-    return TensorType(DType.I64, reduced_shape(t, (axis,), keepdims))
+    result = TensorType(DType.I64, reduced_shape(t, (check_axis(axis, t),), keepdims))
+    not_empty(t.shape[axis], dims.product(result.shape), "choose from", x)
+    return result
 
 
 @wide_op(_arg_type)

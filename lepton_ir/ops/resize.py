@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from lepton.ir.dims import Dim
-from lepton.ir.ops.rules import fail, number, size_is, tensor, wide_op
+from lepton.ir.ops.rules import fail, not_empty, number, size_is, tensor, wide_op
 from lepton.ir.tensor import Array
 from lepton.ir.types import TensorType, Type
 
@@ -32,8 +32,7 @@ def _resize_type(x: Type, *, sizes: Sequence[Dim], scales: Sequence[float], mode
         raise fail(f"scales {tuple(scales)} are not all positive", x)
     for old, new in zip(t.shape, sizes, strict=True):
         size_is(new, "the result")
-        if old == 0 and new != 0:
-            raise fail("nothing to resize on an empty axis", x)
+        not_empty(old, new, "resize", x)
     return t.with_shape(sizes)
 
 

@@ -211,3 +211,25 @@ def wide_op(infer: Rule, *traits: Trait, name: str = "") -> Callable[[Callable[.
         return op(infer, *traits, name=name)(widened(reference))
 
     return declare
+
+
+def not_empty(size: Dim, reads: Dim, what: str, *operands: Type | None) -> None:
+    """An axis of `size` elements, read whenever `reads` is not 0, must have one (a guard, unless that is sure)."""
+    if isinstance(size, int) and (size > 0 or reads == 0):
+        return
+    if size == 0 and isinstance(reads, int) and reads > 0:
+        raise fail(f"nothing to {what} on an empty axis", *operands)
+    if not dims.symbols(size) or any(_reads_of_nothing(size, reads, name) for name in sorted(dims.symbols(size))):
+        dims.unify(size, dims.dim_max(size, dims.dim_min(reads, 1)))
+
+
+def _reads_of_nothing(size: Dim, reads: Dim, name: str) -> bool:
+    """Whether something may be read where the symbol is 0 and the size with it."""
+    left, count = dims.substitute(size, {name: 0}), dims.substitute(reads, {name: 0})
+    return not (isinstance(left, int) and left > 0) and not (isinstance(count, int) and count <= 0)
+
+
+def no_longer(size: Dim, limit: Dim, what: str, *operands: Type | None) -> None:
+    """size <= limit (a guard, unless that is sure). Raises TypeRuleError."""
+    if dims.unify(dims.dim_min(size, limit), size) is None:
+        raise fail(f"{what}: {size} of {limit}", *operands)

@@ -9,7 +9,7 @@ import numpy as np
 from lepton.ir import dims
 from lepton.ir.dims import Dim
 from lepton.ir.op import Trait, op
-from lepton.ir.ops.rules import fail, number, one_dtype, same_dim, size_is, tensor
+from lepton.ir.ops.rules import fail, not_empty, number, one_dtype, same_dim, size_is, tensor
 from lepton.ir.tensor import Array, Tensor
 from lepton.ir.types import DType, TensorType, Type
 
@@ -143,6 +143,8 @@ def _slice_type(x: Type, *, starts: Sequence[Dim], sizes: Sequence[Dim], steps: 
             continue
         if any(_outside(place, n) for place in (start, start + (size - 1) * step)):
             raise fail(f"slice of {size} from {start} by {step} leaves axis {axis}", x)
+        if isinstance(size, int) or dims.symbols(size) & dims.symbols(n):
+            not_empty(n, size, "slice", x)  # importers take inputs for non-empty: the last of none is one element
     return t.with_shape(sizes)
 
 

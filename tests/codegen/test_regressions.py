@@ -36,3 +36,37 @@ def test_sizes_beyond_64_bits_do_not_wrap(text: str, feeds: dict[str, object]) -
     kinds = {"x": np.float32, "n": np.int64}
     with pytest.raises(lepton.LeptonError, match="9223372036854775807 bytes"):
         model.run({name: np.array(value, kinds[name]) for name, value in feeds.items()})
+
+
+@pytest.mark.parametrize(("text", "feeds"), [
+    ("float[M] x) => (float[1] y) { a = Constant<value_ints=[-1]>() e = Constant<value_ints=[9]>() y = Slice(x,a,e) }",
+     {}),
+    ("float[M] x) => (float y) { i = Constant<value_int=-1>() y = Gather(x, i) }", {}),
+    ("float[M] x, int64[K] i) => (float[K] y) { y = GatherElements(x, i) }", {"i": np.zeros(1, np.int64)}),
+    ("float[M] x, int64[K, 1] i) => (float[K] y) { y = GatherND(x, i) }", {"i": np.zeros((1, 1), np.int64)}),
+    ("float[M] x, int64[K, 1] i, float[K] u) => (float[M] y) { y = ScatterND(x, i, u) }",
+     {"i": np.zeros((1, 1), np.int64), "u": np.ones(1, np.float32)}),
+    ('float[M] x, int64[2] p) => (float[K] y) { y = Pad<mode="edge">(x, p) }', {"p": np.array([2, 2])}),
+    ("float[M] x, int64[1] s) => (float[K] y) { y = Resize(x, , , s) }", {"s": np.array([4])}),
+    ("float[M] x) => (int64[1] y) { y = ArgMax(x) }", {}),
+])
+def test_nothing_is_read_of_an_empty_axis(text: str, feeds: dict[str, np.ndarray]) -> None:
+    """What lay before or behind the empty input's memory once came out, or was written to."""
+    model = lepton.compile(onnx.parser.parse_model(f'<ir_version: 10, opset_import: ["" : 20]> g ({text}'), level=1)
+    with pytest.raises(lepton.LeptonError, match=r"M must equal max\("):
+        model.run({"x": np.zeros(0, np.float32), **feeds})
+    kept = feeds | ({"p": np.zeros(2, np.int64)} if "p" in feeds else {})  # and one element is enough
+    assert next(iter(model.run({"x": np.ones(1, np.float32), **kept}).values())).size
+
+
+@pytest.mark.parametrize("op", ["Gather", "Scatter"])
+def test_indices_that_reach_beyond_the_data_are_refused(op: str) -> None:
+    """More columns of indices than the data has: those of the next row, or behind the last, were taken."""
+    extra, more = (", float[K, L] u", ", u") if op == "Scatter" else ("", "")
+    model = lepton.compile(onnx.parser.parse_model(f"""<ir_version: 10, opset_import: ["" : 20]>
+        g (float[M, P] x, int64[K, L] i{extra}) => (float[A, B] y) {{ y = {op}Elements(x, i{more}) }}"""))
+    feeds = {"x": np.ones((2, 3), np.float32), "i": np.zeros((1, 9), np.int64)}
+    if extra:
+        feeds["u"] = np.zeros((1, 9), np.float32)
+    with pytest.raises(lepton.LeptonError, match=r"min\(L,P\) must equal L"):
+        model.run(feeds)

@@ -21,7 +21,8 @@ from tests.ir.ops_table import CASES
 
 OPERANDS = [c for c in CASES if any(x is not None and x.ndim for x in c.operands)]
 # Sizes that these rules need to know: kernels, gates, the depth of an index vector.
-NEEDS_SIZES = {"conv", "conv_transpose", "conv_integer", "gather_nd", "scatter_nd", "lstm", "gru", "rnn", "cast"}
+NEEDS_SIZES = {"conv", "conv_transpose", "conv_integer", "gather_nd", "scatter_nd", "lstm", "gru", "rnn", "cast",
+               "read_sizes"}
 
 
 @settings(max_examples=600, deadline=None)
