@@ -131,7 +131,7 @@ class Calibration:
                 QuantizeDynamic(**common).run(graph)
             case "weights":
                 if recipe.awq:
-                    awq(graph, stats, recipe)
+                    stats = awq(graph, stats, recipe)
                 _Weights(recipe.bits, recipe.block, **common).using(recipe, stats).run(graph)
         return graph
 
@@ -227,8 +227,9 @@ def _scale_together(members: Sequence[Layer], factors: Array) -> None:
         other.node.set_input(0, first.x)
 
 
-def awq(graph: Graph, stats: Mapping[str, Inputs], recipe: Recipe) -> None:
-    """Scale each chosen matmul's inputs before its weight is rounded."""
+def awq(graph: Graph, stats: Mapping[str, Inputs], recipe: Recipe) -> dict[str, Inputs]:
+    """Scale each chosen matmul's inputs before its weight is rounded; what the layers read then."""
+    after = dict(stats)
     most = 2 ** (recipe.bits - 1) - 1
     for layer in chosen(layers(graph), recipe.only, recipe.skip):
         seen = stats.get(layer.name)
@@ -238,5 +239,6 @@ def awq(graph: Graph, stats: Mapping[str, Inputs], recipe: Recipe) -> None:
         if exponent:
             scale_inputs(layer, factors)
             inverse = 1 / factors
-            seen.gram[0] *= np.outer(inverse, inverse)
-            seen.mean[0] *= inverse
+            after[layer.name] = Inputs(seen.mean * inverse, seen.gram * np.outer(inverse, inverse), seen.rows,
+                                       seen.largest * inverse)
+    return after

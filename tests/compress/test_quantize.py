@@ -126,6 +126,14 @@ def test_the_source_is_left_alone() -> None:
     assert [id(n) for n in graph.nodes] == before
 
 
+def test_recipes_do_not_depend_on_those_before() -> None:
+    calibration().quantize(RECIPES["gptq"])
+    seen = {name: s.gram.copy() for name, s in calibration().inputs((False, 0.0)).items()}
+    calibration().quantize(RECIPES["int4"])
+    for name, stats in calibration().inputs((False, 0.0)).items():
+        np.testing.assert_array_equal(stats.gram, seen[name])
+
+
 def test_quantising_twice_is_refused() -> None:
     with pytest.raises(UsageError, match="quantised already"):
         quantize_model(quantize_model(net(), kind="dynamic"), kind="dynamic")
