@@ -130,6 +130,7 @@ def lstm() -> tuple[onnx.ModelProto, list[Feeds]]:
 
 
 MODELS = (mlp, cnn, transformer, branches, loops, late, narrow, lstm)
+LONG = (branches, late, narrow)  # of whose kinds the others show most
 
 
 @pytest.fixture(scope="module")
@@ -146,7 +147,8 @@ def compiled(made: onnx.ModelProto, folder: Path, **options: Any) -> Model:
     return lepton.load(folder / "m.so")
 
 
-@pytest.mark.parametrize("make", MODELS, ids=lambda f: f.__name__)
+@pytest.mark.parametrize("make", [
+    pytest.param(make, id=make.__name__, marks=[pytest.mark.slow] if make in LONG else []) for make in MODELS])
 def test_models_agree_with_onnxruntime(make: Callable[[], tuple[onnx.ModelProto, list[Feeds]]], fake: Fake,
                                        tmp_path: Path) -> None:
     made, runs = make()
