@@ -2,8 +2,8 @@
 
 The inputs' symbols are taken as >= 1 here: a model that is exported with symbolic sizes means non-empty tensors, and
 `x[:-1]` shall have N-1 elements, not max(N-1, 0). The runtime refuses negative sizes and reads of empty axes
-(`rules.not_empty`), so nothing worse than an
-error comes of an empty input. Sizes that are found in data may well be 0: `found_sizes` says which those are.
+(`rules.not_empty`), so nothing worse than an error comes of an empty input. Sizes that are found in data may well be
+0: `found_sizes` says which those are.
 """
 from __future__ import annotations
 

@@ -22,7 +22,7 @@ from tests.ir.ops_table import CASES
 OPERANDS = [c for c in CASES if any(x is not None and x.ndim for x in c.operands)]
 # Sizes that these rules need to know: kernels, gates, the depth of an index vector.
 NEEDS_SIZES = {"conv", "conv_transpose", "conv_integer", "gather_nd", "scatter_nd", "lstm", "gru", "rnn", "cast",
-               "read_sizes"}
+               "couple_pairs", "read_sizes"}
 
 
 @settings(max_examples=600, deadline=None)
@@ -118,7 +118,7 @@ REFUSED = [
     (lambda: ops.reduce_sum(v("f32[5]"), axes=(1,)),
      "axes (1,) are not sorted, distinct and below the rank; operands: f32[5]"),
     (lambda: ops.softmax(v("f32[5]"), axis=-1), "axis -1 does not exist; operands: f32[5]"),
-    (lambda: ops.arg_max(v("f32[0]"), axis=0), "no element to choose from on an empty axis; operands: f32[0]"),
+    (lambda: ops.arg_max(v("f32[0]"), axis=0), "nothing to choose from on an empty axis; operands: f32[0]"),
     (lambda: ops.conv(v("f32[1,3,8,8]"), v("f32[4,2,3,3]"), strides=(1, 1), pads_begin=(0, 0), pads_end=(0, 0),
                       dilations=(1, 1)),
      "the input has 3 channels, the weight expects 2; operands: f32[1,3,8,8], f32[4,2,3,3]"),
