@@ -54,6 +54,9 @@ class _Counter(Anchored):
         return self.nest.kernel([For(task.name, i64(0), tuple(body), LoopKind.TASKS)], 1, writes=writes)
 
 
+_ENDLESS = 2**62  # more elements than any tensor may have
+
+
 def _f64(e: Expr) -> Expr:
     return e if e.dtype is DType.F64 else Cast(e, DType.F64)
 
@@ -64,19 +67,23 @@ def _long(e: Expr) -> Expr:
 
 @sizer(ops.range_)
 def range_size(group: Group, count: Value) -> Kernel:
-    """max(0, ceil((limit - start) / delta)); 0 for a delta of 0."""
+    """max(0, ceil((limit - start) / delta)); 0 for a delta of 0. A count beyond 64 bits is one that is refused."""
     k = _Counter(group)
     target = k.nest.writes(count, DType.I64)
     start, limit, delta = (k.element(v, []) for v in k.node.inputs if v is not None)
     if start.dtype.is_float:
         steps: Expr = Apply("div", (Apply("sub", (_f64(limit), _f64(start)), DType.F64), _f64(delta)), DType.F64)
-        total = _long(Apply("ceil", (steps,), DType.F64))
+        endless = Apply("less", (Const(float(_ENDLESS), DType.F64), steps), DType.BOOL)
+        total = Select(endless, i64(_ENDLESS), _long(Apply("ceil", (steps,), DType.F64)))
     else:
         first, last, step = _long(start), _long(limit), _long(delta)
         up = Apply("less", (i64(0), step), DType.BOOL)
-        way = Select(up, Apply("sub", (last, first), DType.I64), Apply("sub", (first, last), DType.I64))
-        stride = most(i64(1), Select(up, step, Apply("neg", (step,), DType.I64)))
-        total = div(add(way, sub(stride, i64(1))), stride)
+        low, high = Select(up, first, last), Select(up, last, first)
+        way = Apply("sub", (high, low), DType.I64)  # negative although high is above low: it has wrapped
+        stride = most(i64(1), Select(up, step, Apply("neg", (most(step, i64(1 - 2**63)),), DType.I64)))
+        counted = Select(Apply("less", (way, i64(0)), DType.BOOL), i64(_ENDLESS),
+                         add(div(sub(way, i64(1)), stride), i64(1)))
+        total = Select(Apply("less", (low, high), DType.BOOL), counted, i64(0))
     none = Apply("equal", (delta, Const(0, delta.dtype)), DType.BOOL)
     return k.kernel([Store(target, i64(0), Select(none, i64(0), most(i64(0), total)))], count)
 

@@ -70,3 +70,23 @@ def test_indices_that_reach_beyond_the_data_are_refused(op: str) -> None:
         feeds["u"] = np.zeros((1, 9), np.float32)
     with pytest.raises(lepton.LeptonError, match=r"min\(L,P\) must equal L"):
         model.run(feeds)
+
+
+def test_ranges_to_the_end_of_64_bits() -> None:
+    """The count wrapped: such ranges came out empty."""
+    far = 2**63 - 1
+    model = lepton.compile(onnx.parser.parse_model("""<ir_version: 10, opset_import: ["" : 20]>
+        g (int64 a, int64 b, int64 c) => (int64[K] y) { y = Range(a, b, c) }"""))
+
+    def count(a: int, b: int, c: int) -> list[int]:
+        return model.run({"a": np.array(a), "b": np.array(b), "c": np.array(c)})["y"].tolist()
+
+    assert count(0, 10, far) == [0]
+    assert count(5, -5, -far - 1) == [5]
+    assert count(far - 2, far, 1) == [far - 2, far - 1]
+    assert count(7, 0, -3) == [7, 4, 1]
+    assert count(0, 7, 3) == [0, 3, 6]
+    assert count(0, 5, -1) == count(5, 0, 1) == count(0, 5, 0) == []
+    for a, b, c in ((0, far, 1), (-far, far, 1), (far, -far, -1)):
+        with pytest.raises(lepton.LeptonError, match="the data give a size"):
+            count(a, b, c)
