@@ -60,10 +60,12 @@ CUDA_GRAPHS = Knob("LEPTON_CUDA_GRAPHS", "number", "how many CUDA graphs a sessi
 LIBCUDA = Knob("LEPTON_LIBCUDA", "path", "the CUDA driver that models on a GPU load (default: libcuda.so.1)")
 NVRTC = Knob("LEPTON_NVRTC", "path", "the libnvrtc.so that compiles for CUDA (default: that of the package "
              "nvidia-cuda-nvrtc, or a toolkit's)")
+CUDA_HOME = Knob("CUDA_HOME", "folder", "a CUDA toolkit, whose libnvrtc.so is taken where the package is not installed")
+CUDA_PATH = Knob("CUDA_PATH", "folder", "the same by its other name")
 NO_COLOR = Switch("NO_COLOR", "anything", "plain progress lines: no colour, no cursor movement")
 
 KNOBS: dict[str, Knob] = {k.name: k for k in (
-    CC, CC_AARCH64, CC_X86_64, CUDA_GRAPHS, DEBUG, LIBCUDA, NVRTC, NO_COLOR)}
+    CC, CC_AARCH64, CC_X86_64, CUDA_GRAPHS, DEBUG, LIBCUDA, NVRTC, CUDA_HOME, CUDA_PATH, NO_COLOR)}
 
 
 def describe_knobs() -> str:

@@ -172,12 +172,12 @@ def test_a_bug_where_nothing_can_be_written(work: Path, leptonc: Invoke, monkeyp
 def test_interrupted_is_130(work: Path, limits: tuple[str, ...]) -> None:
     words = command("cli", "mlp.onnx", "--load-plugin", "slow.py", "--passes", "slow", "-o", "model.so", *limits)
     process = subprocess.Popen(words, cwd=work, env=process_environment(), stderr=subprocess.PIPE, text=True)
-    for _ in range(600):
+    for _ in range(2400):  # a machine under load takes its time
         if (work / "started").exists():
             break
         time.sleep(0.05)
     process.send_signal(signal.SIGINT)
-    _, err = process.communicate(timeout=20)
+    _, err = process.communicate(timeout=120)
     assert process.returncode == int(Exit.INTERRUPTED) == 130
     assert err == "leptonc: interrupted\n"
     assert (work / "model.so").read_bytes() == OLD
