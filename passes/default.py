@@ -37,14 +37,14 @@ def pipeline_for(target_family: str, level: int, math: str, precision: Precision
         return [FoldBatchnorm("strict")]
     clean: list[Pass] = [Canonicalise(policy), Fold(), CSE()]
     device = target_family == "cuda"    # whose products read halves
-    widen: list[Pass] = [] if device else [WidenHalves(policy)]
+    widen: list[Pass] = [DeviceHalves(policy)] if device else [WidenHalves(policy)]
     if level == 1:
-        return [IntegerRegions(policy), *widen, Fold(), *clean, FoldBatchnorm(policy), *clean,
+        return [IntegerRegions(policy), *([] if device else widen), Fold(), *clean, FoldBatchnorm(policy), *clean,
                 Halves(precision), CSE(), Halves(), ToLevels(policy), Fuse()]
     return [
         IntegerRegions(policy), Fold(), *clean, FoldBatchnorm(policy), *clean,
         Layout(), *clean,
-        Norms(policy), Attention(policy), *widen, *([DeviceHalves(policy)] if device else []), Matmuls(policy), Tables(),
+        Norms(policy), Attention(policy), *widen, Matmuls(policy), Tables(),
         FlushDenormals(policy), Halves(precision), *clean,
         *([MergeMatmuls()] if level >= 3 else []),
         Halves(), ToLevels(policy), Fuse(),

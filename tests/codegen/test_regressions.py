@@ -79,7 +79,8 @@ def test_ranges_to_the_end_of_64_bits() -> None:
         g (int64 a, int64 b, int64 c) => (int64[K] y) { y = Range(a, b, c) }"""))
 
     def count(a: int, b: int, c: int) -> list[int]:
-        return model.run({"a": np.array(a), "b": np.array(b), "c": np.array(c)})["y"].tolist()
+        found: list[int] = model.run({"a": np.array(a), "b": np.array(b), "c": np.array(c)})["y"].tolist()
+        return found
 
     assert count(0, 10, far) == [0]
     assert count(5, -5, -far - 1) == [5]

@@ -166,7 +166,8 @@ def test_rounds_of_loops_allocate_nothing(malloc_trap: Path, tmp_path: Path, thr
                 three = Constant<value_int=3>()
                 sure = Constant<value_ints=[1]>()
                 yes = Cast<to=9>(one)
-                total = Loop(three, yes, x)<body = inner (int64 j, bool go_on, float[N] sum) => (bool go_in, float[N] next) {
+                total = Loop(three, yes, x)<body = inner (int64 j, bool go_on, float[N] sum)
+                    => (bool go_in, float[N] next) {
                     go_in = Identity(go_on)
                     next = Add(sum, x)
                 }>

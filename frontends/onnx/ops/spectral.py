@@ -37,7 +37,8 @@ def _dft(c: Call, axis: int) -> Value:
     default: Dim = 2 * (have - 1) if inverse and onesided else have
     size = c.dim(1, "the length") if c.opt(1) is not None else default
     if not isinstance(size, int) or not isinstance(have, int) or not 1 <= size <= _LONGEST:
-        c.open_sizes([size, have], f"a transform of length {size}", help=f"lengths must be known, and {_LONGEST} at most")
+        c.open_sizes([size, have], f"a transform of length {size}",
+                     help=f"lengths must be known, and {_LONGEST} at most")
     used = size // 2 + 1 if inverse and onesided else size
     x = _resized(c, x, axis, have, used)
     last = (*(a for a in range(rank - 1) if a != axis), axis)
@@ -95,7 +96,8 @@ def stft(c: Call) -> Value:
     if x.tensor.rank != 3 or x.tensor.shape[2] != 1:
         c.fail(f"a signal of type {x.tensor}")
     if not isinstance(size, int) or not 1 <= size <= _LONGEST or step < 1:
-        c.open_sizes([size], f"frames of length {size} every {step}", help=f"lengths must be known, and {_LONGEST} at most")
+        c.open_sizes([size], f"frames of length {size} every {step}",
+                     help=f"lengths must be known, and {_LONGEST} at most")
     count = size // 2 + 1 if c.flag("onesided", True) else size
     matrix = _matrix(size, count, False)
     waves = np.concatenate([matrix.real.T, matrix.imag.T])[:, None, :]
