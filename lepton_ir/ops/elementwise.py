@@ -133,17 +133,18 @@ def pow_(a: Array, b: Array) -> Array:
     1 gives 1, -1 gives 1 or -1, all else 0. Mixed types are computed in f64 and converted as `cast` does."""
     if a.dtype == b.dtype and a.dtype.kind == "f":
         return np.power(a, b)
-    if a.dtype.kind in "iu" and b.dtype.kind in "iu":
+    if DType.of(a).is_integer and DType.of(b).is_integer:
         return _integer_power(a, b)
     return convert(np.power(a.astype(np.float64), b.astype(np.float64)), DType.of(a.dtype))
 
 
 def _integer_power(a: Array, b: Array) -> Array:
-    exponent = b.astype(np.int64)
-    result = np.power(a.astype(np.int64), np.maximum(exponent, 0))
-    unit = np.where(exponent % 2 == 0, a * a, a)
-    inverse = np.where(np.abs(a.astype(np.int64)) == 1, unit, 0)
-    return np.asarray(np.where(exponent < 0, inverse, result)).astype(a.dtype)
+    base, exponent = a.astype(np.int64), b.astype(np.int64)
+    result = np.power(base, np.maximum(exponent, 0))
+    unit = np.where(exponent % 2 == 0, base * base, base)
+    inverse = np.where(np.abs(base) == 1, unit, 0)
+    power = np.where(exponent < 0, inverse, result)
+    return np.asarray(power.astype(a.dtype)) if a.dtype.kind in "iu" else _low_bits(power, DType.of(a))
 
 
 @wide_op(broadcasting(number), E, C)
