@@ -72,6 +72,13 @@ class Op:
         least = sum(p.default is p.empty for p in fixed)
         return least, None if len(fixed) < len(kinds) else len(fixed)
 
+    @cached_property
+    def required(self) -> tuple[str, ...]:
+        """The operands that are always there, from the first one on: those before one that may be absent."""
+        kinds = [p for p in self.signature.parameters.values() if p.kind is p.POSITIONAL_OR_KEYWORD]
+        optional = (i for i, p in enumerate(kinds) if p.default is not p.empty or "None" in str(p.annotation))
+        return tuple(p.name for p in kinds[:next(optional, len(kinds))])
+
     def has(self, trait: Trait) -> bool:
         return trait in self.traits
 
@@ -92,6 +99,8 @@ class Op:
         if len(operands) < least or (most is not None and len(operands) > most):
             expected = str(least) if least == most else f"{least} to {most if most is not None else 'any number'}"
             raise TypeRuleError(f"{self.name}: {len(operands)} operands, expected {expected}")
+        if absent := [name for name, given in zip(self.required, operands, strict=False) if given is None]:
+            raise TypeRuleError(f"{self.name}: operand '{absent[0]}' is absent")
         extra = {"regions": tuple(regions)} if Trait.REGIONS in self.traits else {}
         result = self.infer(*operands, **self.complete(attrs), **extra)
         return result if isinstance(result, tuple) else (result,)

@@ -142,8 +142,8 @@ enum { LATE_N = 2, LATE_N_BYTES = 3, LATE_K = 4, LATE_K_BYTES = 5, LATE_COUNT = 
        LATE_ENV = 9 };
 
 static void late_shape(int64_t *env) {
-  env[LATE_N_BYTES] = 4 * env[LATE_N];
-  env[LATE_K_BYTES] = 4 * env[LATE_K];
+  env[LATE_N_BYTES] = (int64_t)(4 * (uint64_t)env[LATE_N]);  /* sizes may be nonsense until they are checked */
+  env[LATE_K_BYTES] = (int64_t)(4 * (uint64_t)env[LATE_K]);
   env[LATE_TOO_MANY] = env[LATE_K] > 5;
 }
 
