@@ -221,4 +221,4 @@ def run(name: str, *arrays: np.ndarray[Any, Any] | None, outputs: int = 1, pinne
     proto = model(name, arrays, attributes, outputs)
     sizes = {f"x{i}_{axis}": size for i, array in enumerate(arrays) if array is not None
              for axis, size in enumerate(array.shape)}
-    return compile(proto, dims=sizes if pinned else {})(*(array for array in arrays if array is not None))
+    return compile(proto, dims={n: s for n, s in sizes.items() if pinned and s})(*(array for array in arrays if array is not None))
