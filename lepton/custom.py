@@ -219,6 +219,7 @@ def run(name: str, *arrays: np.ndarray[Any, Any] | None, outputs: int = 1, pinne
 
     `pinned`: compiled for just these sizes; otherwise for any."""
     proto = model(name, arrays, attributes, outputs)
+    given = [array for array in arrays if array is not None]
     sizes = {f"x{i}_{axis}": size for i, array in enumerate(arrays) if array is not None
-             for axis, size in enumerate(array.shape)}
-    return compile(proto, dims={n: s for n, s in sizes.items() if pinned and s})(*(array for array in arrays if array is not None))
+             for axis, size in enumerate(array.shape) if size}
+    return compile(proto, dims=sizes if pinned else {})(*given)

@@ -17,7 +17,7 @@ from typing import Any, Literal, get_args
 import numpy as np
 
 from lepton.artifact import Model
-from lepton.compress.data import Run
+from lepton.compress.data import BATCH, Run
 from lepton.compress.metrics import Budget, Metric, answers, metric_of
 from lepton.compress.observe import Tell, silent
 from lepton.compress.prepare import prepare
@@ -116,7 +116,8 @@ class Search:
         runs = list(self.calibration.runs)
         if len(runs) < 2:
             raise UsageError("the data set is one run; a search needs two",
-                             help="half of the data certifies what was chosen by the other half")
+                             help="half of the data certifies what was chosen by the other half; where the batch is "
+                                  f"open, {BATCH} samples are one run")
         self.seen, self.unseen = runs[::2], runs[1::2]
         self.calibration.runs = self.seen[:CALIBRATE]
         tell("compiling the uncompressed model")
