@@ -136,6 +136,8 @@ class Draw:
         return node.results[0] if node is not None else None
 
     def node(self, op: Op, *operands: Value | None, regions: Sequence[Graph] = (), **attrs: Any) -> Node | None:
+        if not regions and any(v is None for v in operands[:op.arity[0]]):
+            return None  # a value that was too large to be made
         try:
             node = op.node(*operands, regions=regions, **attrs)
             if any(not isinstance(r.type, TensorType) or r.tensor.rank > MOST_RANK for r in node.results):
