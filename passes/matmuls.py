@@ -84,6 +84,8 @@ def elementwise_of_view(xs: tuple[Value | None, ...], r: Value) -> Value | None:
     first = node_of(views[0])
     source = first.inputs[0]
     assert source is not None
+    if source.tensor.size == 1:
+        return None  # any shape is a view of any other: two such values could move past each other without end
     operands = [None if v is None else _before_view(v, first, source) for v in xs]
     if any(a is None and v is not None for a, v in zip(operands, xs, strict=True)):
         return None
