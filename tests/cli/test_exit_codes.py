@@ -168,10 +168,16 @@ def test_a_bug_where_nothing_can_be_written(work: Path, leptonc: Invoke, monkeyp
     assert "No reproducer could be written" in err
 
 
+def _interruptible() -> None:
+    """Started in the background, the tests themselves may ignore interrupts, and what they start would too."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 @pytest.mark.parametrize("limits", [(), ("--timeout", "100")])
 def test_interrupted_is_130(work: Path, limits: tuple[str, ...]) -> None:
     words = command("cli", "mlp.onnx", "--load-plugin", "slow.py", "--passes", "slow", "-o", "model.so", *limits)
-    process = subprocess.Popen(words, cwd=work, env=process_environment(), stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(words, cwd=work, env=process_environment(), stderr=subprocess.PIPE, text=True,
+                               preexec_fn=_interruptible)
     for _ in range(2400):  # a machine under load takes its time
         if (work / "started").exists():
             break
