@@ -7,8 +7,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import settings
 
 ROOT = Path(__file__).parents[1]
+
+# What passed once passes again: hypothesis draws the same examples for the same test. Looking for new ones is done on
+# purpose, with `pytest --hypothesis-profile search`.
+settings.register_profile("repeat", derandomize=True, database=None)
+settings.register_profile("search", derandomize=False)
+settings.load_profile("repeat")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

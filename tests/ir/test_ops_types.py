@@ -20,9 +20,10 @@ from tests.ir.ops_cases import Case, assert_same, build
 from tests.ir.ops_table import CASES
 
 OPERANDS = [c for c in CASES if any(x is not None and x.ndim for x in c.operands)]
-# Sizes that these rules need to know: kernels, gates, the depth of an index vector.
+# Sizes that these rules need to know: kernels, gates, the depth of an index vector,
+# the features that a tree asks for.
 NEEDS_SIZES = {"conv", "conv_transpose", "conv_integer", "gather_nd", "scatter_nd", "lstm", "gru", "rnn", "cast",
-               "couple_pairs", "read_sizes"}
+               "couple_pairs", "read_sizes", "tree_ensemble"}
 
 
 @settings(max_examples=600, deadline=None)
