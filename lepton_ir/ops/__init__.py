@@ -95,7 +95,7 @@ from lepton.ir.ops.math import (
     tan,
     tanh,
 )
-from lepton.ir.ops.matmul import attention, matmul, matmul_integer
+from lepton.ir.ops.matmul import attention, matmul, matmul_coded, matmul_integer
 from lepton.ir.ops.movement import concat, pad, trilu
 from lepton.ir.ops.norm import batch_norm, group_norm, instance_norm, layer_norm, lrn, rms_norm
 from lepton.ir.ops.pool import avg_pool, lp_pool, max_pool, max_pool_indices
@@ -148,11 +148,11 @@ __all__ = [
     "floor", "fusion", "gather", "gather_elements", "gather_nd", "gelu", "greater", "greater_equal", "group_norm",
     "gru", "hard_sigmoid", "hard_swish", "hardmax", "if_", "instance_norm", "iota", "is_inf", "is_nan", "layer_norm",
     "leaky_relu", "less", "less_equal", "log", "log1p", "log_softmax", "logical_and", "logical_not", "logical_or",
-    "logical_xor", "loop_", "lp_pool", "lrn", "lstm", "matmul", "matmul_integer", "max_pool", "max_pool_indices",
-    "maximum", "minimum", "mish", "mod", "mul", "neg", "non_zero", "number_to_string", "one_hot", "pad", "pow_",
-    "prelu", "quantize", "random_normal", "random_uniform", "range_", "read_sizes", "reciprocal", "reduce_max",
-    "reduce_mean", "reduce_min", "reduce_prod", "reduce_sum", "regex_full_match", "relu", "reshape", "resize",
-    "rms_norm", "rnn", "round_", "rsqrt", "scan", "scatter_elements", "scatter_nd", "selu", "shape_values",
+    "logical_xor", "loop_", "lp_pool", "lrn", "lstm", "matmul", "matmul_coded", "matmul_integer", "max_pool",
+    "max_pool_indices", "maximum", "minimum", "mish", "mod", "mul", "neg", "non_zero", "number_to_string", "one_hot",
+    "pad", "pow_", "prelu", "quantize", "random_normal", "random_uniform", "range_", "read_sizes", "reciprocal",
+    "reduce_max", "reduce_mean", "reduce_min", "reduce_prod", "reduce_sum", "regex_full_match", "relu", "reshape",
+    "resize", "rms_norm", "rnn", "round_", "rsqrt", "scan", "scatter_elements", "scatter_nd", "selu", "shape_values",
     "shift_left", "shift_right", "shrink", "sigmoid", "sign", "sin", "sinh", "slice_", "softmax", "softplus",
     "softsign", "sort_rows", "sqrt", "string_case", "string_concat", "string_rank", "string_split", "string_to_number",
     "sub", "swish", "tan", "tanh", "thresholded_relu", "to_level", "top_k", "transpose", "tree_ensemble", "trilu",

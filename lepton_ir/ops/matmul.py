@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from lepton.ir import dims
 from lepton.ir.dims import Dim
 from lepton.ir.op import op
 from lepton.ir.ops.rules import (
@@ -13,6 +14,7 @@ from lepton.ir.ops.rules import (
     number,
     one_dtype,
     same_dim,
+    same_shape,
     tensor,
     wide_op,
 )
@@ -70,6 +72,46 @@ def matmul_integer(a: Array, b: Array, za: Array | None = None, zb: Array | None
     if zb is not None:
         y = y - zb
     return np.asarray(np.matmul(x, y).astype(np.int64).astype(np.int32))
+
+
+def few_bits(dtype: DType) -> bool:
+    """integers of at most 8 bits"""
+    return dtype.is_integer and dtype.bits <= 8
+
+
+def _single(dtype: DType) -> bool:
+    """f32"""
+    return dtype is DType.F32
+
+
+def _matmul_coded_type(x: Type, codes: Type, scale: Type, zero: Type | None = None, table: Type | None = None, *,
+                       block: int) -> TensorType:
+    a, b, s = tensor(x, _single, least=1), tensor(codes, few_bits, rank=2), tensor(scale, _single, rank=2)
+    if block < 1:
+        raise fail(f"blocks of {block}", x, codes)
+    same_dim(a.shape[-1], b.shape[0], "inner sizes", x, codes)
+    blocks = (dims.ceildiv(b.shape[0], block), b.shape[1])
+    for what, given in (("scales", s), ("zero points", None if zero is None else tensor(zero, _single))):
+        if given is not None:
+            same_shape(given.shape, blocks, f"shapes of {what} and blocks", x, codes, given)
+    if table is not None:
+        t = tensor(table, _single, rank=1)
+        if b.dtype.is_signed or t.shape[0] != 1 << b.dtype.bits:
+            raise fail(f"a table needs an entry for each of the codes, which count from 0; {b.dtype} has "
+                       f"{1 << b.dtype.bits}", codes, table)
+    return TensorType(DType.F32, (*a.shape[:-1], b.shape[1]))
+
+
+@op(_matmul_coded_type)
+def matmul_coded(x: Array, codes: Array, scale: Array, zero: Array | None = None, table: Array | None = None, *,
+                 block: int) -> Array:
+    """x [..., K] @ w, where w [K,N] is known by codes of few bits: (level - zero) * scale, a level being its code or
+    the code's entry in `table`. `block` rows that follow each other share a row of `scale` and `zero`. Computed in
+    f32; the order of summation is not defined, and scales may be applied to sums of products."""
+    level = codes.astype(np.float32) if table is None else table[codes.astype(np.int64)]
+    if zero is not None:
+        level = level - np.repeat(zero, block, axis=0)[:len(codes)]
+    return np.asarray(np.matmul(x, level * np.repeat(scale, block, axis=0)[:len(codes)]))
 
 
 def _attention_type(q: Type, k: Type, v: Type, mask: Type | None = None, *, scale: float) -> TensorType:

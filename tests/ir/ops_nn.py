@@ -31,6 +31,17 @@ def products() -> list[Case]:
         case("matmul_integer", a, b, None, zb, expected=(a.astype(int) @ (b.astype(int) + 3)).astype(np.int32)),
         case("matmul_integer", a, b, rows, columns, expected=exact.astype(np.int32)),
     ]
+    levels, table = whole(-8, 8, 6, 5, dtype=np.int8), normal(4)
+    places = whole(0, 4, 6, 5, dtype=ml_dtypes.uint2)
+    scale, zero, rows = normal(2, 5), normal(2, 5), normal(2, 3, 6)
+    spread = np.repeat(scale, 4, axis=0)[:6]
+    cases += [
+        case("matmul_coded", rows, levels, scale, block=4, expected=rows @ (levels * spread)),
+        case("matmul_coded", rows, levels, scale, zero, block=4,
+             expected=rows @ ((levels - np.repeat(zero, 4, axis=0)[:6]) * spread)),
+        case("matmul_coded", rows[0, 0], places, scale[:1], None, table, block=6,
+             expected=rows[0, 0] @ (table[places.astype(int)] * scale[0])),
+    ]
     for mask in (None, np.where(np.tri(4, 6) > 0, 0, -INF).astype(F32), normal(2, 1, 1, 6)):
         q, k, v = normal(2, 3, 4, 5), normal(2, 3, 6, 5), normal(2, 3, 6, 7)
         scores = 0.3 * q @ k.swapaxes(-1, -2) + (0 if mask is None else mask)
