@@ -2,11 +2,14 @@
 
 An axis of known sizes reads its source places and weights from constant tables made by the op's own formulas, so every
 mode is exact. An axis whose sizes come with the inputs computes them, in f32 as the op's meaning says; there the
-antialiasing filters, whose number of taps depends on the sizes, are not supported.
+antialiasing filters, whose number of taps depends on the sizes, are not supported. Few taps are written out, many
+(antialiasing a strong reduction has hundreds) are loops over the tables.
 """
 from __future__ import annotations
 
 import itertools
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,7 +18,23 @@ import numpy as np
 from lepton.codegen.group import Group, LowerOptions, lowers
 from lepton.codegen.kernel import Kernel, packed
 from lepton.codegen.llvm.convert import widened
-from lepton.codegen.loops import Apply, Cast, Const, Expr, For, Let, LoopKind, Ref, Select, Stmt, add, i64, mul
+from lepton.codegen.loops import (
+    Apply,
+    Cast,
+    Const,
+    Expr,
+    For,
+    Let,
+    LoopKind,
+    Ref,
+    Select,
+    Stmt,
+    Update,
+    Var,
+    add,
+    i64,
+    mul,
+)
 from lepton.codegen.lower.anchored import Anchored
 from lepton.codegen.lower.nest import cut, grain_for, guess, least, load, most, nest_loops
 from lepton.ir import ops
@@ -26,6 +45,8 @@ from lepton.ir.types import DType
 
 F32 = DType.F32
 CROP = "tf_crop_and_resize"
+WRITTEN_OUT = 64  # taps of one element that are written one after the other
+TERMS = 16        # of a sum that is one expression: all that handles expressions recurses
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +55,17 @@ class Tap:
 
     place: Expr
     weight: Expr | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Taps:
+    """The taps along one axis: `count` of them, the t-th as `at(t, into)` gives it, its statements added to `into`."""
+
+    count: int
+    at: Callable[[Expr, list[Stmt]], Tap]
+
+    def all(self, into: list[Stmt]) -> list[Tap]:
+        return [self.at(i64(t), into) for t in range(self.count)]
 
 
 @lowers(ops.resize)
@@ -60,9 +92,13 @@ class _Resize(Anchored):
         point: list[Expr] = [*coords[:len(shape) - 1], last]
         outer: list[Stmt] = []
         inner: list[Stmt] = []
-        choices = [self._taps(axis, at, outer if at is not last else inner) for axis, at in enumerate(point)]
+        found = [self._taps(axis, at, outer if at is not last else inner) for axis, at in enumerate(point)]
         far = [self._outside(axis, at) for axis, at in enumerate(point)]
-        total = self._sum(choices)
+        if math.prod(t.count if isinstance(t, Taps) else len(t) for t in found) > WRITTEN_OUT:
+            total = self._looped(found, inner)
+        else:
+            total = self._sum([t.all(outer if at is not last else inner) if isinstance(t, Taps) else t
+                               for t, at in zip(found, point, strict=True)], inner)
         outside = [e for e in far if e is not None]
         for test in outside:
             total = Select(test, Const(float(self.attrs["extrapolation"]), self.dtype), total)
@@ -74,17 +110,44 @@ class _Resize(Anchored):
         return self.nest.kernel(around.around(body), tasks.count, grain=grain_for(tasks), writes=self.group.outputs,
                                 flops=product(list(shape)) * 2)
 
-    def _sum(self, choices: list[list[Tap]]) -> Expr:
+    def _term(self, chosen: Sequence[Tap]) -> Expr:
+        """One source element times its weights."""
+        value: Expr = self.element(self.x, [t.place for t in chosen])
+        value = value if value.dtype is self.dtype else Cast(value, self.dtype)
+        for tap in chosen:
+            if tap.weight is not None:
+                weight = tap.weight if self.dtype is F32 else Cast(tap.weight, self.dtype)
+                value = Apply("mul", (value, weight), self.dtype)
+        return value
+
+    def _sum(self, choices: Sequence[Sequence[Tap]], into: list[Stmt]) -> Expr:
         total: Expr | None = None
-        for chosen in itertools.product(*choices):
-            value: Expr = self.element(self.x, [t.place for t in chosen])
-            value = value if value.dtype is self.dtype else Cast(value, self.dtype)
-            for tap in chosen:
-                if tap.weight is not None:
-                    weight = tap.weight if self.dtype is F32 else Cast(tap.weight, self.dtype)
-                    value = Apply("mul", (value, weight), self.dtype)
+        for n, chosen in enumerate(itertools.product(*choices)):
+            value = self._term(chosen)
             total = value if total is None else Apply("add", (total, value), self.dtype)
+            if n % TERMS == TERMS - 1:
+                total = self._named("sum", total, into)
         assert total is not None
+        return total
+
+    def _looped(self, found: Sequence[Taps | list[Tap]], into: list[Stmt]) -> Expr:
+        """The same sum: loops over the taps that tables hold, the others written out in the innermost."""
+        total = Ref(self.nest.fresh("total"), self.dtype)
+        into.append(Var(total.name, Const(0.0, self.dtype)))
+        loops: list[tuple[Ref, int, list[Stmt]]] = []
+        choices: list[list[Tap]] = []
+        for taps_here in found:
+            if isinstance(taps_here, Taps):
+                var, body = self.nest.var("t"), list[Stmt]()
+                choices.append([taps_here.at(var, body)])
+                loops.append((var, taps_here.count, body))
+            else:
+                choices.append(taps_here)
+        innermost: list[Stmt] = []
+        innermost += [Update(total.name, "add", self._sum(choices, innermost))]
+        for var, count, body in reversed(loops):
+            innermost = [For(var.name, i64(count), (*body, *innermost))]
+        into += innermost
         return total
 
     # --- one axis ---
@@ -98,12 +161,12 @@ class _Resize(Anchored):
             return float(np.float32(new) / np.float32(max(old, 1)))
         return 1.0 if old == new else None
 
-    def _taps(self, axis: int, at: Expr, into: list[Stmt]) -> list[Tap]:
+    def _taps(self, axis: int, at: Expr, into: list[Stmt]) -> Taps | list[Tap]:
         old, new = self.x.tensor.shape[axis], self.result.shape[axis]
         if old == new and self._scale(axis) == 1.0 and self.attrs["coordinates"] != CROP:
             return [Tap(at)]
         if isinstance(old, int) and isinstance(new, int):
-            return self._table(axis, at, old, new, into)
+            return self._table(axis, at, old, new)
         return self._computed(axis, at, old, new, into)
 
     def _named(self, stem: str, e: Expr, into: list[Stmt]) -> Expr:
@@ -121,7 +184,7 @@ class _Resize(Anchored):
         bounds = (roi[axis], roi[axis + rank]) if roi else (0.0, 1.0)
         return source_coordinates(self.attrs["coordinates"], old, new, scale, bounds)
 
-    def _table(self, axis: int, at: Expr, old: int, new: int, into: list[Stmt]) -> list[Tap]:
+    def _table(self, axis: int, at: Expr, old: int, new: int) -> Taps:
         source, scale = self._source(axis, old, new), self._scale(axis)
         assert scale is not None
         if self.attrs["mode"] == "nearest":
@@ -133,13 +196,13 @@ class _Resize(Anchored):
         count = places.shape[1]
         where = self.nest.constant(packed(places.astype(np.int64)), DType.I64)
         heavy = None if weights is None else self.nest.constant(packed(weights.astype(np.float32)), F32)
-        found = []
-        for t in range(count):
-            index = add(mul(at, i64(count)), i64(t))
+
+        def tap(t: Expr, into: list[Stmt]) -> Tap:
+            index = add(mul(at, i64(count)), t)
             place = self._named("from", load(where, DType.I64, index), into)
-            weight = None if heavy is None else self._named("weight", load(heavy, F32, index), into)
-            found.append(Tap(place, weight))
-        return found
+            return Tap(place, None if heavy is None else self._named("weight", load(heavy, F32, index), into))
+
+        return Taps(count, tap)
 
     def _outside(self, axis: int, at: Expr) -> Expr | None:
         """Whether the source coordinate lies outside the axis, where such elements are extrapolated."""

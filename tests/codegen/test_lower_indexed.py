@@ -156,6 +156,18 @@ def test_resize(target: Target, how: dict[str, Any], open_size: bool) -> None:
 
 
 @targets
+def test_resize_with_hundreds_of_taps(target: Target) -> None:
+    """What is written out for a few taps are loops here: antialiasing a strong reduction, cubics of many axes."""
+    x = value((3, 41, 37, 1))
+    node = ops.resize.node(x, sizes=(3, 2, 3, 4), mode="cubic", antialias=True, exclude_outside=True)
+    check_node(node, {x: floats(3, 41, 37, 1)}, target, rtol=1e-4, atol=1e-5)
+    n = sym("N")
+    y = value((2, n, n, n, 3))
+    node = ops.resize.node(y, sizes=(1, 2 * n, n + 1, n + 2, 7), mode="cubic")
+    check_node(node, {y: floats(2, 3, 3, 3, 3)}, target, env={"N": 3}, rtol=1e-4, atol=1e-5)
+
+
+@targets
 def test_resize_with_tables_only(target: Target) -> None:
     x = value((1, 2, 9, 11))
     for mode in ("linear", "cubic"):
