@@ -124,14 +124,15 @@ class _Pieces:
 
 
 def build(programs: Sequence[tuple[Program, Target]], metadata: Sequence[str], threads: int = 0,
-          linked: bool = True, devices: Sequence[DeviceCode | None] = ()) -> Objects:
-    """Compile programs of one triple, best target first. `linked`: weights are a symbol the linker resolves.
-    `devices`: what CUDA programs run, beside each program."""
+          linked: bool = True, devices: Sequence[DeviceCode | None] = (), model_of: Sequence[int] = ()) -> Objects:
+    """Compile programs of one triple, for each model best target first. `linked`: weights are a symbol the linker
+    resolves. Beside each program stand what CUDA programs run (`devices`) and which model of the file it computes."""
     made = _Pieces(linked, threads)
     each = [*devices, *[None] * (len(programs) - len(devices))]
-    names = [made.add(program, target, f"lpt_{target.name.replace('-', '_')}_", words, device)
-             for (program, target), words, device in zip(programs, metadata, each, strict=True)]
-    artifact_table(made.tables, names)
+    models = [*model_of] or [0] * len(programs)
+    names = [made.add(program, target, f"lpt_{f'm{model}_' if model else ''}{target.name.replace('-', '_')}_", words, device)
+             for (program, target), words, device, model in zip(programs, metadata, each, models, strict=True)]
+    artifact_table(made.tables, names, models)
     made.texts.append(TYPES + str(made.tables))
     made.objects.append(compile_module(made.texts[-1], programs[0][1]))
     return Objects(programs[0][1].triple, made.objects, made.weights, names, made.texts, sum(map(len, made.objects)))

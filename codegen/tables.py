@@ -39,7 +39,7 @@ TYPES = """\
 ptr, i64, i64, i32, i32, i32, i32, i32, i32, i32, i32, i32, i32, i32, i32, i32, i32, i32, ptr, ptr, i32, i32 }
 %lpt_cuda_image = type { ptr, i64, i32, i32 }
 %lpt_cuda_kernel = type { ptr, i32, i32, i32, i32, i32, i32, i32, i32 }
-%lpt_artifact_table = type { ptr, i64 }
+%lpt_artifact_table = type { ptr, i64, ptr, i64 }
 """
 
 
@@ -69,13 +69,15 @@ class Env:
         return self._runs[dims]
 
 
-def artifact_table(module: Module, programs: Sequence[str]) -> None:
-    """Define `lpt_artifact`: the programs of an artifact, best first."""
-    rows = ", ".join(f"ptr @{p}" for p in programs)
-    module.globals["lpt_programs"] = (
-        f"@lpt_programs = hidden constant [{len(programs)} x ptr] [{rows}]")
+def artifact_table(module: Module, programs: Sequence[str], model_of: Sequence[int]) -> None:
+    """Define `lpt_artifact`: the programs of an artifact, for each model best first, and which model each computes."""
+    count = len(programs)
+    rows, places = ", ".join(f"ptr @{p}" for p in programs), ", ".join(f"i32 {m}" for m in model_of)
+    module.globals["lpt_programs"] = f"@lpt_programs = hidden constant [{count} x ptr] [{rows}]"
+    module.globals["lpt_model_of"] = f"@lpt_model_of = hidden constant [{count} x i32] [{places}]"
     module.globals["lpt_artifact"] = (
-        f"@lpt_artifact = hidden constant %lpt_artifact_table {{ ptr @lpt_programs, i64 {len(programs)} }}")
+        f"@lpt_artifact = hidden constant %lpt_artifact_table {{ ptr @lpt_programs, i64 {count}, "
+        f"ptr @lpt_model_of, i64 {max(model_of) + 1} }}")
 
 
 class Tables:

@@ -28,6 +28,10 @@ extern "C" {
 #define LEPTON_ON_CUDA (2u << 16)
 #define LEPTON_ON_ANY (3u << 16) /* the GPU where there is one that fits, else the CPU */
 
+/* Added to lepton_query's argument: which model of a file that holds several is meant, counted from 0 in the order
+ * in which they were compiled (the metadata's "models" names them); past the last the answer is NULL. */
+#define LEPTON_MODEL(index) ((uint32_t)(index) << 24)
+
 /* cffi: begin */
 typedef enum lepton_status {
   LEPTON_OK = 0,
@@ -189,7 +193,7 @@ typedef struct lepton_api {
 } lepton_api;
 /* cffi: end */
 
-/* The table, or NULL if the library cannot speak `abi_version`. Static; never freed.
+/* The table, or NULL if the library cannot speak `abi_version` or has no such model. Static; never freed.
  * A machine that lacks the GPU or every instruction set the model was compiled for still gets the table, so
  * that the ports can be read; its `create` returns LEPTON_UNSUPPORTED and says what is missing. */
 const lepton_api *lepton_query(uint32_t abi_version);

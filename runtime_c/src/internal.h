@@ -184,11 +184,13 @@ enum {
   LPT_CPU_NEON_DOTPROD = 1u << 17
 };
 
-/* All the programs of an artifact, best first. In a .so the linker resolves `lpt_artifact`
+/* All the programs of an artifact, for each model best first. In a .so the linker resolves `lpt_artifact`
  * (defined by generated code) and entry.c hands out lepton_query; the JIT calls lpt_bind. */
 typedef struct lpt_artifact_table {
   const lpt_program *const *programs;
   uint64_t n_programs;
+  const uint32_t *model_of; /* beside `programs`: which model it computes; NULL: all the one    */
+  uint64_t n_models;        /* 0: one                                                           */
 } lpt_artifact_table;
 
 #endif

@@ -11,9 +11,10 @@ static const lpt_program impossible_program = {
   .input_slots = static_slots, .output_slots = static_slots, .env = static_env, .n_inputs = 1, .n_outputs = 1,
   .n_env = LENGTH(static_env),
 };
-static const lpt_program *const programs[] = {&impossible_program, &static_program};
+static const lpt_program *const programs[] = {&impossible_program, &static_program, &dynamic_program};
+static const uint32_t model_of[] = {0, 0, 1};
 __attribute__((visibility("hidden"))) extern const lpt_artifact_table lpt_artifact;
-const lpt_artifact_table lpt_artifact = {programs, 2};
+const lpt_artifact_table lpt_artifact = {programs, 3, model_of, 2};
 
 const lepton_api *lepton_query(uint32_t abi_version);
 
@@ -44,6 +45,20 @@ static void the_table_gives_a_working_session(void) {
   for (int i = 0; i < 4; i++) CHECK(y[i] == 2 * x[i] + 7);
   api->destroy(session);
   api->destroy(NULL);
+}
+
+static void a_file_of_two_models_gives_a_table_for_each(void) {
+  const lepton_api *first = lepton_query(LEPTON_ABI_VERSION | LEPTON_MODEL(0));
+  const lepton_api *second = lepton_query(LEPTON_ABI_VERSION | LEPTON_MODEL(1));
+  CHECK(first == lepton_query(LEPTON_ABI_VERSION) && second && second != first);
+  CHECK(second->n_inputs == dynamic_program.n_inputs && second->inputs == dynamic_program.inputs);
+  CHECK(second->create != first->create);
+  lepton_session *session = NULL;
+  CHECK(second->create(NULL, &session) == LEPTON_OK);
+  second->destroy(session);
+  CHECK(lepton_query(LEPTON_ABI_VERSION | LEPTON_ON_CPU | LEPTON_MODEL(1))->inputs == second->inputs);
+  for (uint32_t i = 2; i < 256; i++) CHECK(!lepton_query(LEPTON_ABI_VERSION | LEPTON_MODEL(i)));
+  CHECK(!lepton_query(LEPTON_ABI_VERSION | 4u << 16));
 }
 
 static void an_output_without_memory_gets_the_sessions(void) {
@@ -333,6 +348,7 @@ static void draws_follow_the_seed(void) {
 
 int main(void) {
   RUN(the_table_gives_a_working_session);
+  RUN(a_file_of_two_models_gives_a_table_for_each);
   RUN(an_output_without_memory_gets_the_sessions);
   RUN(dynamic_shapes_come_and_go);
   RUN(loops_jump);

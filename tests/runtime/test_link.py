@@ -108,7 +108,7 @@ def test_large_weights_keep_their_place(tmp_path: Path, tables: bytes) -> None:
     link([tables], pieces, tmp_path / "model.so", handmade.TRIPLE)
     data = (tmp_path / "model.so").read_bytes()
     assert data.count(b"".join(pieces)) == 1
-    assert len(data) < 20_000_060 + 100_000
+    assert len(data) < 20_000_060 + 120_000
     np.testing.assert_array_equal(load(tmp_path / "model.so")(X), 2 * X + 3)
 
 
