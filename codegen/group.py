@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from lepton.codegen.kernel import Access, Kernel
+from lepton.codegen.schedule import Chooser, by_cost
 from lepton.codegen.target import Target
 from lepton.ir import ops
 from lepton.ir.core import Graph, Node, User, Value, clone
@@ -40,6 +41,7 @@ class LowerOptions:
     math: str = "default"        # strict | default | fast
     winograd: bool = True        # 3x3 convolutions by fewer multiplications, unless math is strict
     seed: int = 0                # what the random draws of a new session start from
+    choose: Chooser = by_cost    # how products and convolutions are cut
 
 
 Lowering = Callable[[Group, LowerOptions], Kernel]

@@ -8,9 +8,11 @@ from lepton.codegen.cuda.templates.product import Columns, Factor, Matrix, Plain
 from lepton.codegen.group import Group, LowerOptions, lowers
 from lepton.codegen.kernel import Kernel, packed
 from lepton.codegen.llvm.convert import widened
-from lepton.codegen.lower.conv import Shape, pixels, shape_of
+from lepton.codegen.lower.conv import pixels, shape_of
+from lepton.codegen.lower.conv_cost import Shape
 from lepton.codegen.lower.halves import upper_halves
-from lepton.codegen.lower.matmul import Problem, problem_of
+from lepton.codegen.lower.matmul import problem_of
+from lepton.codegen.lower.matmul_cost import Problem
 from lepton.codegen.lower.products import generic_conv, generic_matmul
 from lepton.codegen.templates.fused import Bindings, Fused, Strides, collapse, constant_array, narrow_operand, outer
 from lepton.ir import ops

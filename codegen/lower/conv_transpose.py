@@ -16,7 +16,8 @@ import numpy as np
 
 from lepton.codegen.group import Group, LowerOptions, lowers
 from lepton.codegen.kernel import Kernel
-from lepton.codegen.lower.conv import Shape, direct_body, pixels
+from lepton.codegen.lower.conv import direct_body, pixels
+from lepton.codegen.lower.conv_cost import Shape
 from lepton.codegen.lower.matmul import Made, grain_of, product_body
 from lepton.codegen.lower.products import generic_conv_transpose
 from lepton.codegen.templates.fused import Bindings, Fused, Strides, constant_array, outer

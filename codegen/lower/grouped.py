@@ -9,10 +9,13 @@ from typing import Any
 
 import numpy as np
 
+from lepton.codegen.group import Group, LowerOptions
 from lepton.codegen.kernel import packed
-from lepton.codegen.lower.conv import Shape, blocking
-from lepton.codegen.lower.matmul import Made, Problem, blocks, tile_of
-from lepton.codegen.target import Target
+from lepton.codegen.lower import tiled
+from lepton.codegen.lower.candidates import conv_choice, gemm_choice
+from lepton.codegen.lower.conv_cost import Shape, blocking
+from lepton.codegen.lower.matmul import Made
+from lepton.codegen.lower.matmul_cost import Problem
 from lepton.codegen.templates.convolution import Convolution, Window
 from lepton.codegen.templates.dots import Dot
 from lepton.codegen.templates.epilogue import Epilogue, Operand
@@ -47,21 +50,26 @@ def _fewer(stride: Dim, group: int) -> Dim:
     return stride // group if isinstance(stride, int) else stride
 
 
-def product_body(bindings: Bindings, target: Target, problem: Problem, left: Operand, right: Operand | None,
-                 epilogue: Epilogue, factor: Factor) -> Made:
+def product_body(bindings: Bindings, group: Group, options: LowerOptions, problem: Problem, left: Operand,
+                 right: Operand | None, epilogue: Epilogue, factor: Factor) -> Made:
     """A matrix product; k is known and adjacent in A."""
-    dot, k = factor.dot, problem.k
+    if factor.dot.matrix:
+        return tiled.product_body(bindings, options.target, problem, left, right, epilogue, factor)
+    dot, k, target = factor.dot, problem.k, options.target
     assert isinstance(k, int)
     whole, tail = divmod(k, dot.group)
     like = replace(problem, k=-(-k // dot.group), a=(*problem.a[:-2], _fewer(problem.a[-2], dot.group), 1))
-    tile = tile_of(target, like, DType.F32, dot)
-    rows, panels, rows_fastest = blocks(target, like, tile, DType.F32)
+    schedule = options.choose(gemm_choice(group, target, like, DType.F32, dot))
+    tile, (rows, panels) = Tile(*schedule.tile), schedule.block
+    assert isinstance(rows, int)
+    assert isinstance(panels, int)
     if right is None:
         source: int | Operand = bindings.buffer(packed(pack_constant(factor.rows[0], target, tile, DType.I32)))
     else:
         source = right
     *batch, m, n = bindings.sizes((*problem.batch, problem.m, problem.n))
-    body = Gemm(dot.sums, tuple(batch), m, n, whole, left, source, epilogue, tile, rows, panels, rows_fastest, dot=dot,
+    body = Gemm(dot.sums, tuple(batch), m, n, whole, left, source, epilogue, tile, rows, panels,
+                schedule.order == "rows", dot=dot,
                 tail=tail, passes=factor.passes, quads=factor.quads)
     width = tile.vectors * target.lanes(DType.I32)
     scratch = 0 if right is None else (1 + -(-k // dot.group)) * width * 4
@@ -69,13 +77,15 @@ def product_body(bindings: Bindings, target: Target, problem: Problem, left: Ope
                 scratch)
 
 
-def direct_body(bindings: Bindings, target: Target, shape: Shape, x: Operand, epilogue: Epilogue, factor: Factor,
-                fill: Zero | None) -> Made:
+def direct_body(bindings: Bindings, group: Group, options: LowerOptions, shape: Shape, x: Operand, epilogue: Epilogue,
+                factor: Factor, fill: Zero | None) -> Made:
     """A direct convolution: tile, blocks, whether the input is copied."""
-    dot = factor.dot
+    if factor.dot.matrix:
+        return tiled.direct_body(bindings, options.target, shape, x, epilogue, factor, fill)
+    dot, target = factor.dot, options.target
     channels = -(-shape.channels // dot.group)
     like = replace(shape, dtype=DType.F32, channels=channels, x=tuple(_fewer(s, dot.group) for s in shape.x))
-    cut = blocking(target, like, dot)
+    cut = blocking(target, like, options.choose(conv_choice(group, target, like, dot)))
     copied = shape.padded or cut.crowded or shape.x[4] != 1 or shape.channels % dot.group != 0
     gap = 64 // x.dtype.bytes if cut.crowded else 0
     rows = [pack_constant(r, target, Tile(1, cut.vectors), DType.I32) for r in factor.rows]

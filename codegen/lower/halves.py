@@ -12,10 +12,13 @@ import numpy as np
 
 from lepton.codegen.group import Group, LowerOptions
 from lepton.codegen.kernel import Kernel
-from lepton.codegen.lower.conv import Shape, depthwise, pixels, shape_of
+from lepton.codegen.lower.conv import depthwise, pixels, shape_of
+from lepton.codegen.lower.conv_cost import Shape
 from lepton.codegen.lower.grouped import Factor, direct_body, groups, product_body
-from lepton.codegen.lower.matmul import Problem, grain_of, problem_of
+from lepton.codegen.lower.matmul import grain_of, problem_of
+from lepton.codegen.lower.matmul_cost import Problem
 from lepton.codegen.lower.products import generic_conv, generic_matmul
+from lepton.codegen.lower.tiled import direct_dot, product_dot
 from lepton.codegen.templates.dots import PAIRS
 from lepton.codegen.templates.fused import Bindings, Fused, constant_array, outer
 from lepton.ir.core import Value
@@ -46,8 +49,9 @@ def _product(group: Group, options: LowerOptions, fused: Fused, problem: Problem
     left = bindings.operand(outer(group, a), a.tensor, problem.a)
     epilogue = fused.epilogue(bindings, problem.views)
     assert problem.weights is not None
-    factor = Factor(PAIRS, (groups(upper_halves(problem.weights), np.uint16),))
-    made = product_body(bindings, options.target, problem, left, None, epilogue, factor)
+    dot = product_dot(options.target, problem, DType.BF16) or PAIRS
+    factor = Factor(dot, (groups(upper_halves(problem.weights), np.uint16),))
+    made = product_body(bindings, group, options, problem, left, None, epilogue, factor)
     flops = product((*problem.batch, 2, problem.m, problem.n, problem.k))
     return Kernel(group.name, made.body, tuple(bindings.bound), made.tasks, bindings.table.dims, made.scratch,
                   grain_of(flops // 2 if isinstance(flops, int) else flops, made.tasks), flops, group.outputs)
@@ -80,7 +84,8 @@ def _direct(group: Group, options: LowerOptions, fused: Fused, shape: Shape, x: 
         w = shape.weights[g * shape.filters:(g + 1) * shape.filters].transpose(2, 3, 4, 1, 0)
         w = np.pad(w, [(0, 0)] * 3 + [(0, odd), (0, 0)])
         rows.append(groups(upper_halves(w.reshape(-1, shape.filters)), np.uint16))
-    made = direct_body(bindings, options.target, shape, view, epilogue, Factor(PAIRS, tuple(rows)), None)
+    dot = direct_dot(options.target, shape, DType.BF16) or PAIRS
+    made = direct_body(bindings, group, options, shape, view, epilogue, Factor(dot, tuple(rows)), None)
     flops = shape.flops
     return Kernel(group.name, made.body, tuple(bindings.bound), made.tasks, bindings.table.dims, made.scratch,
                   grain_of(flops // 2 if isinstance(flops, int) else flops, made.tasks), flops, group.outputs)

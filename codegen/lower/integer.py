@@ -15,10 +15,13 @@ import numpy as np
 from lepton.codegen.group import Group, LowerOptions, lowers
 from lepton.codegen.kernel import Kernel, packed
 from lepton.codegen.loops import Apply, Cast, Let, Load, Ref, i64
-from lepton.codegen.lower.conv import Shape, depthwise, pixels, shape_of
+from lepton.codegen.lower.conv import depthwise, pixels, shape_of
+from lepton.codegen.lower.conv_cost import Shape
 from lepton.codegen.lower.grouped import Factor, direct_body, groups, product_body
-from lepton.codegen.lower.matmul import Problem, grain_of, problem_of
+from lepton.codegen.lower.matmul import grain_of, problem_of
+from lepton.codegen.lower.matmul_cost import Problem
 from lepton.codegen.lower.products import generic_conv, generic_matmul
+from lepton.codegen.lower.tiled import direct_dot, product_dot
 from lepton.codegen.templates.dots import bytes_dot, offset_of
 from lepton.codegen.templates.epilogue import ACCUMULATOR, Epilogue
 from lepton.codegen.templates.fused import Bindings, Fused, constant_array, outer
@@ -123,15 +126,16 @@ def product_kernel(group: Group, options: LowerOptions, fused: Fused, problem: P
     if weights is None:
         assert b is not None
         right = bindings.operand(outer(group, b), b.tensor, problem.b)
-    dot = bytes_dot(options.target, left.dtype)
+    parts = 1 if weights is None else len(weights.parts)
+    dot = product_dot(options.target, problem, left.dtype, parts) or bytes_dot(options.target, left.dtype)
     moved = offset_of(dot, left.dtype)
     if weights is not None:
-        factor = Factor(dot, (weights.rows(moved + zeros.number),), len(weights.parts))
+        factor = Factor(dot, (weights.rows(moved + zeros.number),), parts)
     else:
         assert right is not None
         assert isinstance(problem.k, int)
         factor = Factor(dot, quads=Quads(problem.k, not right.dtype.is_signed, zeros.operand(bindings, moved)))
-    made = product_body(bindings, options.target, problem, left, right, epilogue, factor)
+    made = product_body(bindings, group, options, problem, left, right, epilogue, factor)
     flops = product((*problem.batch, 2, problem.m, problem.n, problem.k))
     return Kernel(group.name, made.body, tuple(bindings.bound), made.tasks, bindings.table.dims, made.scratch,
                   grain_of(flops if not isinstance(flops, int) else flops // 4, made.tasks), flops, group.outputs)
@@ -192,10 +196,10 @@ def direct(group: Group, options: LowerOptions, fused: Fused, shape: Shape, zero
     epilogue = fused.epilogue(bindings, shape.views)
     sums = np.concatenate([w.sums for w in weights])
     epilogue = less_zero(bindings, epilogue, zeros, sums, 5)
-    dot = bytes_dot(target, x.tensor.dtype)
+    dot = direct_dot(target, shape, x.tensor.dtype) or bytes_dot(target, x.tensor.dtype)
     number = offset_of(dot, x.tensor.dtype) + zeros.number
     factor = Factor(dot, tuple(w.rows(number) for w in weights), len(weights[0].parts))
-    made = direct_body(bindings, target, shape, view, epilogue, factor, zeros.operand(bindings))
+    made = direct_body(bindings, group, options, shape, view, epilogue, factor, zeros.operand(bindings))
     flops = shape.flops
     return Kernel(group.name, made.body, tuple(bindings.bound), made.tasks, bindings.table.dims, made.scratch,
                   grain_of(flops if not isinstance(flops, int) else flops // 4, made.tasks), flops, group.outputs)

@@ -6,36 +6,18 @@ from typing import cast
 
 from lepton.codegen.group import Group, LowerOptions, lowers
 from lepton.codegen.kernel import Body, Kernel, packed
+from lepton.codegen.lower.candidates import gemm_choice
+from lepton.codegen.lower.matmul_cost import UNKNOWN_ROWS, Problem, gemm_schedule
+from lepton.codegen.schedule import Schedule
 from lepton.codegen.target import Target
-from lepton.codegen.templates.dots import FMA, Dot
 from lepton.codegen.templates.epilogue import Epilogue, Operand
 from lepton.codegen.templates.fused import Bindings, Fused, Strides, collapse, constant_array, narrow_operand, outer
 from lepton.codegen.templates.gemm import Gemm, pack_constant
-from lepton.codegen.templates.tiles import Tile, choose
+from lepton.codegen.templates.tiles import Tile
 from lepton.ir import ops
 from lepton.ir.core import Value
 from lepton.ir.dims import Dim, ceildiv, dim_max, product
-from lepton.ir.tensor import Array
 from lepton.ir.types import DType, TensorType
-
-UNKNOWN_ROWS, UNKNOWN_COLUMNS, UNKNOWN_K = 256, 512, 512   # what the cost model takes for run-time sizes
-TASK_FLOPS = 3_000_000                                     # about 15 us of one core
-MOST_TASKS = 32
-ENOUGH_TASKS = 8                                           # fewer leave threads without work
-
-
-@dataclass(frozen=True, slots=True)
-class Problem:
-    """A matmul in matrix form. Views are over (*batch, m, n) but for a: (*batch, m, k) and b: (*batch, k, n)."""
-
-    batch: tuple[Dim, ...]
-    m: Dim
-    n: Dim
-    k: Dim
-    a: Strides
-    b: Strides                    # of no use where there are weights
-    views: list[Strides]          # of the epilogue's operands
-    weights: Array | None         # the elements of b if it is a constant matrix
 
 
 @lowers(ops.matmul)
@@ -107,7 +89,9 @@ def matmul_kernel(group: Group, options: LowerOptions, fused: Fused, problem: Pr
     bindings, (a, b) = Bindings(), factors
     left = bindings.operand(outer(group, a), a.tensor, problem.a)
     right = None if problem.weights is not None else bindings.operand(outer(group, b), b.tensor, problem.b)
-    made = product_body(bindings, options.target, problem, left, right, fused.epilogue(bindings, problem.views))
+    target, dtype = options.target, left.dtype
+    schedule = options.choose(gemm_choice(group, target, turned(target, problem, dtype), dtype))
+    made = product_body(bindings, target, problem, left, right, fused.epilogue(bindings, problem.views), schedule)
     flops = product((*problem.batch, 2, problem.m, problem.n, problem.k))
     return Kernel(group.name, made.body, tuple(bindings.bound), made.tasks, bindings.table.dims, made.scratch,
                   grain_of(dim_max(flops, product((24, problem.n, problem.k))), made.tasks), flops, group.outputs)
@@ -123,17 +107,19 @@ class Made:
 
 
 def product_body(bindings: Bindings, target: Target, problem: Problem, left: Operand, right: Operand | None,
-                 epilogue: Epilogue) -> Made:
-    """The body of a product: tile, blocks, packing. Without `right` the problem's weights are packed."""
+                 epilogue: Epilogue, schedule: Schedule | None = None) -> Made:
+    """The body of a product: blocks, packing. Without `right` the problem's weights are packed, without a schedule
+    (of the problem as `turned` leaves it) it is the cost model's."""
     dtype = left.dtype
     if right is None and problem.weights is not None and narrow(target, problem, dtype):
         right, left = transposed(left), weights_operand(bindings, problem, dtype)
-        problem = replace(problem, m=problem.n, n=problem.m, a=(*(0,) * len(problem.batch), problem.k, 1),
-                          b=(*problem.a[:-2], problem.a[-1], problem.a[-2]), weights=None)
+        problem = turned(target, problem, dtype)
         epilogue = replace(epilogue, loads=tuple(map(transposed, epilogue.loads)),
                            stores=tuple(map(transposed, epilogue.stores)))
-    tile = tile_of(target, problem, dtype)
-    rows, panels, rows_fastest = blocks(target, problem, tile, dtype)
+    schedule = schedule or gemm_schedule(target, problem, dtype)
+    tile, (rows, panels) = Tile(*schedule.tile), schedule.block
+    assert isinstance(rows, int)
+    assert isinstance(panels, int)
     in_place = right is not None and _reads_in_place(problem, tile)
     if right is None:
         assert problem.weights is not None
@@ -141,7 +127,8 @@ def product_body(bindings: Bindings, target: Target, problem: Problem, left: Ope
     else:
         source = right
     *batch, m, n, k = bindings.sizes((*problem.batch, problem.m, problem.n, problem.k))
-    body = Gemm(dtype, tuple(batch), m, n, k, left, source, epilogue, tile, rows, panels, rows_fastest, in_place)
+    body = Gemm(dtype, tuple(batch), m, n, k, left, source, epilogue, tile, rows, panels,
+                schedule.order == "rows", in_place)
     width = tile.vectors * target.lanes(dtype)
     scratch = 0 if right is None or in_place else problem.k * (width * dtype.bytes)
     tasks = product((*problem.batch, ceildiv(problem.m, rows), ceildiv(ceildiv(problem.n, width), panels)))
@@ -152,6 +139,14 @@ def narrow(target: Target, problem: Problem, dtype: DType) -> bool:
     """Whether weights have so few columns that vectors are better filled with rows of A."""
     lanes, rows = target.lanes(dtype), problem.m if isinstance(problem.m, int) else UNKNOWN_ROWS
     return isinstance(problem.n, int) and problem.n * 4 <= lanes and rows >= 2 * lanes
+
+
+def turned(target: Target, problem: Problem, dtype: DType) -> Problem:
+    """The problem as code is made for it: the other way round where weights are narrow."""
+    if problem.weights is None or not narrow(target, problem, dtype):
+        return problem
+    return replace(problem, m=problem.n, n=problem.m, a=(*(0,) * len(problem.batch), problem.k, 1),
+                   b=(*problem.a[:-2], problem.a[-1], problem.a[-2]), weights=None)
 
 
 def transposed(operand: Operand) -> Operand:
@@ -176,62 +171,3 @@ def grain_of(flops: Dim, tasks: Dim, least: int = 2_000_000) -> int:
 def _reads_in_place(problem: Problem, tile: Tile) -> bool:
     """Whether packing B would cost more than it saves: its columns are adjacent, and few rows use it."""
     return problem.b[-1] == 1 and isinstance(problem.m, int) and problem.m <= 2 * tile.rows
-
-
-def tile_of(target: Target, problem: Problem, dtype: DType, dot: Dot = FMA) -> Tile:
-    rows = problem.m if isinstance(problem.m, int) else UNKNOWN_ROWS
-    columns = problem.n if isinstance(problem.n, int) else UNKNOWN_COLUMNS
-    k = problem.k if isinstance(problem.k, int) else UNKNOWN_K
-    row, step = problem.a[-2:]
-    stride = row * dtype.bytes if isinstance(row, int) and isinstance(step, int) else None
-    return choose(target, rows, columns, k, dtype, row_stride=stride, dot=dot)
-
-
-def blocks(target: Target, problem: Problem, tile: Tile, dtype: DType) -> tuple[int, int, bool]:
-    """(rows of a task, panels of a task, whether row blocks follow each other in the order of tasks).
-
-    Of all ways to cut the product into enough tasks, the one that moves least between L2 and what lies behind it."""
-    m = max(problem.m, 1) if isinstance(problem.m, int) else UNKNOWN_ROWS
-    n = max(problem.n, 1) if isinstance(problem.n, int) else UNKNOWN_COLUMNS
-    k = max(problem.k if isinstance(problem.k, int) else UNKNOWN_K, 1)
-    batch = product(problem.batch)
-    entries = max(1, batch) if isinstance(batch, int) else 4
-    panels = max(1, -(-n // (tile.vectors * target.lanes(dtype))))
-    wanted = max(1, min(MOST_TASKS // entries, work_of(m, n, k) // TASK_FLOPS))
-    size = Traffic(m * k * dtype.bytes, n * k * dtype.bytes, panels, target.l2_bytes // 2, problem.weights is None)
-    tiles = -(-m // tile.rows)
-    found: list[tuple[int, int, int, bool]] = []
-    for down in range(1, min(tiles, max(wanted, -(-size.a * 2 // target.l2_bytes))) + 1):
-        rows = -(-tiles // down) * tile.rows
-        many = -(-m // rows)
-        each = -(-panels // min(panels, -(-wanted // many)))
-        missing = max(0, min(wanted, ENOUGH_TASKS) - many * -(-panels // each)) * (size.a + size.b)
-        for rows_fastest in (True, False):
-            found.append((size.moved(many, each, rows_fastest) + missing, rows, each, rows_fastest))
-    _, rows, each, rows_fastest = min(found)
-    return rows, each, rows_fastest
-
-
-@dataclass(frozen=True, slots=True)
-class Traffic:
-    """Bytes of A and B, and what of them fits in the share of L2 that a task may fill."""
-
-    a: int
-    b: int
-    panels: int
-    room: int
-    packs: bool         # every task packs the panels of B that it uses
-
-    def moved(self, blocks: int, each: int, rows_fastest: bool) -> int:
-        """Bytes from behind L2, for so many blocks of rows and panels of a task."""
-        a_fits = self.a <= self.room * blocks
-        b_fits = self.b * each <= self.room * self.panels
-        groups = -(-self.panels // each)
-        b_passes = 1 if rows_fastest and b_fits and not self.packs else blocks
-        a_passes = self.panels if not a_fits else groups if rows_fastest else 1
-        return self.a * a_passes + self.b * b_passes * (4 if self.packs else 1)
-
-
-def work_of(m: int, n: int, k: int) -> int:
-    """Operations, or what reading B takes where that is slower: a core reads a float in the time of 24 operations."""
-    return max(2 * m * n * k, 24 * n * k)

@@ -7,7 +7,8 @@ import numpy as np
 
 from lepton.codegen.group import Group, LowerOptions
 from lepton.codegen.kernel import Kernel, packed
-from lepton.codegen.lower.matmul import MOST_TASKS, TASK_FLOPS, UNKNOWN_ROWS, Problem, grain_of
+from lepton.codegen.lower.matmul import grain_of
+from lepton.codegen.lower.matmul_cost import MOST_TASKS, TASK_FLOPS, UNKNOWN_ROWS, Problem
 from lepton.codegen.target import Target
 from lepton.codegen.templates.fused import Bindings, Fused, outer
 from lepton.codegen.templates.scattered import Scattered, lists_of, scratch_bytes

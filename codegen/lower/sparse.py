@@ -14,18 +14,19 @@ import numpy as np
 
 from lepton.codegen.group import Group, LowerOptions
 from lepton.codegen.kernel import Kernel, packed
-from lepton.codegen.lower.conv import (
+from lepton.codegen.lower.conv import pixels
+from lepton.codegen.lower.conv_cost import (
     Shape,
-    _known,
-    _sweep,
     block_of,
+    known,
     panels_of,
-    pixels,
     suits_winograd,
+    sweep,
     tile_of,
 )
-from lepton.codegen.lower.matmul import UNKNOWN_ROWS, Problem, grain_of
-from lepton.codegen.lower.matmul import tile_of as product_tile
+from lepton.codegen.lower.matmul import grain_of
+from lepton.codegen.lower.matmul_cost import UNKNOWN_ROWS, Problem
+from lepton.codegen.lower.matmul_cost import tile_of as product_tile
 from lepton.codegen.lower.scattered import scattered_kernel, tiling
 from lepton.codegen.target import Target
 from lepton.codegen.templates.convolution import Window
@@ -72,7 +73,7 @@ def sparse_matmul(group: Group, options: LowerOptions, fused: Fused, problem: Pr
     lists = tiling(options.target, problem, weights, dtype)
     limit = GAIN * product_cost(options.target, problem, dtype)
     if (shape := of_problem(problem, dtype)) is not None:
-        rival = min(limit, lists.cost) * _known(shape.out[1])
+        rival = min(limit, lists.cost) * known(shape.out[1])
         if (kernel := sparse_kernel(group, options, fused, shape, x, rival)) is not None:
             return kernel
     return scattered_kernel(group, options, fused, problem, x, lists) if lists.cost <= limit else None
@@ -102,8 +103,8 @@ def of_problem(problem: Problem, dtype: DType) -> Shape | None:
 def direct_cost(options: LowerOptions, shape: Shape) -> float:
     """Cycles of the dense convolution of one image's plane."""
     target = options.target
-    whole = (_known(shape.out[1]), _known(shape.out[2]), -(-shape.filters // target.lanes(shape.dtype)))
-    cost = _sweep(target, shape, tile_of(target, shape), whole)
+    whole = (known(shape.out[1]), known(shape.out[2]), -(-shape.filters // target.lanes(shape.dtype)))
+    cost = sweep(target, shape, tile_of(target, shape), whole)
     if not options.winograd or not suits_winograd(shape):
         return cost
     return cost / (WINOGRAD * saving((whole[0], whole[1]), shape.channels, shape.filters))
@@ -127,7 +128,7 @@ def matrix_of(shape: Shape) -> Array:
 def choose(target: Target, shape: Shape, matrix: Array) -> Choice | None:
     """The cheapest tile for the pattern."""
     lanes = target.lanes(shape.dtype)
-    high, wide = _known(shape.out[1]), _known(shape.out[2])
+    high, wide = known(shape.out[1]), known(shape.out[2])
     found: list[Choice] = []
     for vectors in (1, 2, 4):
         if (vectors - 1) * lanes >= shape.filters:
@@ -144,7 +145,7 @@ def choose(target: Target, shape: Shape, matrix: Array) -> Choice | None:
 
 def tiles(target: Target, shape: Shape, vectors: int) -> Iterator[tuple[int, int]]:
     """Rows and columns worth trying."""
-    most, (high, wide) = most_rows(target, vectors), (_known(shape.out[1]), _known(shape.out[2]))
+    most, (high, wide) = most_rows(target, vectors), (known(shape.out[1]), known(shape.out[2]))
     if most < 1:
         return
     static = all(isinstance(d, int) for d in (*shape.out, *shape.into))

@@ -1,0 +1,102 @@
+"""Matrix products as the cost model sees them: their sizes, and which tile and blocks should be the fastest."""
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from lepton.codegen.schedule import Schedule
+from lepton.codegen.target import Target
+from lepton.codegen.templates.dots import FMA, Dot
+from lepton.codegen.templates.fused import Strides
+from lepton.codegen.templates.tiles import Tile, choose
+from lepton.ir.dims import Dim, product
+from lepton.ir.tensor import Array
+from lepton.ir.types import DType
+
+UNKNOWN_ROWS, UNKNOWN_COLUMNS, UNKNOWN_K = 256, 512, 512   # what the cost model takes for run-time sizes
+TASK_FLOPS = 3_000_000                                     # about 15 us of one core
+MOST_TASKS = 32
+ENOUGH_TASKS = 8                                           # fewer leave threads without work
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """A matmul in matrix form. Views are over (*batch, m, n) but for a: (*batch, m, k) and b: (*batch, k, n)."""
+
+    batch: tuple[Dim, ...]
+    m: Dim
+    n: Dim
+    k: Dim
+    a: Strides
+    b: Strides                    # of no use where there are weights
+    views: list[Strides]          # of the epilogue's operands
+    weights: Array | None         # the elements of b if it is a constant matrix
+
+
+def gemm_schedule(target: Target, problem: Problem, dtype: DType, dot: Dot = FMA) -> Schedule:
+    """What the cost model takes. Of narrow elements, k counts groups of them and `dtype` is what a group fills."""
+    return with_blocks(target, problem, tile_of(target, problem, dtype, dot), dtype)
+
+
+def with_blocks(target: Target, problem: Problem, tile: Tile, dtype: DType) -> Schedule:
+    """The best blocks for a tile."""
+    rows, panels, rows_fastest = blocks(target, problem, tile, dtype)
+    return Schedule("gemm", (tile.rows, tile.vectors), (rows, panels), "rows" if rows_fastest else "columns")
+
+
+def tile_of(target: Target, problem: Problem, dtype: DType, dot: Dot = FMA) -> Tile:
+    rows = problem.m if isinstance(problem.m, int) else UNKNOWN_ROWS
+    columns = problem.n if isinstance(problem.n, int) else UNKNOWN_COLUMNS
+    k = problem.k if isinstance(problem.k, int) else UNKNOWN_K
+    row, step = problem.a[-2:]
+    stride = row * dtype.bytes if isinstance(row, int) and isinstance(step, int) else None
+    return choose(target, rows, columns, k, dtype, row_stride=stride, dot=dot)
+
+
+def blocks(target: Target, problem: Problem, tile: Tile, dtype: DType) -> tuple[int, int, bool]:
+    """(rows of a task, panels of a task, whether row blocks follow each other in the order of tasks).
+
+    Of all ways to cut the product into enough tasks, the one that moves least between L2 and what lies behind it."""
+    m = max(problem.m, 1) if isinstance(problem.m, int) else UNKNOWN_ROWS
+    n = max(problem.n, 1) if isinstance(problem.n, int) else UNKNOWN_COLUMNS
+    k = max(problem.k if isinstance(problem.k, int) else UNKNOWN_K, 1)
+    batch = product(problem.batch)
+    entries = max(1, batch) if isinstance(batch, int) else 4
+    panels = max(1, -(-n // (tile.vectors * target.lanes(dtype))))
+    wanted = max(1, min(MOST_TASKS // entries, work_of(m, n, k) // TASK_FLOPS))
+    size = Traffic(m * k * dtype.bytes, n * k * dtype.bytes, panels, target.l2_bytes // 2, problem.weights is None)
+    tiles = -(-m // tile.rows)
+    found: list[tuple[int, int, int, bool]] = []
+    for down in range(1, min(tiles, max(wanted, -(-size.a * 2 // target.l2_bytes))) + 1):
+        rows = -(-tiles // down) * tile.rows
+        many = -(-m // rows)
+        each = -(-panels // min(panels, -(-wanted // many)))
+        missing = max(0, min(wanted, ENOUGH_TASKS) - many * -(-panels // each)) * (size.a + size.b)
+        for rows_fastest in (True, False):
+            found.append((size.moved(many, each, rows_fastest) + missing, rows, each, rows_fastest))
+    _, rows, each, rows_fastest = min(found)
+    return rows, each, rows_fastest
+
+
+@dataclass(frozen=True, slots=True)
+class Traffic:
+    """Bytes of A and B, and what of them fits in the share of L2 that a task may fill."""
+
+    a: int
+    b: int
+    panels: int
+    room: int
+    packs: bool         # every task packs the panels of B that it uses
+
+    def moved(self, blocks: int, each: int, rows_fastest: bool) -> int:
+        """Bytes from behind L2, for so many blocks of rows and panels of a task."""
+        a_fits = self.a <= self.room * blocks
+        b_fits = self.b * each <= self.room * self.panels
+        groups = -(-self.panels // each)
+        b_passes = 1 if rows_fastest and b_fits and not self.packs else blocks
+        a_passes = self.panels if not a_fits else groups if rows_fastest else 1
+        return self.a * a_passes + self.b * b_passes * (4 if self.packs else 1)
+
+
+def work_of(m: int, n: int, k: int) -> int:
+    """Operations, or what reading B takes where that is slower: a core reads a float in the time of 24 operations."""
+    return max(2 * m * n * k, 24 * n * k)
