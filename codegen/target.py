@@ -1,6 +1,7 @@
 """Targets: rows of a table. Nothing else in the compiler asks which machine it compiles for."""
 from __future__ import annotations
 
+import ctypes
 import platform
 from dataclasses import dataclass
 from functools import cache
@@ -37,6 +38,7 @@ class Target:
     ptx: str = ""             # cuda: PTX that goes with it, for later devices
     dots: str = "pairs"       # how bytes are multiplied (templates/dots.py)
     bf16: bool = False        # products of pairs of bf16 in hardware
+    tiles: bool = False       # products of tiles of 16 rows of 64 bytes (AMX)
 
     def lanes(self, dtype: DType) -> int:
         """Elements of `dtype` in one vector."""
@@ -60,7 +62,7 @@ TARGETS: dict[str, Target] = {t.name: t for t in (
            SSE42 | AVX2_FMA | F16C | AVX512 | AVX512_VNNI | AVX512_BF16, dots="bytes", bf16=True),
     Target("x86-amx", X86, "sapphirerapids", "-prefer-256-bit", 64, 32, True, True,
            SSE42 | AVX2_FMA | F16C | AVX512 | AVX512_VNNI | AVX512_BF16 | AMX, l2_bytes=2048 * 1024,
-           dots="bytes", bf16=True),
+           dots="bytes", bf16=True, tiles=True),
     Target("aarch64-neon", ARM, "generic", "+neon", 16, 32, True, False, NEON, l2_bytes=512 * 1024,
            dots="single"),
     Target("aarch64-dotprod", ARM, "generic", "+neon,+dotprod", 16, 32, True, False, NEON | NEON_DOTPROD,
@@ -90,7 +92,14 @@ def host_features() -> int:
         (AVX512_BF16, ("avx512bf16",)), (AMX, ("amx-tile", "amx-bf16", "amx-int8")), (AVX_VNNI, ("avxvnni",)),
         (F16C, ("f16c",)),
     )
-    return sum(bit for bit, names in rows if all(has.get(name) for name in names))
+    found = sum(bit for bit, names in rows if all(has.get(name) for name in names))
+    return found if found & AMX == 0 or _may_use_tiles() else found & ~AMX
+
+
+def _may_use_tiles() -> bool:
+    """Ask Linux for the tile registers, for the whole process; some systems and containers refuse."""
+    arch_prctl, request_permission, tile_data = 158, 0x1023, 18
+    return ctypes.CDLL(None).syscall(arch_prctl, request_permission, tile_data) == 0
 
 
 def runs_here(target: Target) -> bool:

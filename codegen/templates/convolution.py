@@ -245,9 +245,15 @@ class _Convolution:
         offset = fn.add(fn.mul(group, depth * vectors_of_group), fn.mul(panel, depth * body.vectors))
         w = fn.gep(self.w, fn.mul(offset, self.target.vector_bytes))
         channel = fn.add(fn.mul(group, body.filters), fn.mul(panel, self.width))
+        self.tiles(at, extent, vectors, columns, a, w, channel)
+
+    def tiles(self, at: tuple[Int, Int, Int, Int], extent: tuple[Int, Int], vectors: int, columns: int, a: Val, w: Val,
+              channel: Int) -> None:
+        """All tiles of a panel of so many columns; `a` is the input under the first of them."""
+        fn, body = self.fn, self.body
         n, d, oy, ox = at
         high, wide = (fn.div(fn.add(e, t - 1), t) for e, t in zip(extent, body.tile, strict=True))
-        ahead = Ahead(fn, self.target, fn.mul(high, wide), 1, depth, vectors * self.target.vector_bytes)
+        ahead = Ahead(fn, self.target, fn.mul(high, wide), 1, body.depth, vectors * self.target.vector_bytes)
 
         def tile(y: Int, x: Int, height: int, width: int) -> None:
             micro = self.micro(height, width, vectors, columns, ahead.lines)

@@ -32,6 +32,7 @@ class Dot:
     group: int = 1
     flip: bool = False        # A's bytes change their sign as they are read
     starts: bool = False      # W's panels begin with a row of what the sums start from
+    matrix: str = ""          # the instruction that multiplies whole tiles of groups (templates/blocks.py)
 
     @property
     def sums(self) -> DType:
@@ -120,6 +121,13 @@ PAIRS = Dot(2)
 def bytes_dot(target: Target, dtype: DType) -> Dot:
     """Products of bytes where A is of this type."""
     return Dot(4, dtype.is_signed != (target.dots == "signed"), True)
+
+
+def tiles_dot(dtype: DType) -> Dot:
+    """Products of whole tiles where A is of this type: of bytes of either sign as they are, of bf16 in pairs."""
+    if dtype is DType.BF16:
+        return Dot(2, matrix="tdpbf16ps")
+    return Dot(4, False, True, "tdpbssd" if dtype.is_signed else "tdpbusd")
 
 
 def offset_of(dot: Dot, dtype: DType) -> int:

@@ -73,9 +73,12 @@ class Micro:
             pointers += [("ptr", "next")] if self.ahead else []
             pointers += [("ptr", f"p{i}") for i in range(len(self.epilogue.operands))]
             sizes = [("i64", name) for name in self.parameters()]
-            fn = module.function(self.name, pointers + sizes, internal=True, attributes="noinline")
-            _Emitter(self, fn, target).run()
+            self.emit(module.function(self.name, pointers + sizes, internal=True, attributes="noinline"), target)
         return self.name
+
+    def emit(self, fn: Function, target: Target) -> None:
+        """The function's code."""
+        _Emitter(self, fn, target).run()
 
     def call(self, fn: Function, target: Target, a: Val, w: Val, pointers: Sequence[Val],
              arguments: Mapping[str, Int], following: Val | None = None) -> None:

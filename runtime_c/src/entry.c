@@ -69,7 +69,7 @@ static create_function *const creates[MOST_MODELS][PLACES] = {
 
 /* How well a program fits this machine: 0 not at all. Programs stand in the file best first. */
 static uint32_t rank_of(const lpt_program *program) {
-  if (program->cpu_features & ~lpt_cpu_features()) return 0;
+  if (program->cpu_features & ~lpt_cpu_features() || !lpt_cpu_enable(program->cpu_features)) return 0;
   return program->kind == LPT_CUDA ? lpt_cuda_rank(program) : 1;
 }
 
