@@ -30,8 +30,9 @@ def prune_model(model: Source, rate: float = 0.5, pattern: str = "16x1", *, crit
 
     `pattern`: channels (whole channels, neurons and heads; shapes shrink; at least `multiple` stay, a multiple of it)
     or zeros in `unstructured`, `2:4`, or blocks of outputs x inputs such as `16x1`. `criterion`: magnitude, or with
-    calibration `data` (see lepton.compress.data): wanda, obs. `across`: one threshold for all layers. `only`, `skip`:
-    layers by name; `options` are those of lepton.compile that reading takes. Raises LeptonError."""
+    calibration `data` (see lepton.compress.data): wanda; obs, by which the weights that stay make up for those that
+    go. `across`: one threshold for all layers. `only`, `skip`: layers by name; `options` are those of lepton.compile
+    that reading takes. Raises LeptonError."""
     if criterion not in get_args(Criterion):
         raise UsageError(f"unknown criterion {criterion!r}", help=f"one of {', '.join(get_args(Criterion))}")
     if criterion != "magnitude" and data is None:
@@ -40,11 +41,10 @@ def prune_model(model: Source, rate: float = 0.5, pattern: str = "16x1", *, crit
     grams = _grams(graph, data, only, skip, tell) if criterion != "magnitude" else {}
     tell("pruning")
     if pattern == CHANNELS:
-        if criterion == "obs":
-            raise UsageError("criterion 'obs' is for single weights", help="channels take magnitude or wanda")
         how = PruneChannels(rate, multiple, across, only, skip)
         by_name = {layer.name: layer for layer in layers(graph)}
-        prune_channels(graph, how, {name: _channels(by_name[name], gram) for name, gram in grams.items()})
+        squares = {name: _channels(by_name[name], gram) for name, gram in grams.items()}
+        prune_channels(graph, how, squares, grams if criterion == "obs" else None)
         DropDeadChannels().run(graph)
         return graph
     prune_weights(graph, Prune(rate, pattern, criterion, across, "", only, skip), grams)

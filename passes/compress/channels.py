@@ -18,6 +18,7 @@ from lepton.passes.base import Pass, count
 from lepton.passes.common import elements
 from lepton.passes.compress.axes import Axes, Units, channel_axis
 from lepton.passes.compress.layers import Layer, chosen, layers
+from lepton.passes.compress.reconstruct import make_up
 
 Places: TypeAlias = "frozenset[tuple[Value, int]]"   # constants and their axes
 Squares: TypeAlias = "Mapping[str, Array]"           # of a layer's name: E[x²] of each channel that it reads
@@ -83,8 +84,10 @@ class Family:
         return [u for u, gone in zip(self.units, silent, strict=True) if gone]
 
 
-def prune_channels(graph: Graph, how: PruneChannels, squares: Squares | None = None) -> bool:
-    """Take channels out in place; `squares` makes it count how large what a weight multiplies is. Raises UsageError."""
+def prune_channels(graph: Graph, how: PruneChannels, squares: Squares | None = None,
+                   grams: Mapping[str, Array] | None = None) -> bool:
+    """Take channels out in place; `squares` makes it count how large what a weight multiplies is; with `grams`, the
+    weights that stay make up for those that go (`reconstruct`). Raises UsageError."""
     if not 0 <= how.rate < 1 or how.multiple < 1:
         raise UsageError(f"rate {how.rate} and multiple {how.multiple}", help="0 <= rate < 1, multiple >= 1")
     known = layers(graph)
@@ -94,6 +97,7 @@ def prune_channels(graph: Graph, how: PruneChannels, squares: Squares | None = N
     doomed = _across(found, how) if how.across else {u for f in found for u in _least(f, how)}
     count("units", sum(len(f.units) for f in found))
     count("pruned units", len(doomed))
+    make_up(units, doomed, known, grams or {})
     return remove(graph, units, doomed)
 
 
