@@ -21,7 +21,7 @@ from lepton.codegen.target import TARGETS, Target, runs_here
 from lepton.ir import dims
 from lepton.ir.core import Node, Value
 from lepton.ir.tensor import Array
-from tests.codegen import emulated
+from tests.codegen import emulated, tiles
 
 HERE = [t for t in ("x86-sse4", "x86-avx2", "x86-avx512") if runs_here(TARGETS[t])]
 PAGE = mmap.PAGESIZE
@@ -72,8 +72,11 @@ def compile_kernel(kernel: Kernel, target: Target) -> Any:
     kernel.body.emit(module, "kernel", target)
     text = str(module).replace("define hidden", "define")
     folder = Path(tempfile.mkdtemp())
+    more: list[Path | str] = ["-lm"]
+    if tiles.is_emulated(target):
+        text, more = tiles.with_calls(text), [tiles.library(), *more]
     (folder / "k.o").write_bytes(compile_module(text, target))
-    subprocess.run(["cc", "-shared", "-o", folder / "k.so", folder / "k.o", "-lm"], check=True)
+    subprocess.run(["cc", "-shared", "-o", folder / "k.so", folder / "k.o", *more], check=True)
     function = ctypes.CDLL(str(folder / "k.so")).kernel
     function.argtypes, function.restype = [ctypes.c_void_p] * 3 + [ctypes.c_int64] * 2, None
     return function
