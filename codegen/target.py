@@ -99,7 +99,7 @@ def host_features() -> int:
 def _may_use_tiles() -> bool:
     """Ask Linux for the tile registers, for the whole process; some systems and containers refuse."""
     arch_prctl, request_permission, tile_data = 158, 0x1023, 18
-    return ctypes.CDLL(None).syscall(arch_prctl, request_permission, tile_data) == 0
+    return bool(ctypes.CDLL(None).syscall(arch_prctl, request_permission, tile_data) == 0)
 
 
 def runs_here(target: Target) -> bool:

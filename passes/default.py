@@ -7,6 +7,7 @@ from lepton.ir.diagnostics import UsageError
 from lepton.passes.attention import Attention
 from lepton.passes.base import Math, Pass
 from lepton.passes.canonicalise import Canonicalise
+from lepton.passes.coded_weights import CodedWeights
 from lepton.passes.cse import CSE
 from lepton.passes.device_halves import DeviceHalves
 from lepton.passes.flush_denormals import FlushDenormals
@@ -25,8 +26,10 @@ from lepton.passes.to_levels import ToLevels
 LEVELS = (0, 1, 2, 3)
 
 
-def pipeline_for(target_family: str, level: int, math: str, precision: Precision = "f32") -> list[Pass]:
+def pipeline_for(target_family: str, level: int, math: str, precision: Precision = "f32",
+                 tiles: bool = False) -> list[Pass]:
     """The passes for a family of targets ("x86", "aarch64", …) at a level under a math policy. Raises UsageError.
+    `tiles`: of a target that multiplies whole tiles of bf16.
 
     0: only what code generation needs. 1: fold, clean up, fuse. 2: layouts, norms and attention too. 3: all."""
     policy = next((p for p in get_args(Math) if p == math), None)
@@ -38,14 +41,15 @@ def pipeline_for(target_family: str, level: int, math: str, precision: Precision
     clean: list[Pass] = [Canonicalise(policy), Fold(), CSE()]
     device = target_family == "cuda"    # whose products read halves
     widen: list[Pass] = [DeviceHalves(policy)] if device else [WidenHalves(policy)]
+    coded: list[Pass] = [] if device else [CodedWeights(policy)]
     if level == 1:
-        return [IntegerRegions(policy), *([] if device else widen), Fold(), *clean, FoldBatchnorm(policy), *clean,
-                Halves(precision), CSE(), Halves(), ToLevels(policy), Fuse()]
+        return [IntegerRegions(policy), *coded, *([] if device else widen), Fold(), *clean, FoldBatchnorm(policy), *clean,
+                Halves(precision, tiles), CSE(), Halves(), ToLevels(policy), Fuse()]
     return [
-        IntegerRegions(policy), Fold(), *clean, FoldBatchnorm(policy), *clean,
+        IntegerRegions(policy), *coded, Fold(), *clean, FoldBatchnorm(policy), *clean,
         Layout(), *clean,
         Norms(policy), Attention(policy), *widen, Matmuls(policy), Tables(),
-        FlushDenormals(policy), Halves(precision), *clean,
+        FlushDenormals(policy), Halves(precision, tiles), *clean,
         *([MergeMatmuls()] if level >= 3 else []),
         Halves(), ToLevels(policy), Fuse(),
     ]

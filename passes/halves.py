@@ -49,11 +49,12 @@ class Halves(Pass):
 
     With `precision` bf16, for products with constant weights; their sums, and everything else, stay f32. Otherwise it
     only gives each product a cast of its own where it reads a bf16 value, for fusion to take in. 3x3 convolutions that
-    do fewer multiplications in f32 stay as they are."""
+    do fewer multiplications in f32 stay as they are, unless the target multiplies bf16 in whole `tiles`."""
 
     name: ClassVar[str] = "halves"
     accuracy: ClassVar[Accuracy] = "approximate"
     precision: Precision = "f32"
+    tiles: bool = False
 
     def run(self, graph: Graph) -> bool:
         changed = [self.product(node) for part in graphs(graph) for node in part.nodes
@@ -70,7 +71,7 @@ class Halves(Pass):
         if narrow is not None and narrow.tensor.dtype is DType.BF16:
             node.set_input(0, ops.cast(narrow, to=DType.F32, loc=node.loc))
             return True
-        if self.precision != "bf16" or not _gains(node, weights):
+        if self.precision != "bf16" or not _gains(node, weights, self.tiles):
             return False
         rounded = weights.astype(ml_dtypes.bfloat16).astype(np.float32)
         node.set_input(0, ops.cast(ops.cast(x, to=DType.BF16, loc=node.loc), to=DType.F32, loc=node.loc))
@@ -79,10 +80,10 @@ class Halves(Pass):
         return True
 
 
-def _gains(node: Node, weights: Array) -> bool:
+def _gains(node: Node, weights: Array, tiles: bool) -> bool:
     if node.op is ops.matmul:
         return bool(weights.shape[-2] >= LEAST_K)
     per_filter = int(np.prod(weights.shape[1:]))
     kind = node.attrs
     plain = weights.shape[2:] == (3, 3) and set(kind["strides"]) | set(kind["dilations"]) | {kind["group"]} == {1}
-    return per_filter >= LEAST_K and not (plain and weights.shape[1] > WINOGRAD_CHANNELS)
+    return per_filter >= LEAST_K and (tiles or not (plain and weights.shape[1] > WINOGRAD_CHANNELS))

@@ -10,7 +10,7 @@ import lepton.codegen.lower
 from lepton.codegen.group import LowerOptions
 from lepton.codegen.llvm.builder import Module
 from lepton.codegen.llvm.machine import calls, compile_module, count_spills
-from lepton.codegen.target import TARGETS, runs_here
+from lepton.codegen.target import TARGETS, Target, runs_here
 from lepton.codegen.templates.dots import bytes_dot
 from lepton.codegen.templates.epilogue import Operand, plain
 from lepton.codegen.templates.gemm import Gemm
@@ -57,7 +57,7 @@ class Draw:
         return value, {value: array}, array
 
 
-def check(node: Node, feeds: dict[Value, Array], want: Array, target: str, **options: Any) -> None:
+def check(node: Node, feeds: dict[Value, Array], want: Array, target: str | Target, **options: Any) -> None:
     (got,) = run_node(node, feeds, target, **options)
     np.testing.assert_array_equal(got, want)
 
