@@ -11,7 +11,7 @@ from lepton.ir.types import DType
 
 NAMES: dict[DType, str] = {
     DType.F32: "float", DType.F64: "double", DType.BOOL: "bool", DType.I8: "i8", DType.U8: "u8", DType.I16: "i16",
-    DType.U16: "u16", DType.I32: "i32", DType.U32: "u32", DType.I64: "i64", DType.U64: "u64",
+    DType.U16: "u16", DType.I32: "i32", DType.U32: "u32", DType.I64: "i64", DType.U64: "u64", DType.STRING: "i64",
 }
 MEMORY: dict[DType, str] = {**NAMES, DType.F16: "u16", DType.BF16: "u16", DType.BOOL: "u8",
                             **dict.fromkeys(NARROW, "u8")}

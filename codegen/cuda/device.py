@@ -11,7 +11,7 @@ from lepton.codegen.cuda.source import device_source
 from lepton.codegen.cuda.spell import Geometry, ScratchIn, Spelled, spell
 from lepton.codegen.kernel import Body, Kernel
 from lepton.codegen.llvm.spell import LoopBody
-from lepton.codegen.program import Program, StepKind
+from lepton.codegen.program import Program
 from lepton.codegen.target import Target
 from lepton.ir.diagnostics import UnsupportedError
 from lepton.ir.dims import Dim
@@ -76,17 +76,13 @@ class DeviceCode:
 
 
 def device_code(program: Program, target: Target) -> DeviceCode:
-    """Spell every distinct kernel once. Raises UnsupportedError for steps that only CPUs can do."""
+    """Spell every distinct kernel once. Raises UnsupportedError for a kernel that only CPUs can run."""
     known: dict[tuple[Body, Dim], int] = {}
     texts: list[str] = []
     kernels: list[DeviceKernel] = []
     steps: list[int] = []
     for step in program.steps:
         kernel = step.kernel
-        if step.kind is StepKind.HOST_CALL:
-            where = step.loc[0] if step.loc else None
-            raise UnsupportedError(f"{step.name} is a function on the CPU and cannot run on a GPU", where=where,
-                                   help="compile for a CPU target")
         if kernel is None:
             steps.append(-1)
             continue

@@ -43,6 +43,15 @@ bool lpt_binds(const lpt_program *program, const lpt_step *step) {
   return step->kind == LPT_BIND || (step->kind == LPT_HOST_CALL && program->calls[step->target].n_bound);
 }
 
+uint32_t lpt_most_call_tensors(const lpt_program *program) {
+  uint32_t most = 0;
+  for (uint32_t i = 0; i < program->n_calls; i++) {
+    uint32_t n = program->calls[i].n_inputs + program->calls[i].n_outputs;
+    most = n > most ? n : most;
+  }
+  return most;
+}
+
 /* ---- one call ------------------------------------------------------------------------------------- */
 
 typedef struct running {
@@ -50,7 +59,7 @@ typedef struct running {
   lepton_session *session;
   const lpt_host_call *row;
   lepton_tensor *run_outputs, *outputs;
-  uint32_t step;
+  uint32_t step, first_output; /* the first output's operand */
   bool sized, failed;
 } running;
 
@@ -97,10 +106,17 @@ static uint32_t describe(running *r, uint32_t first, uint32_t n, uint32_t operan
   return operand;
 }
 
-static void describe_all(running *r) {
-  uint32_t operand = r->session->program->steps[r->step].first_operand;
-  operand = describe(r, 0, r->row->n_inputs, operand, true, r->session->tensors);
-  describe(r, r->row->n_inputs, r->row->n_outputs, operand, r->sized, r->outputs);
+/* The function reads and writes host memory: on a GPU, copies. */
+static lepton_status describe_inputs(running *r) {
+  uint32_t first = r->session->program->steps[r->step].first_operand;
+  r->first_output = describe(r, 0, r->row->n_inputs, first, true, r->session->tensors);
+  return r->session->cuda ? lpt_cuda_fetch(r->session, r->session->tensors, r->row->n_inputs) : LEPTON_OK;
+}
+
+static lepton_status describe_outputs(running *r) {
+  describe(r, r->row->n_inputs, r->row->n_outputs, r->first_output, r->sized, r->outputs);
+  return r->session->cuda && r->sized ? lpt_cuda_stage(r->session, r->row->n_inputs, r->outputs, r->row->n_outputs)
+                                      : LEPTON_OK;
 }
 
 static lepton_status resize(lepton_call *call, const int64_t *sizes) {
@@ -113,9 +129,9 @@ static lepton_status resize(lepton_call *call, const int64_t *sizes) {
     r->session->env[r->row->bound[i]] = sizes[i];
   }
   lepton_status status = lpt_prepare_late(r->session, r->step, r->run_outputs);
-  r->failed = status != LEPTON_OK;
   r->sized = true;
-  if (!status) describe_all(r);
+  if (!status) status = describe_outputs(r);
+  r->failed = status != LEPTON_OK;
   return status;
 }
 
@@ -131,11 +147,14 @@ lepton_status lpt_call_host(lepton_session *session, uint32_t step, lepton_tenso
     .session = session, .row = row, .run_outputs = outputs, .outputs = session->tensors + row->n_inputs,
     .step = step, .sized = row->n_bound == 0,
   };
-  describe_all(&r);
-  lepton_status status = linked->function(&r.call);
+  lepton_status status = describe_inputs(&r);
+  if (!status) status = describe_outputs(&r);
+  if (status) return status;
+  status = linked->function(&r.call);
   if (status == LEPTON_OK && r.failed) status = LEPTON_INVALID_ARGUMENT; /* what failed inside was passed over */
   else if (status != LEPTON_OK && !r.failed) status = fail(&r.call, status, NULL);
   else if (status == LEPTON_OK && !r.sized) status = fail(&r.call, LEPTON_INVALID_ARGUMENT, "gave no sizes of its outputs");
+  if (status == LEPTON_OK && session->cuda) return lpt_cuda_store(session, r.first_output, r.outputs, row->n_outputs);
   bool known = status >= LEPTON_OK && status <= LEPTON_INTERNAL;
   return known ? status : LEPTON_INVALID_ARGUMENT;
 }

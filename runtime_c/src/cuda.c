@@ -75,6 +75,8 @@ static bool allocate_arrays(lepton_session *s) {
   uint32_t words = most_words(p);
   bool good = (c->inputs = lpt_allocate_zeroed(&s->allocator, p->n_inputs, sizeof *c->inputs)) != NULL;
   good = good && (c->outputs = lpt_allocate_zeroed(&s->allocator, p->n_outputs, sizeof *c->outputs));
+  c->n_staged = lpt_most_call_tensors(p);
+  good = good && (c->staged = lpt_allocate_zeroed(&s->allocator, c->n_staged, sizeof *c->staged));
   good = good && (c->words = lpt_allocate_zeroed(&s->allocator, words, sizeof *c->words));
   good = good && (c->parameters = lpt_allocate_zeroed(&s->allocator, words, sizeof *c->parameters));
   for (uint32_t i = 0; good && i < words; i++) c->parameters[i] = &c->words[i];
@@ -93,8 +95,6 @@ static lepton_status make_streams(struct lpt_cuda_session *c) {
 
 lepton_status lpt_cuda_start(lepton_session *session) {
   if (session->program->kind != LPT_CUDA) return LEPTON_OK;
-  if (session->program->n_calls)
-    return lpt_fail(NULL, LEPTON_UNSUPPORTED, "the model calls functions on the CPU, which a GPU's session cannot do");
   lpt_cuda_model *model;
   lepton_status status = lpt_cuda_acquire(session->program, session->weights, &model);
   if (status) return status;
@@ -122,12 +122,13 @@ void lpt_cuda_end(lepton_session *session) {
   for (uint32_t i = 0; c->outputs && i < session->program->n_outputs; i++)
     lpt_release(&session->memory, c->outputs[i].data);
   lpt_release(&session->memory, c->state.data);
+  for (uint32_t i = 0; c->staged && i < c->n_staged; i++) lpt_release(&session->allocator, c->staged[i].data);
   for (int i = 0; i < 2; i++)
     if (c->events[i]) d->event_destroy(c->events[i]);
   if (c->capture) d->stream_destroy(c->capture);
   if (c->stream) d->stream_destroy(c->stream);
   lpt_cuda_drop(c->model);
-  void *const owned[] = {c->inputs, c->outputs, c->words, c->parameters, c};
+  void *const owned[] = {c->inputs, c->outputs, c->staged, c->words, c->parameters, c};
   for (size_t i = 0; i < sizeof owned / sizeof *owned; i++) lpt_release(&session->allocator, owned[i]);
 }
 

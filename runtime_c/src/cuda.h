@@ -112,6 +112,8 @@ struct lpt_cuda_session {
   cu_handle now;           /* where launches go: one of them */
   cu_handle events[2];
   lpt_block *inputs, *outputs; /* device copies of what the caller has in host memory */
+  lpt_block *staged;       /* host copies of what a host call works on, one for each of its tensors */
+  uint32_t n_staged;
   lpt_block state;
   uint64_t *words;         /* a launch's arguments */
   void **parameters;       /* pointers to them */

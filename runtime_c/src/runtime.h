@@ -189,6 +189,8 @@ int64_t lpt_plan(uint32_t n, const int64_t *sizes, const uint32_t *first, const 
 /* Find the function of every host call. Writes the create message on failure. */
 lepton_status lpt_link_calls(lepton_session *session, const lepton_options *options);
 lepton_status lpt_call_host(lepton_session *session, uint32_t step, lepton_tensor *outputs);
+/* The most inputs and outputs that one call has. */
+uint32_t lpt_most_call_tensors(const lpt_program *program);
 /* Whether sizes become known at this step. */
 bool lpt_binds(const lpt_program *program, const lpt_step *step);
 /* The session that makes the call: for functions of the runtime's own. */
@@ -258,6 +260,11 @@ lepton_status lpt_cuda_finish(lepton_session *session, lepton_status status);
 lepton_status lpt_cuda_launch(lepton_session *session, const lpt_step *step);
 lepton_status lpt_cuda_time(lepton_session *session, const lpt_step *step, uint64_t *out_nanoseconds);
 lepton_status lpt_cuda_read(lepton_session *session, const void *from, void *to, size_t size);
+/* cuda_call.c: host memory for a host call. `fetch` waits for the device and puts copies of its inputs in their
+ * place, `stage` gives its outputs room, `store` takes them to the device; `first_operand` is the first output's. */
+lepton_status lpt_cuda_fetch(lepton_session *session, lepton_tensor *inputs, uint32_t n);
+lepton_status lpt_cuda_stage(lepton_session *session, uint32_t first, lepton_tensor *outputs, uint32_t n);
+lepton_status lpt_cuda_store(lepton_session *session, uint32_t first_operand, const lepton_tensor *outputs, uint32_t n);
 /* Bytes of device memory that the step's blocks work in. */
 int64_t lpt_cuda_scratch(const lepton_session *session, const lpt_step *step);
 /* Why the device refused memory, for a message; false: it is not a device's. */

@@ -63,15 +63,6 @@ static uint32_t count_state(const lpt_program *program) {
   return n;
 }
 
-static uint32_t most_call_tensors(const lpt_program *program) {
-  uint32_t most = 0;
-  for (uint32_t i = 0; i < program->n_calls; i++) {
-    uint32_t n = program->calls[i].n_inputs + program->calls[i].n_outputs;
-    most = n > most ? n : most;
-  }
-  return most;
-}
-
 /* All arrays a session ever needs, so that run allocates nothing. False: no memory. */
 static bool allocate_arrays(lepton_session *s) {
   const lpt_program *p = s->program;
@@ -87,7 +78,7 @@ static bool allocate_arrays(lepton_session *s) {
   size_t ports = (size_t)p->n_inputs + p->n_outputs;
   good = good && (s->numbers = lpt_allocate_zeroed(a, ports, sizeof *s->numbers));
   good = good && (s->linked = lpt_allocate_zeroed(a, p->n_calls, sizeof *s->linked));
-  good = good && (s->tensors = lpt_allocate_zeroed(a, most_call_tensors(p), sizeof *s->tensors));
+  good = good && (s->tensors = lpt_allocate_zeroed(a, lpt_most_call_tensors(p), sizeof *s->tensors));
   good = good && (s->growing = lpt_allocate_zeroed(a, p->n_buffers, sizeof *s->growing));
   if (!s->dynamic) return good;
   good = good && (s->plan.buffers = lpt_allocate_zeroed(a, p->n_buffers, sizeof *s->plan.buffers));

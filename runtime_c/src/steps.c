@@ -56,9 +56,10 @@ static lepton_status call(lepton_session *session, uint32_t index, lepton_tensor
 
 static lepton_status call_and_time(lepton_session *session, uint32_t index, lepton_tensor *outputs) {
   uint64_t start = now(), spent = 0;
-  lepton_status status = session->cuda ? lpt_cuda_time(session, &session->program->steps[index], &spent)
-                                       : call(session, index, outputs);
-  session->profile[index].nanoseconds += session->cuda ? spent : now() - start;
+  bool launched = session->cuda && session->program->steps[index].kind == LPT_CALL;
+  lepton_status status = launched ? lpt_cuda_time(session, &session->program->steps[index], &spent)
+                                  : call(session, index, outputs);
+  session->profile[index].nanoseconds += launched ? spent : now() - start;
   session->profile[index].calls++;
   return status;
 }

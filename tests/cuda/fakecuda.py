@@ -13,11 +13,14 @@ import os
 import re
 import subprocess
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import Any
 from unittest import mock
+
+import numpy as np
 
 from lepton.codegen.cuda import nvrtc
 from lepton.codegen.cuda.source import prelude
@@ -55,6 +58,16 @@ class Fake:
         """What the next model finds."""
         self.library.fakecuda_set(capability, devices, ctypes.c_size_t(memory))
 
+    def mode(self, late: bool, seed: int) -> None:
+        """How the simulator runs: asynchronous copies late or at once, orders drawn from `seed`."""
+        self.library.fakecuda_mode(int(late), ctypes.c_ulonglong(seed))
+
+    def fail(self, function: str, nth: int, result: int = 0) -> int:
+        """Let the nth call of a function from now on give an error; nth 0: none. How many calls were still to come
+        to the failure planned before: 0 or less where it happened."""
+        self.library.fakecuda_fail.restype = ctypes.c_longlong
+        return int(self.library.fakecuda_fail(function.encode(), ctypes.c_longlong(nth), result))
+
     # Device memory of a caller's own, as another library would have it.
 
     def allocate(self, data: bytes) -> int:
@@ -76,6 +89,25 @@ class Fake:
         return context
 
 
+class OnDevice:
+    """An array on the device, as CuPy has it."""
+
+    def __init__(self, fake: Fake, data: Any, strides: tuple[int, ...] | None = None) -> None:
+        self.fake, self.like = fake, data
+        self.address = fake.allocate(data.tobytes())
+        self.__cuda_array_interface__ = {"shape": data.shape, "typestr": data.dtype.str, "version": 3,
+                                         "data": (self.address, False), "strides": strides}
+
+    def numpy(self) -> Any:
+        return np.frombuffer(ctypes.string_at(self.address, self.like.nbytes), self.like.dtype).reshape(self.like.shape)
+
+    def __enter__(self) -> OnDevice:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.fake.free(self.address)
+
+
 class FakeNvrtc:
     """Instead of cubins, names of libraries that hold the kernels for this CPU."""
 
@@ -92,20 +124,24 @@ class FakeNvrtc:
 
 
 def build_kernels(kernels: str, name: str, arch: str, image: bytes) -> None:
-    """NAME.so and NAME.image in the folder where the fake driver looks."""
-    library = images() / f"{name}_{arch}.so"
+    """NAME.so and NAME.image in the folder where the fake driver looks. Several processes may make them at a time."""
+    library, shared = images() / f"{name}_{arch}.so", images() / f"{name}.lib"
     if library.exists():
         return
-    shared = images() / f"{name}.lib"
+    own = images() / f"{name}.{os.getpid()}"
     if not shared.exists():
-        source = images() / f"{name}.cpp"
+        source = own.with_suffix(f"{own.suffix}.cpp")
         source.write_text(f'#include "{header()}"\n{kernels}\n{trampolines(kernels)}')
-        done = subprocess.run([str(COMPILER), *FLAGS, "-shared", str(source), "-o", str(shared)],
+        done = subprocess.run([str(COMPILER), *FLAGS, "-shared", str(source), "-o", str(own)],
                               capture_output=True, text=True, check=False)
         assert not done.returncode, done.stderr[:3000]
-    os.link(shared, library)
+        source.unlink()
+        os.replace(own, shared)
     # As the artifact has it: PTX is lowered and ends with a zero.
-    (images() / f"{name}_{arch}.image").write_bytes(nvrtc.lowered_ptx(image))
+    own.write_bytes(nvrtc.lowered_ptx(image))
+    os.replace(own, images() / f"{name}_{arch}.image")
+    with suppress(FileExistsError):
+        os.link(shared, library)
 
 
 def trampolines(kernels: str) -> str:

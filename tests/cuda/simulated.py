@@ -1,6 +1,7 @@
 """Run kernels on the simulator: their CUDA text through g++."""
 from __future__ import annotations
 
+import atexit
 import ctypes
 import hashlib
 import os
@@ -32,7 +33,10 @@ BLOCKS = 7  # a grid smaller than most numbers of tasks, so that blocks take sev
 
 @cache
 def folder() -> Path:
-    return Path(tempfile.mkdtemp(prefix="lepton-sim-"))
+    """Where what is compiled lies, until this process ends; children that it forks share it."""
+    path, owner = Path(tempfile.mkdtemp(prefix="lepton-sim-")), os.getpid()
+    atexit.register(lambda: shutil.rmtree(path, ignore_errors=True) if os.getpid() == owner else None)
+    return path
 
 
 @cache

@@ -17,7 +17,7 @@ from lepton.codegen.cuda import nvrtc
 from lepton.codegen.cuda.nvrtc import nvrtc as real_nvrtc
 from lepton.commands.inspect_ import artifact_record, text
 from lepton.ir.diagnostics import LeptonError, ResourceError, UsageError
-from tests.cuda.fakecuda import Fake, installed
+from tests.cuda.fakecuda import Fake, OnDevice, installed
 from tests.cuda.simulated import COMPILER
 from tests.cuda.test_artifacts import draw, mlp, model_of, node, value
 
@@ -213,25 +213,6 @@ def test_step_times_are_the_devices(artifact: Path) -> None:
 
 
 # --- the caller's memory --------------------------------------------------------------------------
-
-
-class OnDevice:
-    """An array as CuPy has it."""
-
-    def __init__(self, fake: Fake, data: Any, strides: tuple[int, ...] | None = None) -> None:
-        self.fake, self.like = fake, data
-        self.address = fake.allocate(data.tobytes())
-        self.__cuda_array_interface__ = {"shape": data.shape, "typestr": data.dtype.str, "version": 3,
-                                         "data": (self.address, False), "strides": strides}
-
-    def numpy(self) -> Any:
-        return np.frombuffer(ctypes.string_at(self.address, self.like.nbytes), self.like.dtype).reshape(self.like.shape)
-
-    def __enter__(self) -> OnDevice:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.fake.free(self.address)
 
 
 def test_arrays_on_the_device_are_read_and_written_there(artifact: Path, expected: Any, fake: Fake) -> None:

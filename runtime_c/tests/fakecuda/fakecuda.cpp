@@ -52,8 +52,17 @@ size_t used = 0, limit = (size_t)1 << 40;
 int capability = 90, devices = 1;
 long long n_launches = 0, n_graph_launches = 0;
 double clock_ns = 0;
+bool late = true;                        // how the simulator runs asynchronous copies
+unsigned long long seed = 1;
+std::string failing;                     // the function one of whose calls will fail ("kernel": a launch that ran)
+long long calls_left = 0;                // until then
+Result planned = OK;
 
-#define ENTER std::lock_guard<std::recursive_mutex> guard(lock); if (contexts <= 0) return INVALID_CONTEXT;
+Result point(const char *function) {
+  return !failing.empty() && failing == function && --calls_left == 0 ? planned : (Result)OK;
+}
+#define POINT std::lock_guard<std::recursive_mutex> guard(lock); if (Result r = point(__func__)) return r;
+#define ENTER POINT if (contexts <= 0) return INVALID_CONTEXT;
 
 template <class T> T *made(T *handle, const char *kind) { handles[handle] = kind; return handle; }
 bool is(void *handle, const char *kind) {
@@ -78,6 +87,7 @@ void execute(const Launch &l) {
     }
   clock_ns += 1000;
   n_launches++;
+  if ((sticky = point("kernel"))) return;
   l.kernel->run(l.grid, (int)l.threads, l.shared, l.words.data());
 }
 void drain(Stream &s) {
@@ -119,18 +129,38 @@ void fakecuda_counts(long long *out) {
   const long long row[] = {(long long)memory.size(), (long long)used, (long long)handles.size(), n_launches, n_graph_launches};
   memcpy(out, row, sizeof row);
 }
-void fakecuda_set(int cc, int count, size_t bytes) { capability = cc; devices = count; limit = bytes; }
+void fakecuda_set(int cc, int count, size_t bytes) {
+  capability = cc; devices = count; limit = bytes;
+  sticky = OK;
+}
+static void set_mode(void *library) {
+  auto mode = (void (*)(int, unsigned long long))dlsym(library, "lp_sim_mode");
+  if (mode) mode(late, seed);
+}
+void fakecuda_mode(int copies_late, unsigned long long order) {
+  std::lock_guard<std::recursive_mutex> guard(lock);
+  late = copies_late; seed = order;
+  for (auto &h : handles) if (!strcmp(h.second, "module")) set_mode(((Module *)h.first)->library);
+}
+// The `nth` call of `function` from now on gives `result`; 0 calls that off. How many calls were still to come.
+long long fakecuda_fail(const char *function, long long nth, int result) {
+  std::lock_guard<std::recursive_mutex> guard(lock);
+  long long left = calls_left;
+  failing = nth ? function : ""; calls_left = nth; planned = result;
+  return left;
+}
 
-Result cuInit(unsigned) { return OK; }
-Result cuDeviceGetCount(int *count) { *count = devices; return OK; }
-Result cuDeviceGet(int *device, int ordinal) { *device = ordinal; return ordinal < devices ? OK : NO_DEVICE; }
-Result cuDeviceGetName(char *name, int size, int) { snprintf(name, size, "Fake GPU"); return OK; }
+Result cuInit(unsigned) { POINT return OK; }
+Result cuDeviceGetCount(int *count) { POINT *count = devices; return OK; }
+Result cuDeviceGet(int *device, int ordinal) { POINT *device = ordinal; return ordinal < devices ? OK : NO_DEVICE; }
+Result cuDeviceGetName(char *name, int size, int) { POINT snprintf(name, size, "Fake GPU"); return OK; }
 Result cuDeviceGetAttribute(int *value, int attribute, int) {
+  POINT
   *value = attribute == 75 ? capability / 10 : attribute == 76 ? capability % 10 : attribute == 16 ? 2 : 0;
   return *value || attribute == 76 ? OK : INVALID_VALUE;
 }
-Result cuDevicePrimaryCtxRetain(void **context, int) { *context = (void *)&memory; return OK; }
-Result cuCtxPushCurrent_v2(void *context) { contexts++; return context == (void *)&memory ? OK : INVALID_CONTEXT; }
+Result cuDevicePrimaryCtxRetain(void **context, int) { POINT *context = (void *)&memory; return OK; }
+Result cuCtxPushCurrent_v2(void *context) { POINT contexts++; return context == (void *)&memory ? OK : INVALID_CONTEXT; }
 Result cuCtxPopCurrent_v2(void **context) { *context = (void *)&memory; return contexts-- > 0 ? OK : INVALID_CONTEXT; }
 
 Result cuModuleLoadDataEx(void **module, const void *image, unsigned, int *, void **) {
@@ -148,6 +178,7 @@ Result cuModuleLoadDataEx(void **module, const void *image, unsigned, int *, voi
   if (found.empty()) return INVALID_IMAGE;
   void *library = dlopen(found.c_str(), RTLD_NOW | RTLD_LOCAL);
   if (!library) { fprintf(stderr, "fakecuda: %s\n", dlerror()); return NO_BINARY; }
+  set_mode(library);
   *module = made(new Module{library, (const Kernel *)dlsym(library, "fake_kernels")}, "module");
   return OK;
 }
