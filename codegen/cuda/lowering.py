@@ -1,13 +1,11 @@
 """Lowerings of the CUDA family where the CPU's write LLVM IR directly; everything else is loop kernels already."""
 from __future__ import annotations
 
-from lepton.codegen.cuda import attention, products  # noqa: F401  (register their lowerings)
+from lepton.codegen.cuda import attention, integers, products  # noqa: F401  (register their lowerings)
 from lepton.codegen.group import lowers
-from lepton.codegen.lower.products import generic_conv, generic_conv_transpose, generic_matmul
+from lepton.codegen.lower.products import generic_conv_transpose
 from lepton.codegen.lower.recurrent_rows import recurrent_rows
 from lepton.ir import ops
 
-lowers(ops.matmul_integer, family="cuda")(generic_matmul)
-lowers(ops.conv_integer, family="cuda")(generic_conv)
 lowers(ops.conv_transpose, family="cuda")(generic_conv_transpose)
 lowers(ops.lstm, ops.gru, ops.rnn, family="cuda")(recurrent_rows)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from lepton.codegen.cuda.templates.product import Columns, Factor, Matrix, PlainTile, Product, TensorTile, Tile, Windows
+from lepton.codegen.cuda.templates.product import Columns, Matrix, PlainTile, Product, TensorTile, Tile, Windows
 from lepton.codegen.group import Group, LowerOptions, lowers
 from lepton.codegen.kernel import Kernel, packed
 from lepton.codegen.llvm.convert import widened
@@ -134,13 +134,8 @@ def lower_conv(group: Group, options: LowerOptions) -> Kernel:
 
 def conv_kernel(group: Group, options: LowerOptions, fused: Fused, shape: Shape, x: Value) -> Kernel:
     """Rows are output places, columns a group's filters."""
-    bindings, dtype = Bindings(), x.tensor.dtype
-    places = (shape.images, *shape.out)
-    rows, views = collapse(places, [v[:-1] for v in shape.views])
-    rows = rows or (1,)
-    views = [v or (0,) for v in views]
-    steps = [(v[-1] * shape.filters, *row, v[-1]) for row, v in zip(views, shape.views, strict=True)]
-    m, k = product(places), shape.depth
+    bindings, dtype, (rows, steps) = Bindings(), x.tensor.dtype, places(shape)
+    m, k = product(rows), shape.depth
     tile = tile_of(m, shape.filters, k, shape.groups, dtype, kind_of(dtype, options))
     epilogue = fused.epilogue(bindings, steps)
     body = Product(
@@ -152,7 +147,14 @@ def conv_kernel(group: Group, options: LowerOptions, fused: Fused, shape: Shape,
                   writes=group.outputs)
 
 
-def windows(bindings: Bindings, group: Group, shape: Shape, x: Value) -> Factor:
+def places(shape: Shape) -> tuple[tuple[Dim, ...], list[Strides]]:
+    """The output places as rows, and the epilogue's views over (group, *rows, filter)."""
+    rows, views = collapse((shape.images, *shape.out), [v[:-1] for v in shape.views])
+    steps = [(v[-1] * shape.filters, *(row or (0,)), v[-1]) for row, v in zip(views, shape.views, strict=True)]
+    return rows or (1,), steps
+
+
+def windows(bindings: Bindings, group: Group, shape: Shape, x: Value) -> Windows:
     steps: Strides = (shape.x[-1] * shape.channels, *shape.x)
     operand = bindings.operand(outer(group, x), x.tensor, steps)
 

@@ -120,6 +120,28 @@ def narrow() -> tuple[onnx.ModelProto, list[Feeds]]:
     return made, [{"x": (draw(n, 6) * 9).astype(np.float16)} for n in (3, 3)]
 
 
+def quantised() -> tuple[onnx.ModelProto, list[Feeds]]:
+    """Sums of bytes: a convolution with a zero point, a product whose zero points come with the data."""
+    u8, i8 = TensorProto.UINT8, TensorProto.INT8
+    def many(low: int, *shape: int) -> Any:
+        return RANDOM.integers(low, low + 256, shape)
+
+    constants = [numpy_helper.from_array(many(-128, 16, 3, 3, 3).astype(np.int8), "w"),
+                 numpy_helper.from_array(np.array(9, np.uint8), "z"),
+                 numpy_helper.from_array(many(-128, 16, 20).astype(np.int8), "v"),
+                 numpy_helper.from_array(np.array(0.001, np.float32), "s"), ints("rows", -1, 16)]
+    nodes = [node("ConvInteger", ["x", "w", "z"], ["c"], pads=[1, 1, 1, 1]), node("Cast", ["c"], ["f"], to=F32),
+             node("Mul", ["f", "s"], ["g"]), node("Reshape", ["g", "rows"], ["r"]),
+             node("MatMulInteger", ["a", "v", "za"], ["m"]), node("Cast", ["m"], ["n"], to=F32),
+             node("MatMulInteger", ["a", "b", "za", "zb"], ["o"])]
+    made = model_of(nodes, [value("x", [1, 3, 8, 8], u8), value("a", ["N", 16], u8), value("za", [], u8),
+                            value("b", [16, 24], i8), value("zb", [], i8)],
+                    [value("r", [64, 16]), value("n", ["N", 20]), value("o", ["N", 24], TensorProto.INT32)], constants)
+    return made, [{"x": many(0, 1, 3, 8, 8).astype(np.uint8), "a": many(0, n, 16).astype(np.uint8),
+                   "za": np.array(200, np.uint8), "b": many(-128, 16, 24).astype(np.int8),
+                   "zb": np.array(-7, np.int8)} for n in (5, 40)]
+
+
 def lstm() -> tuple[onnx.ModelProto, list[Feeds]]:
     """A recurrent layer in both directions, of open length."""
     nodes = [node("LSTM", ["x", "w", "r", "b"], ["s", "h", ""], hidden_size=6, direction="bidirectional"),
@@ -129,8 +151,8 @@ def lstm() -> tuple[onnx.ModelProto, list[Feeds]]:
     return made, [{"x": draw(n, 2, 5)} for n in (4, 1, 4)]
 
 
-MODELS = (mlp, cnn, transformer, branches, loops, late, narrow, lstm)
-LONG = (branches, late, narrow)  # of whose kinds the others show most
+MODELS = (mlp, cnn, transformer, branches, loops, late, narrow, quantised, lstm)
+LONG = (branches, late, narrow, quantised)  # of whose kinds the others show most
 
 
 @pytest.fixture(scope="module")

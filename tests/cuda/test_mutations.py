@@ -70,6 +70,23 @@ def convolution(dtype: DType) -> Case:
     return node, {x: random((1, 9, 8, 16), dtype)}
 
 
+def bytes_convolution() -> Case:
+    x, rng = harness.value((1, 9, 8, 16), DType.U8), np.random.default_rng(1)
+    w = ops.constant(value=Tensor.of(rng.integers(-128, 128, (24, 16, 3, 3)).astype(np.int8)))
+    zero = ops.constant(value=Tensor.of(np.array(77, np.uint8)))
+    node = ops.conv_integer.node(x, w, zero, None, layout="nhwc", strides=(1, 1), pads_begin=(1, 1), pads_end=(1, 1),
+                                 dilations=(2, 1), group=1)
+    return node, {x: rng.integers(0, 256, (1, 9, 8, 16)).astype(np.uint8)}
+
+
+def bytes_product() -> Case:
+    rng = np.random.default_rng(1)
+    shapes: tuple[tuple[int, ...], ...] = ((40, 80), (80, 33), (), ())
+    values = [harness.value(s, DType.U8) for s in shapes]
+    arrays = {v: rng.integers(0, 256, s, np.uint8) for v, s in zip(values, shapes, strict=True)}
+    return ops.matmul_integer.node(*values), arrays
+
+
 def attention(dtype: DType, depth: int = 40) -> Case:
     shapes = ((1, 3, 90, depth), (1, 3, 170, depth), (1, 3, 170, depth))
     values = [harness.value(s, dtype) for s in shapes]
@@ -118,6 +135,12 @@ BUGS = [
     Bug("tensor: chunks reach into the next row", "e < n ? at[e * k_step] : T(0);", "at[e * k_step];", RAGGED),
     Bug("windows: no dilation", "kh * dilation.h", "kh", partial(convolution, DType.F16)),
     Bug("windows: padding is read", "(u32)h < (u32)in.h && ", "", partial(convolution, DType.F16)),
+    Bug("bytes: what is outside counts as 0", "fill == T(0) || k >= ks", "true", bytes_convolution),
+    Bug("bytes: fill where there is no filter", "k + e < ks ? fill : T(0)", "T(0)", bytes_convolution),
+    Bug("bytes: sums of other rows", "of_rows[i][2 * h], of_columns[j][1]", "of_rows[i][0], of_columns[j][1]",
+        bytes_product),
+    Bug("bytes: sums of other columns", "of_columns[j][1], column", "of_columns[j][0], column", bytes_product),
+    Bug("bytes: zero points do not multiply", "zero * u32(ks)", "0u", bytes_product),
     Bug("attention: no barrier before values replace keys", "      lp_sync();\n      bring(v", "      bring(v",
         partial(attention, DType.F32)),
     Bug("attention: no barrier before values are read", "      lp_sync();\n      weigh", "      weigh",

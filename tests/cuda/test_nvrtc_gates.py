@@ -16,7 +16,17 @@ from lepton.codegen.cuda.device import resources
 from lepton.codegen.cuda.products import PLAIN_TILES, SHAPES
 from lepton.codegen.cuda.source import device_source
 from lepton.codegen.cuda.templates.attention import Attention
-from lepton.codegen.cuda.templates.product import Columns, Matrix, PlainTile, Product, TensorTile, Tile, Windows
+from lepton.codegen.cuda.templates.product import (
+    Columns,
+    Matrix,
+    PlainTile,
+    Product,
+    TensorTile,
+    Tile,
+    Windows,
+    Zero,
+    Zeros,
+)
 from lepton.codegen.cuda.templates.text import DeviceBody
 from lepton.codegen.loops import Ref
 from lepton.codegen.target import CUDA_TARGETS
@@ -24,7 +34,7 @@ from lepton.codegen.templates.epilogue import ACCUMULATOR, Epilogue, Operand
 from lepton.ir.diagnostics import UsageError
 from lepton.ir.types import DType
 
-F32, F64, F16, BF16 = DType.F32, DType.F64, DType.F16, DType.BF16
+F32, F64, F16, BF16, I32 = DType.F32, DType.F64, DType.F16, DType.BF16, DType.I32
 
 
 def matrix(buffer: int, dtype: DType, *steps: int) -> Matrix:
@@ -41,12 +51,19 @@ def product(tile: Tile, dtype: DType, sums: DType = F32, *, k_first: bool = Fals
     return make(3, 0, sums, (), (m,), 512, 512, matrix(0, dtype, 512, 1), right, stored(2, dtype, sums, 512, 1), tile)
 
 
-def convolution(tile: Tile, dtype: DType) -> DeviceBody:
+def bytes_product(tile: Tile, columns: bool | None) -> DeviceBody:
+    """u8 by i8; `columns`: with zero points of the right factor, and with sums of its columns."""
+    zero = Zeros(Zero(3), Zero(0, Operand(3, DType.U8, ())), columns is True)
+    return Product(4, 0, I32, (), (512,), 512, 512, matrix(0, DType.U8, 512, 1), matrix(1, DType.I8, 512, 1),
+                   stored(2, I32, I32, 512, 1), tile, None if columns is None else zero)
+
+
+def convolution(tile: Tile, dtype: DType, sums: DType = F32) -> DeviceBody:
     """3x3 over [8, 56, 56, 64]."""
     pixels = Operand(0, dtype, (0, 56 * 56 * 64, 0, 56 * 64, 64, 1))
     windows = Windows(pixels, (1, 56, 56), (1, 56, 56), (1, 3, 3), (1, 1, 1), (1, 1, 1), (0, 1, 1), 64)
-    return Product(3, 0, F32, (1,), (8 * 3136,), 64, 576, windows, matrix(1, dtype, 0, 576, 1),
-                   stored(2, dtype, F32, 0, 64, 1), tile)
+    return Product(3, 0, sums, (1,), (8 * 3136,), 64, 576, windows, matrix(1, dtype, 0, 576, 1),
+                   stored(2, sums if sums is I32 else dtype, sums, 0, 64, 1), tile)
 
 
 def attention(kind: str | None, dtype: DType, depth: int, block: int = 64) -> DeviceBody:
@@ -68,6 +85,8 @@ KERNELS: dict[str, tuple[DeviceBody, int, Sequence[str]]] = {
     "f16": (product(TensorTile("f16", *SHAPES[0]), F16), 128, ("HMMA.16816.F32 ", "LDSM.16.M88.4", COPY)),
     "bf16_conv": (convolution(TensorTile("bf16", *SHAPES[0]), BF16), 168, ("HMMA.16816.F32.BF16", COPY)),
     "tf32": (product(TensorTile("tf32", *SHAPES[1]), F32), 128, ("HMMA.1688.F32.TF32", "LDSM.16.M88.4")),
+    "bytes": (bytes_product(TensorTile("u8s8", *SHAPES[0]), None), 128, ("IMMA.16832.U8.S8", "LDSM.16.M88.4", COPY)),
+    "bytes_zeros": (bytes_product(TensorTile("u8s8", *SHAPES[0]), True), 192, ("IMMA.16832.U8.S8", COPY)),
     "attention": (attention(None, F32, 64), 128, ("FFMA", "MUFU.EX2")),
     "attention_f16": (attention("f16", F16, 64), 224, ("HMMA.16816.F32 ", "LDSM.16.MT88.4", COPY)),
 }
@@ -76,6 +95,8 @@ MORE: dict[str, tuple[DeviceBody, int, Sequence[str]]] = {
     "plain_least": (product(PLAIN_TILES[2], F32, k_first=True), 128, ("FFMA",)),
     "bf16_least": (product(TensorTile("bf16", *SHAPES[2]), BF16), 80, ("HMMA",)),
     "tf32_conv": (convolution(TensorTile("tf32", *SHAPES[0]), F32), 168, ("HMMA.1688.F32.TF32",)),
+    "bytes_rows": (bytes_product(TensorTile("u8s8", *SHAPES[0]), False), 168, ("IMMA.16832.U8.S8",)),
+    "bytes_conv": (convolution(TensorTile("s8s8", *SHAPES[0]), DType.I8, I32), 168, ("IMMA.16832.S8.S8", COPY)),
     "attention_f64": (attention(None, F64, 64, 32), 255, ("DFMA",)),
     "attention_wide": (attention("bf16", BF16, 128), 255, ("HMMA.16816.F32.BF16",)),
 }

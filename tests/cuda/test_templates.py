@@ -2,79 +2,27 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import pytest
 
-import lepton.codegen.cuda.lowering
 from lepton.codegen.cuda import attention, products
 from lepton.codegen.cuda.templates.attention import Attention
 from lepton.codegen.cuda.templates.product import Columns, PlainTile, Product, TensorTile
-from lepton.codegen.group import Group, LowerOptions, lowering_of
-from lepton.codegen.kernel import Kernel, Packed
+from lepton.codegen.group import LowerOptions
 from lepton.codegen.llvm.spell import LoopBody
-from lepton.codegen.target import Target
 from lepton.ir import ops
-from lepton.ir.core import Node, Value
 from lepton.ir.dims import sym
-from lepton.ir.tensor import Array, Tensor
 from lepton.ir.types import DType
 from tests.codegen import harness
-from tests.cuda.simulated import COMPILER, CUDA, packed_copies, run_on_simulator
+from tests.cuda.checking import BODIES, TURNS, check, constant, node_of, random, rng
+from tests.cuda.simulated import COMPILER, CUDA
 
-assert lepton.codegen.cuda.lowering
 pytestmark = [
+    pytest.mark.usefixtures("on_simulator"),
     pytest.mark.skipif(COMPILER is None, reason="the simulator needs g++"),
     pytest.mark.skipif(sys.platform != "linux", reason="the simulator switches stacks as Linux on x86-64 does")]
-rng = np.random.default_rng(3)
-TURNS: list[float] = []
-BODIES: list[Any] = []
-
-
-@pytest.fixture(autouse=True)
-def _on_simulator(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The harness with CUDA's lowerings; each kernel runs with late and with early copies."""
-    def lower(group: Group, options: LowerOptions) -> Kernel:
-        lowering = lowering_of(group.anchor.op if group.anchor else None, CUDA)
-        assert lowering is not None
-        return lowering(group, options)
-
-    def run(kernel: Kernel, places: Mapping[Value, harness.Placed], target: Target, env: Mapping[str, int]) -> None:
-        constants = packed_copies(kernel)
-        addresses = [constants[i].ctypes.data if isinstance(o, Packed) else places[o].address
-                     for i, o in enumerate(kernel.operands)]
-        BODIES.append(kernel.body)
-        found: list[bytes] = []
-        for late, seed in ((True, 1), (False, 2)):
-            TURNS.append(run_on_simulator(kernel, addresses, env, late, seed))
-            found.append(b"".join(places[v].view.tobytes() for v in kernel.writes))
-        assert found[0] == found[1], "results depend on when copies happen or on the order of threads"
-
-    monkeypatch.setattr(harness, "lower", lower)
-    monkeypatch.setattr(harness, "run_kernel", run)
-
-
-def check(node: Node, arrays: Mapping[Value, Array], kind: type, **more: Any) -> None:
-    """The node on the simulator against its meaning; `kind`: of the kernel's body."""
-    harness.check_node(node, arrays, CUDA, **more)
-    assert isinstance(BODIES[-1], kind), BODIES[-1]
-
-
-def random(shape: tuple[int, ...], dtype: DType = DType.F32) -> Array:
-    return (rng.standard_normal(shape) * 0.5).astype(dtype.numpy)
-
-
-def constant(array: Array) -> Value:
-    return ops.constant(value=Tensor.of(array))
-
-
-def node_of(v: Value) -> Node:
-    assert v.producer is not None
-    return v.producer
-
-
 # --- products -------------------------------------------------------------------------------------
 
 TILES = [

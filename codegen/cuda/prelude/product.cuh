@@ -74,13 +74,14 @@ template <class T, bool Along> struct lp_matrix {
 };
 
 // The windows of a convolution as a matrix: rows are output places (n, d, h, w), k is (d, h, w, channel) of the filter.
+// What lies outside of the input counts as `fill`.
 struct lp_axes { int d, h, w; };
 template <class T> struct lp_windows {
   static constexpr bool along_k = true;
   typedef T type;
   struct Row { const T *at; int d, h, w; };
   const T *p; i64 image_step, d_step, h_step, w_step, c_step;
-  lp_axes in, out, kernel, stride, dilation, pad; int channels, rows, ks; bool wide;
+  lp_axes in, out, kernel, stride, dilation, pad; int channels, rows, ks; bool wide; T fill;
   LP_METHOD Row row(int i) const {
     if (i >= rows) return {p, -(1 << 30), 0, 0};  // outside everywhere
     const int w = i % out.w, h = i / out.w % out.h, rest = i / out.w / out.h, d = rest % out.d;
@@ -109,12 +110,12 @@ template <class T> struct lp_windows {
   LP_METHOD void copy(void *to, const Row &r, int k) const {
     constexpr int run = 16 / sizeof(T);
     const T *at = place(r, k);
-    if (wide) return lp_copy16(to, at ? at : p, at != nullptr);
+    if (wide && (at || fill == T(0) || k >= ks)) return lp_copy16(to, at ? at : p, at != nullptr);
     T x[run];
     LP_UNROLL
     for (int e = 0; e < run; ++e) {
       at = place(r, k + e);
-      x[e] = at ? *at : T(0);
+      x[e] = at ? *at : k + e < ks ? fill : T(0);
     }
     lp_put(to, x);
   }

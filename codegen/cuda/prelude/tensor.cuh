@@ -18,6 +18,21 @@ struct lp_tf32 {
   LP_MEMBER void mul(float (&d)[4], const u32 (&a)[4], u32 b0, u32 b1) { lp_mma_tf32(d, a, b0, b1); }
 };
 
+// Zero points of bytes: sum of (a - left) (b - right). Where bytes cannot hold b - right, the sums of the rows of `a` are
+// needed, and of the columns of `b` where those are not known: products with ones.
+struct lp_no_zeros {
+  static constexpr bool rows = false, columns = false;
+  template <class T> LP_METHOD T less(T sum, T, T, int) const { return sum; }
+};
+template <bool Columns, class Right> struct lp_zeros {
+  static constexpr bool rows = true, columns = Columns;
+  i32 left; const Right &right; int ks;
+  LP_METHOD i32 less(i32 sum, i32 of_row, i32 of_column, int column) const {
+    const u32 zero = u32(right(column)), rest = u32(sum) - zero * u32(of_row);
+    return i32(Columns ? rest - u32(left) * (u32(of_column) - zero * u32(ks)) : rest);
+  }
+};
+
 // Warps of WM x WN elements; stages of 64 bytes along k, so many in flight. Shared memory: Stages * stage bytes.
 template <class Kind, int BM, int BN, int WM, int WN, int Stages> struct lp_tensor_tile {
   typedef typename Kind::type T;
@@ -37,8 +52,9 @@ template <class Kind, int BM, int BN, int WM, int WN, int Stages> struct lp_tens
       s.copy(to + place(id / 4, chunk), rows[i], k0 + chunk * int(16 / sizeof(T)));
     }
   }
-  template <class A, class B, class Out>
-  LP_METHOD static void run(const A &a, const B &b, int m0, int n0, int ks, unsigned char *shared, const Out &out) {
+  template <class A, class B, class Out, class Zeros = lp_no_zeros>
+  LP_METHOD static void run(const A &a, const B &b, int m0, int n0, int ks, unsigned char *shared, const Out &out,
+                            const Zeros &zeros = Zeros()) {
     const int lane = int(LP_THREAD) % 32, warp = int(LP_THREAD) / 32;
     const int wm = warp % warps_m * WM, wn = warp / warps_m * WN, steps = (ks + BK - 1) / BK;
     typename A::Row left[AC];
@@ -54,6 +70,7 @@ template <class Kind, int BM, int BN, int WM, int WN, int Stages> struct lp_tens
       for (int j = 0; j < WN / 8; ++j)
         LP_UNROLL
         for (int e = 0; e < 4; ++e) acc[i][j][e] = Sum(0);
+    Sum of_rows[WM / 16][4] = {}, of_columns[WN / 8][4] = {};
     for (int s = 0; s < Stages - 1; ++s) {
       if (s < steps) {
         bring(a, left, shared + s * stage, s * BK);
@@ -71,7 +88,7 @@ template <class Kind, int BM, int BN, int WM, int WN, int Stages> struct lp_tens
         bring(b, right, to + BM * 64, next * BK);
       }
       lp_copy_commit();
-      add(acc, shared + s % Stages * stage, wm, wn, lane);
+      add<Zeros>(acc, of_rows, of_columns, shared + s % Stages * stage, wm, wn, lane);
     }
     lp_copy_wait<0>();
     lp_sync();
@@ -81,11 +98,15 @@ template <class Kind, int BM, int BN, int WM, int WN, int Stages> struct lp_tens
       for (int j = 0; j < WN / 8; ++j)
         LP_UNROLL
         for (int h = 0; h < 2; ++h) {
-          const Sum sums[2] = {acc[i][j][2 * h], acc[i][j][2 * h + 1]};
-          out(m0 + wm + i * 16 + h * 8 + lane / 4, n0 + wn + j * 8 + lane % 4 * 2, sums);
+          const int column = n0 + wn + j * 8 + lane % 4 * 2;
+          const Sum sums[2] = {zeros.less(acc[i][j][2 * h], of_rows[i][2 * h], of_columns[j][0], column),
+                               zeros.less(acc[i][j][2 * h + 1], of_rows[i][2 * h], of_columns[j][1], column + 1)};
+          out(m0 + wm + i * 16 + h * 8 + lane / 4, column, sums);
         }
   }
-  LP_METHOD static void add(Sum (&acc)[WM / 16][WN / 8][4], const unsigned char *stage, int wm, int wn, int lane) {
+  template <class Zeros>
+  LP_METHOD static void add(Sum (&acc)[WM / 16][WN / 8][4], Sum (&of_rows)[WM / 16][4], Sum (&of_columns)[WN / 8][4],
+                            const unsigned char *stage, int wm, int wn, int lane) {
     LP_UNROLL
     for (int half = 0; half < 2; ++half) {
       u32 x[WM / 16][4], y[WN / 16][4];
@@ -105,6 +126,15 @@ template <class Kind, int BM, int BN, int WM, int WN, int Stages> struct lp_tens
         LP_UNROLL
         for (int i = 0; i < WM / 16; ++i)
           Kind::mul(acc[i][j], x[i], Kind::fit(y[j / 2][j % 2 * 2]), Kind::fit(y[j / 2][j % 2 * 2 + 1]));
+      const u32 one = 0x01010101u, ones[4] = {one, one, one, one};
+      if constexpr (Zeros::rows) {
+        LP_UNROLL
+        for (int i = 0; i < WM / 16; ++i) Kind::mul(of_rows[i], x[i], one, one);
+      }
+      if constexpr (Zeros::columns) {
+        LP_UNROLL
+        for (int j = 0; j < WN / 8; ++j) Kind::mul(of_columns[j], ones, y[j / 2][j % 2 * 2], y[j / 2][j % 2 * 2 + 1]);
+      }
     }
   }
 };

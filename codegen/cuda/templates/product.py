@@ -72,23 +72,56 @@ Tile: TypeAlias = PlainTile | TensorTile
 
 
 @dataclass(frozen=True, slots=True)
+class Zero:
+    """A zero point: a number, or an element of an operand (over (*batch, column), or over nothing)."""
+
+    number: int = 0
+    operand: Operand | None = None
+
+    def text(self, coords: list[str]) -> str:
+        o = self.operand
+        return str(self.number) if o is None else f"i32(p{o.buffer}[{index(o, coords if o.strides else [])}])"
+
+
+@dataclass(frozen=True, slots=True)
+class Zeros:
+    """lp_zeros. `columns`: whether those of the right factor are summed."""
+
+    left: Zero
+    right: Zero
+    columns: bool
+
+    def text(self, batch: list[str]) -> list[str]:
+        return [f"auto right = [&](int column) {{ return column < n ? {self.right.text([*batch, 'column'])} : 0; }};",
+                f"const lp_zeros<{str(self.columns).lower()}, decltype(right)> "
+                f"zeros{{{self.left.text([])}, right, ks}};"]
+
+    @property
+    def operands(self) -> list[Operand]:
+        return [z.operand for z in (self.left, self.right) if z.operand is not None]
+
+
+@dataclass(frozen=True, slots=True)
 class Matrix:
     """A factor as it lies: strides over (*batch, row, k). With `along` its runs lie along k, adjacent or not."""
 
     operand: Operand
+    depth: int | None = None                          # its size along k, where it was filled up with zeros
+    operands: ClassVar[tuple[Operand, ...]] = ()      # that it reads beside its own
 
     def text(self, name: str, batch: list[str], extent: str, along: bool) -> list[str]:
         o, (row, k) = self.operand, self.operand.strides[-2:]
         along_k = along or k == 1 or row != 1
         run, other = (k, row) if along_k else (row, k)
         tests = wide(run, (size(other), other), pointer=name + "_at", bytes=o.dtype.bytes)
+        ks = "ks" if self.depth is None else str(self.depth)
         if along and tests != "false":
-            tests += f" && ks % {16 // o.dtype.bytes} == 0"
+            tests += f" && {ks} % {16 // o.dtype.bytes} == 0"
         kind = MEMORY[o.dtype] if not o.dtype.bytes == 1 else "u8"
         cast = f"(const {kind} *)" if kind != MEMORY[o.dtype] else ""
         return [f"const {kind} *{name}_at = {cast}p{o.buffer} + {index(o, [*batch, '0', '0'])};",
                 f"const lp_matrix<{kind}, {str(along_k).lower()}> {name}{{{name}_at, {size(row)}, {size(k)}, {extent}, "
-                f"ks, {tests}}};"]
+                f"{ks}, {tests}}};"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +136,11 @@ class Windows:
     dilations: tuple[int, int, int]
     pads: Sizes
     channels: int
+    fill: Zero = Zero()
+
+    @property
+    def operands(self) -> tuple[Operand, ...]:
+        return () if self.fill.operand is None else (self.fill.operand,)
 
     def text(self, name: str, batch: list[str], extent: str, along: bool) -> list[str]:
         o, (n, d, h, w, c) = self.operand, self.operand.strides[-5:]
@@ -116,7 +154,7 @@ class Windows:
         steps = ", ".join(size(s) for s in (n, d, h, w, c))
         return [f"const {kind} *{name}_at = {cast}p{o.buffer} + {index(o, [*batch, *['0'] * 5])};",
                 f"const lp_windows<{kind}> {name}{{{name}_at, {steps}, {axes}, {self.channels}, {extent}, ks, "
-                f"{tests if fits else 'false'}}};"]
+                f"{tests if fits else 'false'}, {kind}({self.fill.text([])})}};"]
 
 
 Factor: TypeAlias = Matrix | Windows
@@ -135,15 +173,16 @@ class Product(DeviceBody):
     b: Matrix
     epilogue: Epilogue
     tile: Tile
+    zeros: Zeros | None = None
 
     def emit_cuda(self, symbol: str, target: Target) -> Spelled:
         tile, copied = self.tile, isinstance(self.tile, TensorTile)
         geometry = Geometry(tile.threads, 1, tile.shared_bytes(self.dtype))
-        roomy = self.dtype.bytes == 8 or (copied and isinstance(self.a, Windows))  # half the registers are too few
+        roomy = self.dtype.bytes == 8 or self.zeros is not None or (
+            copied and isinstance(self.a, Windows))  # half the registers are too few
         batch = [f"c{i}" for i in range(len(self.batch))]
         text = [
-            self.head(symbol, tile.threads, [self.a.operand, self.b.operand, *self.epilogue.loads],
-                      self.epilogue.stores, 1 if roomy else 2),
+            self.head(symbol, tile.threads, self.reads, self.epilogue.stores, 1 if roomy else 2),
             "  LP_SHARED", *self.sizes(),
             f"  const i64 tiles_m = (m + {tile.rows - 1}) / {tile.rows}, "
             f"tiles = tiles_m * ((n + {tile.columns - 1}) / {tile.columns});",
@@ -153,9 +192,15 @@ class Product(DeviceBody):
                 f"{tile.columns};",
                 *coordinates("(t / tiles)", self.batch, batch),
                 *self.a.text("a", batch, "m", copied), *self.b.text("b", batch, "n", copied),
-                *self.out(batch), f"{tile.text(self.dtype)}::run(a, b, m0, n0, ks, lp_shared, out);"]),
+                *self.out(batch), *(self.zeros.text(batch) if self.zeros else []),
+                f"{tile.text(self.dtype)}::run(a, b, m0, n0, ks, lp_shared, out{', zeros' if self.zeros else ''});"]),
             "  }", "}"]
         return Spelled("\n".join(text) + "\n", geometry)
+
+    @property
+    def reads(self) -> list[Operand]:
+        zeros = self.zeros.operands if self.zeros else []
+        return [self.a.operand, self.b.operand, *self.a.operands, *zeros, *self.epilogue.loads]
 
     @property
     def run(self) -> int:
@@ -195,8 +240,7 @@ class Columns(Product):
         batch = [f"c{i}" for i in range(len(self.batch))]
         (rows,) = self.rows
         text = [
-            self.head(symbol, 32 * self.warps, [self.a.operand, self.b.operand, *self.epilogue.loads],
-                      self.epilogue.stores),
+            self.head(symbol, 32 * self.warps, self.reads, self.epilogue.stores),
             *self.sizes(),
             f"  for (i64 t = LP_BLOCK * {self.warps} + LP_THREAD / 32; t < tasks; t += LP_BLOCKS * {self.warps}) {{",
             *self.indented([

@@ -88,10 +88,16 @@ def output(epilogue: Epilogue, sums: str, before: Sequence[str], coords: Sequenc
         operand = loads[int(e.buffer[1:])]
         return from_memory(f"p{operand.buffer}[{index(operand, coords)}]", operand.dtype)
 
-    def name(of: str) -> str:
-        return "sums[e]" if of == ACCUMULATOR else f"v_{of}"
+    whole = False  # whether a name was given to what the sum becomes before all else, by the accumulator's name
 
-    lets = [f"const {c_type(x.value.dtype)} {name(x.name)} = {expr(x.value, load, name)};" for x in epilogue.lets]
+    def name(of: str) -> str:
+        return "sums[e]" if of == ACCUMULATOR and not whole else f"v_{of}"
+
+    lets = []
+    for x in epilogue.lets:
+        value = expr(x.value, load, name)
+        whole |= x.name == ACCUMULATOR
+        lets.append(f"const {c_type(x.value.dtype)} v_{x.name} = {value};")
     places = list(enumerate(zip(epilogue.stores, epilogue.values, strict=True)))
     made = [f"s{i}[e] = {to_memory(expr(v, load, name), s.dtype)};" for i, (s, v) in places]
     ends = [f"  lp_store_run(p{s.buffer} + {index(s, first)}, {size(s.strides[-1])}, s{i}, {_runs(s)}, "

@@ -1,0 +1,186 @@
+"""Products and convolutions of bytes on tensor cores, summed in i32: Σ (a - za) (b - zb), exact.
+
+Weights are packed with k innermost, their zero points taken off where the differences are bytes. What is left of
+
+    Σ (a - za) (b - zb)  =  Σ a b  -  zb Σ a  -  za Σ (b - zb)
+
+comes in the tile (sums of rows and columns by products with ones) or, where Σ (b - zb) is known, in the epilogue.
+"""
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from lepton.codegen.cuda.products import places, tile_of, windows
+from lepton.codegen.cuda.templates.product import Factor, Matrix, Product, Zero, Zeros
+from lepton.codegen.group import Group, LowerOptions, lowers
+from lepton.codegen.kernel import Kernel, packed
+from lepton.codegen.loops import Apply, Cast, Expr, Let, Load, Ref, i64
+from lepton.codegen.lower import integer
+from lepton.codegen.lower.conv import pixels, shape_of
+from lepton.codegen.lower.conv_cost import Shape
+from lepton.codegen.lower.matmul import problem_of
+from lepton.codegen.lower.matmul_cost import Problem
+from lepton.codegen.lower.products import generic_conv, generic_matmul
+from lepton.codegen.templates.epilogue import ACCUMULATOR, Epilogue
+from lepton.codegen.templates.fused import Bindings, Fused, Strides, constant_array, outer
+from lepton.ir import ops
+from lepton.ir.core import Value
+from lepton.ir.dims import Dim, ceildiv, product
+from lepton.ir.tensor import Array
+from lepton.ir.types import DType, TensorType
+
+RUN = 16  # bytes of weights that are copied as one: their rows are filled up with zeros
+
+
+@lowers(ops.matmul_integer, family="cuda")
+def lower_matmul_integer(group: Group, options: LowerOptions) -> Kernel:
+    """A product of bytes and the elementwise ops behind it; rows with zero points of their own by loops."""
+    assert group.anchor is not None
+    a, b, za, zb = (*group.anchor.inputs, None, None)[:4]
+    assert a is not None
+    assert b is not None
+    left, right = integer.Zeros.of(group, za, a.tensor.dtype), constant_array(group, zb)
+    if left is None or (zb is not None and zb.tensor.rank > 1 and zb.tensor.size != 1):
+        return generic_matmul(group, options)
+    fused = Fused(group)
+    problem = problem_of(group, fused, a, b)
+    if problem.weights is None:
+        return _of_values(group, fused, problem, left)
+    if problem.weights.size == 0 or (zb is not None and right is None):
+        return generic_matmul(group, options)
+    return _weighted(group, fused, problem, left, np.zeros(1, np.int32) if right is None else right, a)
+
+
+def _of_values(group: Group, fused: Fused, problem: Problem, left: integer.Zeros) -> Kernel:
+    """Neither factor is known."""
+    assert group.anchor is not None
+    a, b, _, zb = (*group.anchor.inputs, None, None)[:4]
+    assert a is not None
+    assert b is not None
+    bindings = Bindings()
+    *batch, k_step, n_step = problem.b
+    factors = (Matrix(bindings.operand(outer(group, a), a.tensor, problem.a)),
+               Matrix(bindings.operand(outer(group, b), b.tensor, (*batch, n_step, k_step))))
+    right = Zero()
+    if zb is not None:
+        steps = group.access(zb).strides
+        step = steps[-1] if steps and zb.tensor.size != 1 else 0
+        right = Zero(0, bindings.operand(outer(group, zb), zb.tensor, (*(0,) * len(batch), step)))
+    exact = left.value is None and left.number == 0 and zb is None
+    zeros = None if exact else Zeros(_zero(bindings, left), right, True)
+    epilogue = fused.epilogue(bindings, problem.views)
+    return _kernel(group, bindings, problem.batch, (problem.m,), problem.n, problem.k, *factors, zeros, epilogue)
+
+
+def _zero(bindings: Bindings, zero: integer.Zeros) -> Zero:
+    if zero.value is None:
+        return Zero(zero.number)
+    return Zero(0, bindings.operand(zero.value, TensorType(zero.dtype, ()), ()))
+
+
+@dataclass(frozen=True, slots=True)
+class Weights:
+    """A constant right factor, packed: its bytes, the zero point that they still have, Σ (b - zb) of each column."""
+
+    matrix: Matrix
+    zero: Zero | None
+    sums: Array
+
+    @classmethod
+    def of(cls, bindings: Bindings, weights: Array, zero: Array, before: Strides) -> Weights:
+        """`weights` [group, n, k], `zero` [group, n] or a number; `before`: the strides of the entries of a batch."""
+        groups, n, k = weights.shape
+        zero = np.broadcast_to(zero.astype(np.int32).reshape(-1), (groups * n,))
+        rest = weights.astype(np.int32) - zero.reshape(groups, n, 1)
+        fits = -128 <= rest.min() and rest.max() <= 127
+        padded = np.pad(rest.astype(np.int8) if fits else weights, ((0, 0), (0, 0), (0, -k % RUN)))
+        dtype, step = DType.I8 if padded.dtype == np.int8 else DType.U8, padded.shape[-1]
+        steps = (*(s * step for s in before), step, 1)
+        operand = bindings.operand(packed(padded), TensorType(dtype, padded.shape), steps)
+        own = None
+        if not fits:
+            own = Zero(0, bindings.operand(packed(zero), TensorType(DType.I32, zero.shape), (*before, 1)))
+        return cls(Matrix(operand, step), own, rest.sum(-1).astype(np.int32).reshape(-1))
+
+    def zeros(self) -> Zeros | None:
+        """What the tile has to take off."""
+        return None if self.zero is None else Zeros(Zero(), self.zero, False)
+
+
+def less_left(bindings: Bindings, epilogue: Epilogue, left: integer.Zeros, sums: Array, steps: Strides) -> Epilogue:
+    """The epilogue on sums that lack -za Σ (b - zb); `steps` lead from column to column."""
+    count, known = len(epilogue.loads), left.value is None
+    if known and left.number == 0:
+        return epilogue
+    column = (sums.astype(np.int64) * left.number).astype(np.int32) if known else sums
+    loads = [bindings.operand(packed(column), TensorType(DType.I32, column.shape), steps)]
+    correction: Expr = Load(f"e{count}", i64(0), DType.I32)
+    if left.value is not None:
+        loads.append(bindings.operand(left.value, TensorType(left.dtype, ()), (0,) * len(steps)))
+        correction = Apply("mul", (correction, Cast(Load(f"e{count + 1}", i64(0), left.dtype), DType.I32)), DType.I32)
+    # All that follows means the corrected sum by the accumulator's name.
+    whole = Let(ACCUMULATOR, Apply("sub", (Ref(ACCUMULATOR, DType.I32), correction), DType.I32))
+    return replace(epilogue, loads=(*epilogue.loads, *loads), lets=(whole, *epilogue.lets))
+
+
+def _weighted(group: Group, fused: Fused, problem: Problem, left: integer.Zeros, zero: Array, a: Value) -> Kernel:
+    """The product with constant weights in matrix form."""
+    assert problem.weights is not None
+    bindings, none = Bindings(), (0,) * len(problem.batch)
+    factor = Matrix(bindings.operand(outer(group, a), a.tensor, problem.a))
+    weights = Weights.of(bindings, problem.weights.T[None], zero, none)
+    epilogue = less_left(bindings, fused.epilogue(bindings, problem.views), left, weights.sums, (*none, 0, 1))
+    return _kernel(group, bindings, problem.batch, (problem.m,), problem.n, problem.k, factor, weights.matrix,
+                   weights.zeros(), epilogue)
+
+
+def _kernel(group: Group, bindings: Bindings, batch: tuple[Dim, ...], rows: tuple[Dim, ...], n: Dim, k: Dim,
+            left: Factor, right: Matrix, zeros: Zeros | None, epilogue: Epilogue) -> Kernel:
+    kind = "".join("s8" if f.operand.dtype.is_signed else "u8" for f in (left, right))
+    m = product(rows)
+    tile = tile_of(m, n, k, product(batch), DType.I32, kind)
+    sizes = bindings.sizes
+    columns, depth = sizes((n, k))
+    body = Product(0, 0, DType.I32, sizes(batch), sizes(rows), columns, depth, left, right, epilogue, tile, zeros)
+    body = body.counted(len(bindings.bound), len(bindings.table.dims))
+    tasks = product((*batch, ceildiv(m, tile.rows), ceildiv(n, tile.columns)))
+    return Kernel(group.name, body, tuple(bindings.bound), tasks, bindings.table.dims,
+                  flops=product((*batch, 2, m, n, k)), writes=group.outputs)
+
+
+@lowers(ops.conv_integer, family="cuda")
+def lower_conv_integer(group: Group, options: LowerOptions) -> Kernel:
+    """A convolution of bytes with constant filters and the elementwise ops behind it; others by loops."""
+    assert group.anchor is not None
+    x, w, zx, zw = (*group.anchor.inputs, None, None)[:4]
+    assert x is not None
+    assert w is not None
+    attrs = group.anchor.attrs
+    filters, filter_zero = constant_array(group, w), constant_array(group, zw)
+    left = integer.Zeros.of(group, zx, x.tensor.dtype)
+    known = 3 <= x.tensor.rank <= 5 and isinstance(x.tensor.shape[1 if attrs["layout"] == "nchw" else -1], int)
+    if filters is None or left is None or not known or (zw is not None and filter_zero is None) or not filters.size:
+        return generic_conv(group, options)
+    fused = Fused(group)
+    shape = shape_of(group, fused, x, filters, attrs)
+    zero = np.zeros(1, np.int32) if filter_zero is None else filter_zero
+    if shape.groups > 1 and (shape.filters < 8 or shape.depth < 8):
+        return generic_conv(group, options)  # a tile would be mostly empty
+    if shape.pointwise:
+        return _weighted(group, fused, pixels(shape), left, zero, x)
+    return _conv(group, fused, shape, left, zero, x)
+
+
+def _conv(group: Group, fused: Fused, shape: Shape, left: integer.Zeros, zero: Array, x: Value) -> Kernel:
+    """Rows are output places, columns a group's filters."""
+    bindings, (rows, steps) = Bindings(), places(shape)
+    own = _zero(bindings, left)
+    factor = replace(windows(bindings, group, shape, x), fill=own)
+    bytes = shape.weights.transpose(0, 2, 3, 4, 1).reshape(shape.groups, shape.filters, shape.depth)
+    weights = Weights.of(bindings, bytes, zero, (shape.filters,))
+    epilogue = less_left(bindings, fused.epilogue(bindings, steps), left, weights.sums,
+                         (shape.filters, *(0,) * len(rows), 1))
+    return _kernel(group, bindings, (shape.groups,), rows, shape.filters, shape.depth, factor, weights.matrix,
+                   weights.zeros(), epilogue)

@@ -1,0 +1,5 @@
+from __future__ import annotations
+
+from tests.cuda.checking import on_simulator
+
+__all__ = ["on_simulator"]
