@@ -31,9 +31,9 @@ PROLOGUE: set[Op] = {
 }
 # Anchors that compute elementwise readers before they store their result.
 EPILOGUE: set[Op] = PROLOGUE | {
-    ops.conv, ops.conv_transpose, ops.matmul, ops.attention, ops.max_pool, ops.avg_pool, ops.lp_pool, ops.resize,
-    ops.gather, ops.gather_elements, ops.gather_nd, ops.pad, ops.matmul_integer, ops.conv_integer, ops.random_normal,
-    ops.random_uniform,
+    ops.conv, ops.conv_transpose, ops.matmul, ops.matmul_coded, ops.attention, ops.max_pool, ops.avg_pool, ops.lp_pool,
+    ops.resize, ops.gather, ops.gather_elements, ops.gather_nd, ops.pad, ops.matmul_integer, ops.conv_integer,
+    ops.random_normal, ops.random_uniform,
 }
 
 

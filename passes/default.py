@@ -43,8 +43,8 @@ def pipeline_for(target_family: str, level: int, math: str, precision: Precision
     widen: list[Pass] = [DeviceHalves(policy)] if device else [WidenHalves(policy)]
     coded: list[Pass] = [] if device else [CodedWeights(policy)]
     if level == 1:
-        return [IntegerRegions(policy), *coded, *([] if device else widen), Fold(), *clean, FoldBatchnorm(policy), *clean,
-                Halves(precision, tiles), CSE(), Halves(), ToLevels(policy), Fuse()]
+        return [IntegerRegions(policy), *coded, *([] if device else widen), Fold(), *clean,
+                FoldBatchnorm(policy), *clean, Halves(precision, tiles), CSE(), Halves(), ToLevels(policy), Fuse()]
     return [
         IntegerRegions(policy), *coded, Fold(), *clean, FoldBatchnorm(policy), *clean,
         Layout(), *clean,

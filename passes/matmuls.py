@@ -22,30 +22,31 @@ c = const("c")
 
 
 LEVELS = (ops.quantize, ops.dequantize)
-product = pat(ops.matmul, ops.matmul_integer)
+product = pat(ops.matmul, ops.matmul_integer, ops.matmul_coded)
 
 
 @rule(product(pat(ops.reshape)(x).named("flat"), const("w"), rest("zeros")).named("r"))
 def matmul_of_rows(x: Value, flat: Value, w: Value, zeros: tuple[Value | None, ...], r: Value) -> Value | None:
     """matmul(reshape(x: [B,S,K] -> [B*S,K]), w: [K,N])  ->  reshape(matmul(x, w))"""
-    if w.tensor.rank != 2 or flat.tensor.rank < 2 or x.tensor.rank <= flat.tensor.rank or not _takes_any_rows(zeros):
+    if w.tensor.rank != 2 or flat.tensor.rank < 2 or x.tensor.rank <= flat.tensor.rank or not _takes_any_rows(r, zeros):
         return None
     if x.tensor.shape[-1] != w.tensor.shape[0]:
         return None
-    return ops.reshape(node_of(r).op(x, w, *zeros), shape=r.tensor.shape)
+    return ops.reshape(node_of(r).op(x, w, *zeros, **node_of(r).attrs), shape=r.tensor.shape)
 
 
 @rule(pat(ops.reshape)(product(x, const("w"), rest("zeros")).once.named("y")).named("r"))
 def rows_of_matmul(x: Value, w: Value, zeros: tuple[Value | None, ...], y: Value, r: Value) -> Value | None:
     """reshape(matmul(x, w: [K,N]): [B*S,N] -> [B,S,N])  ->  matmul(reshape(x), w)"""
-    if w.tensor.rank != 2 or not _raises_rows(y, r) or not _takes_any_rows(zeros):
+    if w.tensor.rank != 2 or not _raises_rows(y, r) or not _takes_any_rows(y, zeros):
         return None
-    return node_of(y).op(ops.reshape(x, shape=(*r.tensor.shape[:-1], x.tensor.shape[-1])), w, *zeros)
+    rows = ops.reshape(x, shape=(*r.tensor.shape[:-1], x.tensor.shape[-1]))
+    return node_of(y).op(rows, w, *zeros, **node_of(y).attrs)
 
 
-def _takes_any_rows(zeros: tuple[Value | None, ...]) -> bool:
-    """Whether the zero points of an integer product say nothing about rows."""
-    return all(z is None or z.tensor.rank == 0 for z in zeros[:1])
+def _takes_any_rows(of: Value, zeros: tuple[Value | None, ...]) -> bool:
+    """Whether a product's further operands, such as the zero points of an integer one, say nothing about rows."""
+    return node_of(of).op is ops.matmul_coded or all(z is None or z.tensor.rank == 0 for z in zeros[:1])
 
 
 def _element_by_element(node: Node) -> bool:

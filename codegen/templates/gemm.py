@@ -216,7 +216,7 @@ class _Gemm:
         known_row = body.a.strides[-2] if isinstance(body.a.strides[-2], int) else None
         known_step = body.a.strides[-1] if isinstance(body.a.strides[-1], int) else None
         step = None if known_step is None else known_step * self.bytes * body.dot.group
-        ahead = Ahead(fn, self.target, rows, body.tile.rows, self.depth, pitch) if isinstance(body.b, int) else None
+        ahead = self.ahead(rows, pitch)
 
         def tile(start: Int, height: int) -> None:
             micro = Micro(
@@ -236,6 +236,13 @@ class _Gemm:
             micro.call(fn, self.target, fn.gep(base, fn.mul(at, self.row)), w, pointers, given, following)
 
         cover(fn, rows, self.row_sizes(), tile)
+
+    def ahead(self, rows: Int, pitch: Int) -> Ahead | None:
+        """What of constant panels is prefetched."""
+        body = self.body
+        if not isinstance(body.b, int):
+            return None
+        return Ahead(self.fn, self.target, rows, body.tile.rows, self.depth, pitch)
 
     def row_sizes(self) -> tuple[int, ...]:
         return heights(self.body.tile.rows, self.body.m)

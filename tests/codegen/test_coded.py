@@ -10,9 +10,10 @@ import pytest
 import lepton.codegen.lower
 from lepton.ir import ops
 from lepton.ir.core import Node, Value
+from lepton.ir.dims import sym
 from lepton.ir.tensor import Array, Tensor
 from lepton.ir.types import DType, TensorType
-from tests.codegen.running import HERE, run_node
+from tests.codegen.running import HERE, inside, run_node
 
 assert lepton.codegen.lower
 
@@ -63,3 +64,44 @@ def test_operands_that_are_not_constant(target: str) -> None:
         x = Value(TensorType(DType.F32, (*rows, 10)))
         inputs = {v: a for v, a in zip(operands, given, strict=True) if v is not None}
         check(x, ops.matmul_coded.node(x, *operands, block=4), target, inputs=inputs)
+
+
+CASES = [
+    # rows, k, n, bits, block, zero, table
+    ((1,), 64, 64, 4, 32, "", False), ((1,), 96, 200, 4, 32, "any", False), ((2,), 100, 33, 4, 32, "whole", False),
+    ((3,), 31, 17, 4, 31, "", True), ((4,), 130, 70, 8, 130, "", False), ((5,), 64, 65, 8, 32, "whole", False),
+    ((7,), 50, 7, 3, 50, "", True), ((8,), 37, 130, 2, 16, "", True), ((9,), 64, 100, 4, 32, "any", False),
+    ((40,), 70, 130, 4, 32, "", False), ((25,), 64, 100, 4, 32, "any", True),
+    ((33,), 33, 66, 8, 16, "any", False), ((2, 3, 2), 40, 48, 4, 20, "", False),
+    ((), 64, 40, 4, 32, "", False), ((1,), 1, 1, 4, 1, "", False), ((2,), 7, 300, 5, 7, "", True),
+    ((2,), 70, 40, 6, 70, "", True), ((3,), 70, 40, 8, 70, "", True), ((20,), 70, 40, 8, 70, "", True),
+    ((1,), 11, 20, 4, 11, "any", True), ((0,), 8, 8, 4, 4, "", False), ((3,), 64, 64, 1, 16, "", True),
+]
+
+
+@pytest.mark.parametrize("target", HERE)
+@pytest.mark.parametrize(("rows", "k", "n", "bits", "block", "zero", "table"), CASES)
+def test_constant_weights(target: str, rows: tuple[int, ...], k: int, n: int, bits: int, block: int, zero: str,
+                          table: bool) -> None:
+    x = Value(TensorType(DType.F32, (*rows, k)))
+    operands = [None if a is None else constant(a) for a in arrays(k, n, bits, block, zero, table)]
+    check(x, ops.matmul_coded.node(x, *operands, block=block), target, shares=3)
+
+
+@pytest.mark.parametrize("target", HERE)
+@pytest.mark.parametrize("rows", [0, 1, 3, 24, 25, 61])
+def test_rows_counted_at_run_time(target: str, rows: int) -> None:
+    x = Value(TensorType(DType.F32, (2, sym("M"), 48)))
+    operands = [constant(a) for a in arrays(48, 70, 4, 16) if a is not None]
+    check(x, ops.matmul_coded.node(x, *operands, block=16), target, env={"M": rows}, shares=3)
+
+
+@pytest.mark.parametrize("target", HERE)
+def test_strange_strides(target: str) -> None:
+    """Columns of a larger array, and rows that lie one after the other."""
+    for rows, perm in ((2, (1, 0)), (30, (1, 0)), (3, (0, 1)), (26, (0, 1))):
+        x = Value(TensorType(DType.F32, (rows, 37)))
+        node = ops.matmul_coded.node(x, *(constant(a) for a in arrays(37, 41, 4, 37) if a is not None), block=37)
+        layouts = {x: inside((rows, 37), (rows + 3, 40), (2, 1), perm),
+                   node.results[0]: inside((rows, 41), (rows + 1, 50), (1, 4), perm)}
+        check(x, node, target, layouts=layouts)
