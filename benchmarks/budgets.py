@@ -42,7 +42,7 @@ import ctypes, json, os, sys, time
 import numpy as np
 import lepton
 lepton.load
-from lepton.artifact import load
+from lepton.library import load
 import lepton.ir.diagnostics
 
 def zeros(port):

@@ -53,7 +53,7 @@ import json, os, sys, time
 import numpy as np
 import lepton
 lepton.load
-from lepton.artifact import load
+from lepton.library import load
 from lepton.inputs import make_inputs
 
 def memory():
@@ -105,7 +105,7 @@ print(json.dumps({"seconds": loaded + time.perf_counter() - start}))
 _RUNTIME_FIRST = """
 import json, sys, time
 import onnxruntime
-from lepton.artifact import load
+from lepton.library import load
 from lepton.inputs import make_inputs
 feeds = make_inputs(load(sys.argv[2]).inputs, [], {}, 0)
 options = onnxruntime.SessionOptions()

@@ -80,9 +80,14 @@ def plan_memory(program: Program) -> None:
     program.workspace = total
 
 
+def module_of(target: Target) -> Module:
+    """An empty module whose functions are for this machine."""
+    return Module(f'nounwind "target-cpu"="{target.cpu}" "target-features"="{target.features}"')
+
+
 def spell(program: Program, target: Target, prefix: str) -> tuple[Module, list[str]]:
     """One module with every distinct kernel body once; the symbol of each step ('' for jumps)."""
-    module = Module(f'nounwind "target-cpu"="{target.cpu}" "target-features"="{target.features}"')
+    module = module_of(target)
     symbols: dict[Body, str] = {}
     names: list[str] = []
     for step in program.steps:
@@ -130,9 +135,14 @@ def build(programs: Sequence[tuple[Program, Target]], metadata: Sequence[str], t
     made = _Pieces(linked, threads)
     each = [*devices, *[None] * (len(programs) - len(devices))]
     models = [*model_of] or [0] * len(programs)
-    names = [made.add(program, target, f"lpt_{f'm{model}_' if model else ''}{target.name.replace('-', '_')}_", words, device)
+    names = [made.add(program, target, _prefix(target, model), words, device)
              for (program, target), words, device, model in zip(programs, metadata, each, models, strict=True)]
     artifact_table(made.tables, names, models)
     made.texts.append(TYPES + str(made.tables))
     made.objects.append(compile_module(made.texts[-1], programs[0][1]))
     return Objects(programs[0][1].triple, made.objects, made.weights, names, made.texts, sum(map(len, made.objects)))
+
+
+def _prefix(target: Target, model: int) -> str:
+    """Of a program's symbols: programs of one file differ in their target or in their model."""
+    return f"lpt_{f'm{model}_' if model else ''}{target.name.replace('-', '_')}_"

@@ -11,20 +11,22 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from lepton.artifact import Model, Session, load
+    from lepton.artifact import Model, Session
     from lepton.driver import compile, compile_to
     from lepton.functions import register
     from lepton.ir.diagnostics import LeptonError
+    from lepton.library import load, models
     from lepton.session import InferenceSession, SessionOptions
 
 __version__ = "0.1.0"
 __all__ = ["InferenceSession", "LeptonError", "Model", "Session", "SessionOptions", "__version__", "compile",
-           "compile_to", "load", "register"]
+           "compile_to", "load", "models", "register"]
 
 # Loading an artifact must not import the compiler, nor onnx and LLVM behind it: names arrive when asked for.
 _HOMES = {
-    "compile": "lepton.driver", "compile_to": "lepton.driver", "load": "lepton.artifact", "Model": "lepton.artifact",
-    "Session": "lepton.artifact", "InferenceSession": "lepton.session", "SessionOptions": "lepton.session",
+    "compile": "lepton.driver", "compile_to": "lepton.driver", "load": "lepton.library", "models": "lepton.library",
+    "Model": "lepton.artifact", "Session": "lepton.artifact",
+    "InferenceSession": "lepton.session", "SessionOptions": "lepton.session",
     "LeptonError": "lepton.ir.diagnostics", "register": "lepton.functions",
 }
 

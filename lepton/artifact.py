@@ -5,14 +5,11 @@ Imports numpy, cffi's extension and the standard library only: a machine that ru
 from __future__ import annotations
 
 import json
-import os
 import threading
 import weakref
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import count
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,14 +17,9 @@ import numpy as np
 from lepton import functions
 from lepton._rt import ffi, lib
 from lepton.devices import DeviceArray
-from lepton.elf import check_artifact
 from lepton.ir.diagnostics import LeptonError, ResourceError, UsageError
 from lepton.ir.structure import Structure
 from lepton.ports import Array, Port, as_input, as_output, pointer, read_ports, read_strings
-
-ABI_VERSION = 1
-# What is added to it: which programs of the file are meant (lepton.h).
-DEVICES: dict[str | None, int] = {None: 0, "cpu": 1 << 16, "cuda": 2 << 16, "auto": 3 << 16}
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +68,8 @@ class Code:
         raise kinds.get(status, LeptonError)(words) from error
 
 
-def _destroy(code: Code, session: Any, kept: object = None) -> None:
+def destroy(code: Code, session: Any, kept: object = None) -> None:
+    """End a session of `code`'s."""
     lib.lpt_call_destroy(code.api, session)
 
 
@@ -90,7 +83,7 @@ class Session:
         self._code = model._code
         rows, kept = functions.rows(self._code.functions, model._functions)
         self._handle = self._code.create(threads, rows)
-        weakref.finalize(self, _destroy, self._code, self._handle, kept).atexit = False
+        weakref.finalize(self, destroy, self._code, self._handle, kept).atexit = False
         self._lock, self._runs = threading.RLock(), False
         self._inputs = ffi.new("lepton_tensor[]", max(len(model.inputs), 1))
         self._outputs = ffi.new("lepton_tensor[]", max(len(model.outputs), 1))
@@ -340,58 +333,3 @@ def from_program(address: int, weights: Array | None = None, *, keep_alive: obje
     lib.lpt_fill_api(program, api)
     data = ffi.NULL if weights is None else ffi.cast("uint8_t *", weights.ctypes.data)
     return Model(Code(api, program=program, weights=data, keep_alive=(weights, keep_alive)), threads)
-
-
-class _Library:
-    """A library that dlopen has mapped; unmapped with its last user."""
-
-    _loads = count()
-
-    def __init__(self, path: Path) -> None:
-        if path.is_dir():
-            raise UsageError(f"cannot load {path}: it is a folder")
-        try:
-            file = open(path, "rb")
-        except OSError as e:
-            raise UsageError(f"cannot load {path}: {e.strerror}") from e
-        words = ffi.new("char[]", 512)
-        with file:
-            check_artifact(file.fileno(), path)
-            self.handle = lib.lpt_open(os.fsencode(_fresh_name(file.fileno(), next(self._loads), path)), words, 512)
-        if self.handle == ffi.NULL:
-            raise LeptonError(f"cannot load {path}: {ffi.string(words).decode(errors='replace')}")
-        weakref.finalize(self, lib.lpt_close, self.handle).atexit = False
-
-
-def _fresh_name(fd: int, number: int, path: Path) -> str:
-    """A name for the open file that dlopen has not heard before.
-
-    dlopen knows libraries by name first: where a file was replaced it would hand out the old one. So each load spells
-    the file differently, with the bits of its number as "/" and "/.", which mean nothing in a path.
-    """
-    bits = "".join("/." if number >> i & 1 else "/" for i in range(32))
-    name = f"/proc/self/fd{bits}/{fd}"
-    return name if os.path.exists(name) else str(path)
-
-
-def load(path: str | os.PathLike[str], *, threads: int = 0, runnable: bool = True,
-         device: str | None = None) -> Model:
-    """The model in a file that `leptonc` wrote.
-
-    `threads`: how many each run may use; 0: what the model was compiled with, or all. `runnable=False` also loads a
-    model for instructions this processor lacks, to read its ports and metadata. `device`: of a file that holds code for
-    both, "cpu", "cuda" or "auto" (the GPU where there is one that fits); None: what it was compiled for first, and an
-    error where that is a GPU that is not there. Raises LeptonError.
-    """
-    where = Path(path)
-    if device not in DEVICES:
-        raise UsageError(f"device {device!r}; there are cpu, cuda and auto")
-    library = _Library(where)
-    api = lib.lpt_query(library.handle, ABI_VERSION | DEVICES[device])
-    if api == ffi.NULL:
-        raise LeptonError(f"cannot load {where}: it does not speak version {ABI_VERSION} of the interface",
-                          help="compile the model again with this version of Lepton")
-    code = Code(api, keep_alive=library)
-    if runnable and not api.target:
-        _destroy(code, code.create(1))  # raises, and says what the processor lacks
-    return Model(code, threads)

@@ -9,8 +9,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from lepton.bundle import named
 from lepton.ir.diagnostics import Exit, UsageError
-from lepton.terminal import EXIT_CODES, HelpKnobs, Progress, Version, count, parse_sizes, parse_structure, run
+from lepton.terminal import EXIT_CODES, HelpKnobs, Progress, Version, count, duration, parse_sizes, parse_structure, run
 
 if TYPE_CHECKING:
     from lepton.driver import Options, Report
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 EMITS = {"so": ".so", "onnx": ".onnx", "graph": ".lir", "loops": ".loops", "llvm": ".ll", "asm": ".s", "obj": ".o",
          "cuda": ".cu"}
 BINARY = ("so", "obj", "onnx")
+TUNE_S = 60.0    # how long --tune takes at most, unless told
 
 EXAMPLES = """\
 examples:
@@ -26,6 +28,7 @@ examples:
   leptonc model.onnx -o model.so --target x86-avx2,x86-avx512    the better of two, chosen when it is loaded
   leptonc model.onnx -o model.so --target cuda-sm90,x86-avx2     for a GPU, and a CPU when it is asked for
   leptonc model.onnx -o model.so --dim N=1 --dim H=224    open dimensions pinned
+  leptonc find.onnx read.onnx -o page.so                  two models in one file
   leptonc model.onnx --emit graph -o -                    the graph after all passes, as text
   leptonc model.onnx -o model.so --dump-dir dumps -v      every pass that changed something leaves a file
 
@@ -36,7 +39,8 @@ def parser() -> argparse.ArgumentParser:
     made = argparse.ArgumentParser(
         prog="leptonc", description="Compile an ONNX model (or .lir text) to a self-contained shared library.",
         epilog=EXAMPLES + EXIT_CODES, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
-    made.add_argument("model", nargs="?", help="model.onnx or graph.lir")
+    made.add_argument("models", nargs="*", metavar="model", help="model.onnx or graph.lir; several share one file, "
+                      "each with a name: find=find.onnx read=read.onnx")
     made.add_argument("-o", "--output", metavar="FILE",
                       help="what to write (default: the model's name, in this folder; -: stdout)")
     made.add_argument("--version", action=Version)
@@ -50,8 +54,9 @@ def parser() -> argparse.ArgumentParser:
                       help="how much to optimise (default 2)")
     code.add_argument("--math", choices=("strict", "default", "fast"), default="default",
                       help="strict: exact rewrites only; default: sums may be regrouped; fast: approximations too")
-    code.add_argument("--precision", choices=("f32", "bf16"), default="f32",
-                      help="bf16: what products with constant weights read is rounded to bf16, their sums are f32")
+    code.add_argument("--precision", choices=("f32", "bf16", "fp16"), default="f32",
+                      help="bf16: what products with constant weights read is rounded to bf16, their sums are f32; "
+                      "fp16: their weights alone, to f16, and stored so")
     code.add_argument("--dim", action="append", default=[], metavar="N=1",
                       help="give an open dimension a size; N=1..8..64: sizes from 1 to 64, fastest at 8")
     code.add_argument("--value", action="append", default=[], metavar="NAME=X", help="contents of an input, compiled "
@@ -62,6 +67,10 @@ def parser() -> argparse.ArgumentParser:
                       "(default 0)")
     code.add_argument("--load-plugin", "--load-pass", dest="plugins", action="append", default=[], metavar="FILE.py",
                       help="operators, functions and passes of your own")
+    code.add_argument("--tune", action="store_true", help="measure how the kernels of this model are best cut")
+    code.add_argument("--time", type=duration, metavar="60s", help="how long --tune may take (default 60s)")
+    code.add_argument("--tune-cache", default="", metavar="FILE", help="what was measured: --tune adds to it, and a "
+                      "compile takes what it holds (default of --tune: ~/.cache/lepton/tuning.jsonl)")
     code.add_argument("--threads-default", type=count, default=0, metavar="N", help="threads of a run (0: all cores)")
 
     out = made.add_argument_group("what comes out")
@@ -103,10 +112,15 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def compile_file(args: argparse.Namespace, repro: Path) -> int:
     """Compile what the arguments name. Raises LeptonError."""
-    if not args.model:
+    if not args.models:
         raise UsageError("no model given", help="leptonc model.onnx -o model.so; leptonc --help shows more")
-    if Path(args.model).is_dir():
-        raise UsageError(f"cannot read '{args.model}': it is a folder")
+    args.several = several = named(args.models) if len(args.models) > 1 else {}
+    if several and (args.emit != "so" or not args.output):
+        raise UsageError("several models share one .so", help="leptonc find.onnx read.onnx -o page.so")
+    args.model = args.models[0]
+    for file in several.values() or args.models:
+        if Path(file).is_dir():
+            raise UsageError(f"cannot read '{file}': it is a folder")
     out = args.output or Path(args.model).with_suffix(EMITS[args.emit]).name
     check_destination(out, args)
     options = options_of(args, repro)
@@ -115,7 +129,7 @@ def compile_file(args: argparse.Namespace, repro: Path) -> int:
             from lepton.driver import compile_to
 
             settings = {name: getattr(options, name) for name in options.__dataclass_fields__}
-            report, files = compile_to(args.model, out, progress, **settings), [Path(out)]
+            report, files = compile_to(several or args.model, out, progress, **settings), [Path(out)]
         else:
             from lepton.emit import FORMS, write
 
@@ -129,7 +143,10 @@ def options_of(args: argparse.Namespace, repro: Path) -> Options:
     from lepton.driver import Options
     from lepton.inputs import parse_values
 
+    if args.time is not None and not args.tune:
+        raise UsageError("--time is how long --tune may take", help="leptonc model.onnx --tune --time 60s")
     return Options.of({
+        "tune": (args.time or TUNE_S) if args.tune else 0.0, "tune_cache": args.tune_cache,
         "values": parse_values(args.value), "structure": parse_structure(args.structure),
         "target": args.target, "level": args.level, "math": args.math,
         "precision": args.precision, "dims": parse_sizes(args.dim),
@@ -151,7 +168,7 @@ def check_destination(out: str, args: argparse.Namespace) -> None:
         raise UsageError(f"cannot write {out}: it is a folder", help="give the file's name too: -o folder/model.so")
     if path.exists() and not path.is_file():
         raise UsageError(f"cannot write {out}: it is no regular file", help="-o - writes text to stdout")
-    if path.exists() and Path(args.model).exists() and path.samefile(args.model):
+    if path.exists() and any(Path(m).exists() and path.samefile(m) for m in (args.model, *args.several.values())):
         raise UsageError(f"cannot write {out}: it is the model itself", help="name another file with -o")
     if not path.parent.is_dir():
         raise UsageError(f"cannot write {out}: there is no folder {path.parent}", help=f"mkdir -p {path.parent}")

@@ -54,6 +54,7 @@ class Request:
     seed: int
     tolerance: Tolerance
     against: tuple[str, ...] = ()
+    which: str | None = None  # of a `so` that holds several
 
 
 @dataclass(frozen=True)
@@ -98,7 +99,7 @@ class Comparison:
 def compare(request: Request) -> Comparison:
     """Run the model and the references on the same inputs. Raises LeptonError."""
     if request.so is not None:
-        model = open_model(request.so, {}).model
+        model = open_model(request.so, {}, which=request.which).model
         graph, done = checked(request.model, request.options), None
     else:
         done = lower(request.model, request.options)

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import lepton
 from lepton import debug, plugins, ranges
+from lepton.bundle import compile_models
 from lepton.codegen import lower as _lowerings  # noqa: F401  (fills LOWERINGS)
 from lepton.codegen.build import Objects, build, plan_memory
 from lepton.codegen.cuda import lowering as _cuda_lowerings  # noqa: F401  (fills those of the family)
@@ -21,6 +22,7 @@ from lepton.codegen.cuda.device import DeviceCode, compiled, device_code
 from lepton.codegen.group import LowerOptions
 from lepton.codegen.plan import check_supported, plan
 from lepton.codegen.program import Program, Storage
+from lepton.codegen.schedule import Table
 from lepton.codegen.target import Target, parse_targets, runs_here
 from lepton.ir import dims, ops
 from lepton.ir.core import Graph, clone
@@ -35,6 +37,8 @@ from lepton.passes.instruments import Reproducer
 from lepton.passes.pipeline import Pipeline, parse_pipeline
 from lepton.ranges import Dims
 from lepton.reproducer import kept
+from lepton.tuning import cache as tuning_cache
+from lepton.tuning import search as tuning
 
 if TYPE_CHECKING:
     from lepton.artifact import Model
@@ -51,13 +55,15 @@ class Options:
     target: str = "native"               # rows of codegen/target.py, separated by commas
     level: int = 2                       # -O0 … -O3
     math: Math = "default"               # strict | default | fast
-    precision: Precision = "f32"         # f32 | bf16: of what f32 products read
+    precision: Precision = "f32"         # f32 | bf16 | fp16: of what f32 products read
     dims: Dims = field(default_factory=dict)  # a size, or (least, usual, largest)
     values: Mapping[str, Any] = field(default_factory=dict)  # contents of inputs that leave the signature
     structure: Mapping[str, Spec] = field(default_factory=dict)  # what sequences and optionals among the inputs hold
     threads: int = 0                     # the artifact's default; 0: one per core it may use
     passes: str = ""                     # a pipeline in words, in place of the level's
     seed: int = 0                        # what random draws start from in a new session
+    tune: float = 0.0                    # seconds to measure how kernels are best cut; 0: not at all
+    tune_cache: str = ""                 # the file of what was measured; "": with `tune`, one of the user's
     plugins: tuple[str, ...] = ()        # Python files that bring passes, operators, functions
     dump_dir: str = ""
     verify_each: bool = False
@@ -76,10 +82,14 @@ class Options:
             raise UsageError(f"optimisation level {made.level}; there are 0, 1, 2 and 3")
         if made.math not in ("strict", "default", "fast"):
             raise UsageError(f"math policy {made.math!r}; there are strict, default and fast")
-        if made.precision not in ("f32", "bf16"):
-            raise UsageError(f"precision {made.precision!r}; there are f32 and bf16")
+        if made.precision not in ("f32", "bf16", "fp16"):
+            raise UsageError(f"precision {made.precision!r}; there are f32, bf16 and fp16")
         if not 0 <= made.seed < 2**64:
             raise UsageError(f"seed {made.seed}; it must fit 64 bits without a sign")
+        if made.tune < 0:
+            raise UsageError(f"{made.tune} seconds of tuning; it must be 0 or more")
+        if made.tune and not made.tune_cache:
+            made = replace(made, tune_cache=str(tuning_cache.default_path()))
         if made.threads < 0:
             raise UsageError(f"{made.threads} threads; 0 stands for one per core")
         return made
@@ -92,7 +102,9 @@ class Report:
     seconds: dict[str, float] = field(default_factory=dict)
     ops_before: dict[str, int] = field(default_factory=dict)
     targets: dict[str, dict[str, Any]] = field(default_factory=dict)
+    tuning: dict[str, list[dict[str, Any]]] = field(default_factory=dict)  # by target, for each of its programs
     size: int = 0
+    models: dict[str, Report] = field(default_factory=dict)  # of a file of several
 
     @contextmanager
     def stage(self, name: str, progress: Progress | None) -> Iterator[None]:
@@ -113,6 +125,8 @@ class Compiled:
     report: Report
     objects: Objects | None = None
     devices: list[DeviceCode | None] = field(default_factory=list)  # beside each program: what GPUs run
+    parts: list[Compiled] = field(default_factory=list)  # several models, whose programs these are, in this order
+    shelf: dict[str, Any] = field(default_factory=dict)  # what a part's metadata says of its place among them
 
 
 def load_graph(source: Source, options: Options) -> Graph:
@@ -146,7 +160,8 @@ def pipelines(targets: tuple[Target, ...], options: Options) -> list[Pipeline]:
     except ParseError as error:
         raise UsageError(f"cannot read the pipeline {options.passes!r}: {error.message}",
                          help='as in "fold,cse" or "fuse{max=4}"') from error
-    return [asked or Pipeline(pipeline_for(t.name.split("-")[0], options.level, options.math, options.precision))
+    return [asked or Pipeline(pipeline_for(t.name.split("-")[0], options.level, options.math, options.precision,
+                                           t.tiles))
             for t in targets]
 
 
@@ -171,6 +186,8 @@ def lower(source: Source, options: Options, progress: Progress | None = None) ->
     targets = parse_targets(options.target)
     each = pipelines(targets, options)
     report = Report()
+    if options.tune and (lost := [t.name for t in targets if t.family != "cpu" or not runs_here(t)]):
+        raise UsageError(f"cannot tune for {', '.join(lost)}: candidates are measured on this machine's processor")
     with report.stage("read", progress):
         original = checked(source, options)
         report.ops_before = count_ops(original)
@@ -178,6 +195,7 @@ def lower(source: Source, options: Options, progress: Progress | None = None) ->
     for target, pipeline in zip(targets, each, strict=True):
         with report.stage("passes", progress):
             graph = optimise(clone(original), pipeline, options)
+        tune(graph, target, options, report, progress)
         with report.stage("plan", progress), kept(graph, options.repro_dir):
             verify(graph)
             program = program_of(graph, target, options)
@@ -198,6 +216,7 @@ def variant(source: Source, program: Program, target: Target, pipeline: Pipeline
         graph = checked(source, usual)
     with report.stage("passes", None):
         graph = optimise(graph, pipeline, usual)
+    tune(graph, target, usual, report, None)
     with report.stage("plan", None), kept(graph, options.repro_dir):
         verify(graph)
         special = program_of(graph, target, usual)
@@ -217,10 +236,31 @@ def program_of(graph: Graph, target: Target, options: Options) -> Program:
     """The plan of an optimised graph, its memory laid out. Raises UnsupportedError."""
     check_supported(graph, target)
     check_sizes(graph)
-    program = plan(graph, LowerOptions(target, options.math, winograd=options.level >= 2, seed=options.seed))
+    program = plan(graph, lower_options(target, options))
     plan_memory(program)
     debug.show_program(program, target)
     return program
+
+
+def lower_options(target: Target, options: Options) -> LowerOptions:
+    """Raises UsageError for a tuning cache that is none."""
+    table = Table(tuning_cache.schedules(target.name, options.threads, options.tune_cache))
+    return LowerOptions(target, options.math, winograd=options.level >= 2, seed=options.seed, choose=table)
+
+
+def tune(graph: Graph, target: Target, options: Options, report: Report, progress: Progress | None) -> None:
+    """Measure how the kernels of an optimised graph are best cut, in the time that is left, into the tuning cache.
+    Without time, only tell what the cache knows."""
+    if not options.tune_cache or target.family != "cpu":
+        return
+    with report.stage("tune", progress), kept(graph, options.repro_dir):
+        verify(graph)
+        check_supported(graph, target)
+        check_sizes(graph)
+        left = max(0.0, options.tune - report.seconds.get("tune", 0.0))
+        found = tuning.tune(graph, lower_options(target, options), options.threads,
+                            tuning_cache.Cache.open(options.tune_cache), left, progress)
+    report.tuning.setdefault(target.name, []).append(found.facts())
 
 
 def check_sizes(graph: Graph) -> None:
@@ -242,27 +282,37 @@ def compile_objects(source: Source, options: Options, *, linked: bool, progress:
 
 def spell(done: Compiled, options: Options, *, linked: bool, progress: Progress | None = None) -> Compiled:
     """programs -> objects, filled in."""
+    parts = done.parts or [done]
     with done.report.stage("code", progress), kept(done.graphs[0], options.repro_dir):
         done.devices = [compiled(device_code(p, t), t) if t.family == "cuda" else None for p, t in done.programs]
-        for (_, target), device in zip(done.programs, done.devices, strict=True):
+        rows = [(model, part, i) for model, part in enumerate(parts) for i in range(len(part.programs))]
+        for (_, part, i), device in zip(rows, done.devices, strict=True):
             if device is not None:
-                done.report.targets[target.name]["cuda"] = device.facts()
-        words = [json.dumps(describe(done, i, options), sort_keys=True) for i in range(len(done.programs))]
-        done.objects = build(done.programs, words, options.threads, linked, done.devices)
+                part.report.targets[part.programs[i][1].name]["cuda"] = device.facts()
+        words = [json.dumps(describe(part, i, options), sort_keys=True) for _, part, i in rows]
+        done.objects = build(done.programs, words, options.threads, linked, done.devices, [m for m, _, _ in rows])
     debug.show_objects(done.objects)
     debug.show_times(done.report.seconds)
     return done
 
 
-def compile_to(source: Source, out: str | os.PathLike[str], progress: Progress | None = None, **options: Any) -> Report:
-    """model -> `out`, a self-contained shared library. Raises LeptonError; an existing file is replaced only by a
-    complete one."""
+def compile_to(source: Source | Mapping[str, Source], out: str | os.PathLike[str], progress: Progress | None = None,
+               **options: Any) -> Report:
+    """model -> `out`, a self-contained shared library; several models by their names -> one file that holds them all.
+    Raises LeptonError; an existing file is replaced only by a complete one."""
+    made = Options.of(options)
+    if isinstance(source, Mapping):
+        return compile_models(source, out, made, progress)
+    return link_to(compile_objects(source, made, linked=True, progress=progress), Path(out), progress)
+
+
+def link_to(done: Compiled, out: Path, progress: Progress | None = None) -> Report:
+    """objects -> `out`. Raises LeptonError."""
     from lepton.codegen.link import link
 
-    done = compile_objects(source, Options.of(options), linked=True, progress=progress)
     assert done.objects is not None
     with done.report.stage("link", progress):
-        link(done.objects.objects, done.objects.weights.pieces(), Path(out), done.objects.triple)
+        link(done.objects.objects, done.objects.weights.pieces(), out, done.objects.triple)
     done.report.size = os.path.getsize(out)
     return done.report
 
@@ -298,7 +348,7 @@ def describe(done: Compiled, index: int, options: Options) -> dict[str, Any]:
         "targets": [t.name for _, t in done.programs], "math": options.math,
         "precision": options.precision, "level": options.level,
         "dims": dict(sorted(options.dims.items())), "values": sorted(options.values),
-        "statistics": done.report.targets[target.name],
+        "statistics": done.report.targets[target.name], **done.shelf,
     }
 
 

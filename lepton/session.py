@@ -6,9 +6,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from lepton.artifact import Model, load
+from lepton.artifact import Model
 from lepton.ir.diagnostics import UsageError
 from lepton.ir.structure import Tree, ports
+from lepton.library import load
 from lepton.ports import Port
 
 _ONNX_NAMES = {"float32": "float", "float64": "double", "int4": "int4", "uint4": "uint4",

@@ -21,6 +21,9 @@ def as_json(model: str, emitted: str, files: Sequence[Path], report: Report) -> 
         "files": [{"path": str(f), "bytes": f.stat().st_size} for f in files],
         "seconds": {stage: round(s, 6) for stage, s in report.seconds.items()},
         "ops_before": report.ops_before, "targets": report.targets,
+        **({"tuning": report.tuning} if report.tuning else {}),
+        **({"models": {name: {"ops_before": r.ops_before, "targets": r.targets} for name, r in report.models.items()}}
+           if report.models else {}),
     }
 
 
@@ -29,8 +32,10 @@ def as_text(files: Sequence[Path], report: Report, verbose: bool) -> str:
     stages = ", ".join(f"{name} {seconds:.2f}" for name, seconds in report.seconds.items())
     lines = [f"{f}: {human(f.stat().st_size, 'B')}" for f in files]
     lines.append(f"  compiled in {sum(report.seconds.values()):.2f} s ({stages})")
-    for name, row in report.targets.items():
-        lines += _target(name, row, report.ops_before, None if verbose else KINDS)
+    for model, part in (report.models or {"": report}).items():
+        for name, row in part.targets.items():
+            lines += _target(f"{model} for {name}" if model else name, row, part.ops_before, None if verbose else KINDS)
+            lines += [tuned(name, found) for found in part.tuning.get(name, ())]
     return "\n".join(lines)
 
 
@@ -43,6 +48,21 @@ def _target(name: str, row: Mapping[str, Any], before: Mapping[str, int], most: 
         f"    ops before: {_kinds(before, most)}",
         f"    ops after:  {_kinds(after, most)}",
     ]
+
+
+def tuned(target: str, row: Mapping[str, Any]) -> str:
+    """What was measured, and what that gained."""
+    words = f"{row['measured']} of {count(row['kernels'], 'kernel')} measured"
+    words += f" ({count(row['candidates'], 'candidate')}, {row['seconds']:.1f} s), {row['known']} known"
+    if (left := row["kernels"] - row["measured"] - row["known"]):
+        words += f", {left} left to the cost model for want of time"
+    if row["open"]:
+        words += f", {row['open']} with open sizes left to it"
+    if row["model_seconds"]:
+        words += (f"; {count(row['changed'], 'kernel')} cut another way: together {row['tuned_seconds'] * 1e3:.3g} ms in "
+                  f"place of {row['model_seconds'] * 1e3:.3g} ({row['tuned_seconds'] / row['model_seconds'] - 1:+.1%})")
+    lost = f"\n  {count(row['damaged'], 'damaged line')} of the tuning cache left out" if row["damaged"] else ""
+    return f"  tuned for {target}: {words}{lost}"
 
 
 def work(flops: int | str) -> str:

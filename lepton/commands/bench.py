@@ -7,7 +7,16 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from lepton.commands.common import Opened, add_inputs, add_parser, add_threads, described, is_artifact, open_model
+from lepton.commands.common import (
+    Opened,
+    add_inputs,
+    add_model,
+    add_parser,
+    add_threads,
+    described,
+    is_artifact,
+    open_model,
+)
 from lepton.ir.diagnostics import Exit, UsageError
 from lepton.terminal import count, parse_dims, parse_structure
 
@@ -28,7 +37,7 @@ EXAMPLES = """\
 
 def add(commands: Any) -> None:
     parser = add_parser(commands, "bench", "measure how long a model takes", EXAMPLES)
-    parser.add_argument("model", help="model.so; or model.onnx, graph.lir, compiled on the way")
+    add_model(parser)
     add_inputs(parser)
     add_threads(parser)
     parser.add_argument("--target", default="native", metavar="T", help="for a .onnx or .lir: what to compile it for")
@@ -76,7 +85,7 @@ def _open(args: argparse.Namespace) -> tuple[Opened, Compiled | None]:
     """The model; for a roofline also what it was compiled from. Raises LeptonError."""
     if not args.roofline:
         return open_model(args.model, parse_dims(args.dim), args.threads, args.target, args.structure, args.plugins,
-                          args.level), None
+                          args.level, args.which), None
     if is_artifact(args.model):
         raise UsageError(f"--roofline: {args.model} is compiled and does not say what its kernels do",
                          help="give the .onnx or .lir it came from, with the same -O, --dim and --target")

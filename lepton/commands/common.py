@@ -44,6 +44,12 @@ def add_inputs(parser: argparse.ArgumentParser) -> None:
                         help="for a .onnx: what a sequence or optional among the inputs holds, as for leptonc")
 
 
+def add_model(parser: argparse.ArgumentParser) -> None:
+    """The model, and which one of a file that holds several."""
+    parser.add_argument("model", help="model.so; or model.onnx, graph.lir, compiled on the way")
+    parser.add_argument("--model", dest="which", metavar="NAME", help="of a .so that holds several: which one")
+
+
 def add_threads(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--threads", type=count, default=0, metavar="N",
                         help="threads of a run (0: the model's default, or all cores)")
@@ -73,7 +79,8 @@ class Opened:
 
 
 def open_model(path: str, sizes: Mapping[str, int], threads: int = 0, target: str = "native",
-               structure: Sequence[str] = (), plugins: Sequence[str] = (), level: int = 2) -> Opened:
+               structure: Sequence[str] = (), plugins: Sequence[str] = (), level: int = 2,
+               which: str | None = None) -> Opened:
     """Load a .so; compile anything else in this process, with `sizes` and `structure` compiled in. Raises
     LeptonError."""
     if is_artifact(path):
@@ -83,9 +90,11 @@ def open_model(path: str, sizes: Mapping[str, int], threads: int = 0, target: st
             load_plugins(plugins)
         if structure:
             raise UsageError(f"--structure {structure[0]}: {path} is compiled, what it takes is settled")
-        from lepton.artifact import load
+        from lepton.library import load
 
-        return Opened(load(path, threads=threads), sizes)
+        return Opened(load(path, threads=threads, model=which), sizes)
+    if which is not None:
+        raise UsageError(f"--model {which}: {path} holds one model")
     from lepton.driver import compile
 
     return Opened(compile(path, target=target, level=level, dims=dict(sizes), threads=threads,

@@ -25,6 +25,7 @@ def add(commands: Any) -> None:
     parser = add_parser(commands, "compare", "compare a compiled model's answers with others'", EXAMPLES)
     parser.add_argument("model", help="model.onnx or graph.lir")
     parser.add_argument("--so", metavar="FILE", help="what leptonc made of it (default: compile it in this process)")
+    parser.add_argument("--model", dest="which", metavar="NAME", help="of an --so that holds several: which one")
     add_inputs(parser)
     add_threads(parser)
     parser.add_argument("--seed", type=count, default=0, metavar="N", help="of the random inputs (default 0)")
@@ -52,7 +53,7 @@ def execute(args: argparse.Namespace) -> Exit:
                           "dims": {} if args.so else parse_dims(args.dim),
                           "structure": parse_structure(args.structure), "plugins": tuple(args.plugins)})
     request = Request(args.model, args.so, options, parse_dims(args.dim), tuple(args.input), args.seed,
-                      Tolerance(args.rtol, args.atol), tuple(args.against or ()))
+                      Tolerance(args.rtol, args.atol), tuple(args.against or ()), args.which)
     found = compare(request)
     print(json.dumps(found.record()) if args.json else text(found))
     return Exit.OK if found.agrees else Exit.WRONG

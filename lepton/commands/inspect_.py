@@ -37,10 +37,12 @@ def add(commands: Any) -> None:
 def execute(args: argparse.Namespace) -> Exit:
     """Raises LeptonError."""
     if is_artifact(args.model):
+        from lepton.library import models
+
         if args.dot or args.dim or args.structure:
             raise UsageError(f"{args.model} is compiled: it holds no graph",
                              help="inspect the .onnx or .lir it came from")
-        record = artifact_record(args.model)
+        records = [artifact_record(args.model, name) for name in models(args.model) or (None,)]
     else:
         from lepton import frontends
         from lepton.plugins import load as load_plugins
@@ -52,21 +54,21 @@ def execute(args: argparse.Namespace) -> Exit:
 
             print(to_dot(graph), end="")
             return Exit.OK
-        record = graph_record(args.model, graph)
-    print(json.dumps(record) if args.json else text(record))
+        records = [graph_record(args.model, graph)]
+    print(json.dumps(records[0] if len(records) == 1 else records) if args.json else "\n".join(map(text, records)))
     return Exit.OK
 
 
-def artifact_record(path: str) -> dict[str, Any]:
+def artifact_record(path: str, name: str | None = None) -> dict[str, Any]:
     """What the file says of itself, also where this machine cannot run it."""
-    from lepton.artifact import load
+    from lepton.library import load
 
-    model = load(path, runnable=False)
+    model = load(path, runnable=False, model=name)
     facts = model.metadata
     statistics = facts.get("statistics", {})
     return {
         "version": JSON_VERSION, "model": path, "kind": "artifact", "bytes": os.path.getsize(path),
-        "inputs": _ports(model.inputs), "outputs": _ports(model.outputs),
+        **({} if name is None else {"name": name}), "inputs": _ports(model.inputs), "outputs": _ports(model.outputs),
         "runs_here": model.target is not None, "target": facts.get("target"), "targets": facts.get("targets", []),
         "ops": statistics.get("ops", {}), "cuda": statistics.get("cuda", {}),
         "statistics": {k: v for k, v in statistics.items() if k not in ("ops", "cuda")},
@@ -107,7 +109,9 @@ def text(record: Mapping[str, Any]) -> str:
         return f"{port['name']}: {port['dtype']}[{','.join(map(str, port['shape']))}]"
 
     ops = record["ops"]
-    lines = [f"{record['model']}: {'compiled model' if record['kind'] == 'artifact' else 'graph'}, "
+    kind = "graph" if record["kind"] == "graph" else "compiled model"
+    kind += f" '{record['name']}'" if "name" in record else ""
+    lines = [f"{record['model']}: {kind}, "
              f"{human(record['bytes'], 'B')}"]
     lines += [f"  input   {shown(p)}" for p in record["inputs"]]
     lines += [f"  output  {shown(p)}" for p in record["outputs"]]

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lepton.commands.common import add_inputs, add_parser, add_threads, check_folder, open_model
+from lepton.commands.common import add_inputs, add_model, add_parser, add_threads, check_folder, open_model
 from lepton.ir.diagnostics import Exit, UsageError
 from lepton.terminal import count, parse_dims
 
@@ -28,7 +28,7 @@ EXAMPLES = """\
 
 def add(commands: Any) -> None:
     parser = add_parser(commands, "run", "run a model once", EXAMPLES)
-    parser.add_argument("model", help="model.so; or model.onnx, graph.lir, compiled on the way")
+    add_model(parser)
     add_inputs(parser)
     parser.add_argument("-o", "--output", action="append", default=[], metavar="OUT.npz|NAME=@FILE.npy",
                         help="where the outputs go: all to an .npz, or one to an .npy")
@@ -40,7 +40,8 @@ def add(commands: Any) -> None:
 
 def execute(args: argparse.Namespace) -> Exit:
     """Raises LeptonError."""
-    opened = open_model(args.model, parse_dims(args.dim), args.threads, structure=args.structure, plugins=args.plugins)
+    opened = open_model(args.model, parse_dims(args.dim), args.threads, structure=args.structure, plugins=args.plugins,
+                        which=args.which)
     places = _places(args.output, [p.name for p in opened.model.outputs])
     outputs = opened.model.run_ports(opened.inputs(args.input, args.random))
     for path, names in places.items():

@@ -65,9 +65,10 @@ def constant_inputs(model: onnx.ModelProto) -> Run:
 
 def linked(model: onnx.ModelProto) -> Run:
     """A shared library on disk in place of this process' memory."""
-    from lepton.artifact import Model, load
+    from lepton.artifact import Model
     from lepton.backend import SpecialisedRep
     from lepton.driver import compile_to
+    from lepton.library import load
 
     class Linked(SpecialisedRep):
         def compiled(self, values: dict[str, Any], structure: dict[str, Any]) -> Model:

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from lepton.artifact import load
 from lepton.codegen.link import link
 from lepton.ir.diagnostics import LeptonError
+from lepton.library import load
 from tests.runtime import handmade
 
 CC, QEMU, SYSROOT = "aarch64-linux-gnu-gcc", "qemu-aarch64", "/usr/aarch64-linux-gnu"

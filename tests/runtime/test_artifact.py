@@ -9,8 +9,9 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from lepton.artifact import Model, load
+from lepton.artifact import Model
 from lepton.ir.diagnostics import LeptonError
+from lepton.library import load
 
 Artifact = Callable[..., Path]
 X = np.array([0, 1, 2, 3], np.float32)

@@ -12,10 +12,10 @@ from typing import BinaryIO
 import numpy as np
 import pytest
 
-from lepton.artifact import load
 from lepton.codegen import link as linking
 from lepton.codegen.link import find_compiler, link, prebuilt_archive
 from lepton.ir.diagnostics import LeptonError, ResourceError
+from lepton.library import load
 from tests.runtime import handmade
 
 X = np.array([0, 1, 2, 3], np.float32)

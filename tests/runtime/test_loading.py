@@ -15,8 +15,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from lepton.artifact import Model, load
+from lepton.artifact import Model
 from lepton.ir.diagnostics import LeptonError
+from lepton.library import load
 from tests.runtime import handmade
 
 Artifact = Callable[..., Path]
@@ -223,7 +224,7 @@ def test_a_forked_child_runs_the_parents_model(artifact: Artifact) -> None:
 def test_loading_needs_no_compiler(artifact: Artifact) -> None:
     script = f"""
 import sys, numpy as np
-from lepton.artifact import load
+from lepton.library import load
 print(load({str(artifact("static"))!r})(np.zeros(4, np.float32)))
 heavy = [m for m in ("onnx", "llvmlite", "networkx", "ml_dtypes", "lepton.codegen", "lepton.passes",
                      "lepton.frontends") if m in sys.modules]

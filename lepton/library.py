@@ -1,0 +1,102 @@
+"""Files that `leptonc` wrote: map one, and find the model in it.
+
+Imports numpy, cffi's extension and the standard library only, as `lepton.artifact` does.
+"""
+from __future__ import annotations
+
+import json
+import os
+import weakref
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+from lepton._rt import ffi, lib
+from lepton.artifact import Code, Model, destroy
+from lepton.elf import check_artifact
+from lepton.ir.diagnostics import LeptonError, UsageError
+
+ABI_VERSION = 1
+# What is added to it: which programs of the file are meant, and which of its models (lepton.h).
+DEVICES: dict[str | None, int] = {None: 0, "cpu": 1 << 16, "cuda": 2 << 16, "auto": 3 << 16}
+MODEL = 24
+
+
+class _Library:
+    """A library that dlopen has mapped; unmapped with its last user."""
+
+    _loads = count()
+
+    def __init__(self, path: Path) -> None:
+        if path.is_dir():
+            raise UsageError(f"cannot load {path}: it is a folder")
+        try:
+            file = open(path, "rb")
+        except OSError as e:
+            raise UsageError(f"cannot load {path}: {e.strerror}") from e
+        words = ffi.new("char[]", 512)
+        with file:
+            check_artifact(file.fileno(), path)
+            self.handle = lib.lpt_open(os.fsencode(_fresh_name(file.fileno(), next(self._loads), path)), words, 512)
+        if self.handle == ffi.NULL:
+            raise LeptonError(f"cannot load {path}: {ffi.string(words).decode(errors='replace')}")
+        weakref.finalize(self, lib.lpt_close, self.handle).atexit = False
+
+
+def _fresh_name(fd: int, number: int, path: Path) -> str:
+    """A name for the open file that dlopen has not heard before.
+
+    dlopen knows libraries by name first: where a file was replaced it would hand out the old one. So each load spells
+    the file differently, with the bits of its number as "/" and "/.", which mean nothing in a path.
+    """
+    bits = "".join("/." if number >> i & 1 else "/" for i in range(32))
+    name = f"/proc/self/fd{bits}/{fd}"
+    return name if os.path.exists(name) else str(path)
+
+
+def load(path: str | os.PathLike[str], *, threads: int = 0, runnable: bool = True, device: str | None = None,
+         model: str | None = None) -> Model:
+    """The model in a file that `leptonc` wrote.
+
+    `threads`: how many each run may use; 0: what the model was compiled with, or all. `runnable=False` also loads a
+    model for instructions this processor lacks, to read its ports and metadata. `device`: of a file that holds code for
+    both, "cpu", "cuda" or "auto" (the GPU where there is one that fits); None: what it was compiled for first, and an
+    error where that is a GPU that is not there. `model`: which one of a file that holds several. Raises LeptonError.
+    """
+    where = Path(path)
+    if device not in DEVICES:
+        raise UsageError(f"device {device!r}; there are cpu, cuda and auto")
+    library = _Library(where)
+    place = ABI_VERSION | DEVICES[device]
+    known = _models(library, where)
+    if known and model is None:
+        raise UsageError(f"{where} holds {len(known)} models: {', '.join(known)}",
+                         help=f"say which: lepton.load(path, model={known[0]!r}), or --model {known[0]}")
+    if model is not None and model not in known:
+        raise UsageError(f"{where} holds no model '{model}'",
+                         help=f"it holds {', '.join(known)}" if known else "it holds one model, without a name")
+    code = Code(_table(library, where, place | (known.index(model) << MODEL if model is not None else 0)),
+                keep_alive=library)
+    if runnable and not code.api.target:
+        destroy(code, code.create(1))  # raises, and says what the processor lacks
+    return Model(code, threads)
+
+
+def models(path: str | os.PathLike[str]) -> tuple[str, ...]:
+    """The names of the models in a file that holds several, in the order in which they were compiled; () for a file of
+    one. Raises LeptonError."""
+    where = Path(path)
+    return _models(_Library(where), where)
+
+
+def _models(library: _Library, where: Path) -> tuple[str, ...]:
+    words = _table(library, where, ABI_VERSION).metadata
+    return tuple(json.loads(ffi.string(words)).get("models", ())) if words else ()
+
+
+def _table(library: _Library, where: Path, asked: int) -> Any:
+    api = lib.lpt_query(library.handle, asked)
+    if api == ffi.NULL:
+        raise LeptonError(f"cannot load {where}: it does not speak version {ABI_VERSION} of the interface",
+                          help="compile the model again with this version of Lepton")
+    return api
