@@ -10,6 +10,7 @@
 #   make conformance-modes  the same in other modes: levels, targets, threads, open sizes, constant inputs, artifacts
 #   make budgets     compile time, memory, artifact size and first answer against their budgets
 #   make cost        memory, shared memory, first answer, evenness and scaling of a compiled model
+#   make tables      every table of docs/performance.md anew, next to all peers (hours, on a quiet machine)
 #   make bench       Lepton next to ONNX Runtime and OpenVINO
 #
 # PYTHON, VENV and MODELS say which interpreter is used and where things are put, JOBS how many tests run at a time.
@@ -27,7 +28,7 @@ bin := $(VENV)/bin
 run := LEPTON_MODELS=$(MODELS) $(bin)/python
 runtime := $(wildcard runtime_c/src/* runtime_c/include/*)
 
-.PHONY: setup demo demo-cuda test test-all lint runtime-test errors budgets cost conformance conformance-modes bench bench-setup clean
+.PHONY: setup demo demo-cuda test test-all lint runtime-test errors budgets cost conformance conformance-modes bench tables bench-setup clean
 
 setup: $(VENV)/.done $(MODELS)/.done
 
@@ -90,6 +91,11 @@ bench: $(VENV)/.done bench-setup
 		--lepton-python $(bin)/python --threads 1
 	$(PYTHON) -m benchmarks.peers.bench $(BENCH_MODELS) --root $(BENCH) --engines ort,ov,lepton \
 		--lepton-python $(bin)/python --threads 2
+
+tables: $(VENV)/.done
+	MODELS_PYTHON=$(PYTHON) PEERS_PYTHON=$(PYTHON) benchmarks/peers/setup.sh $(BENCH)
+	$(PYTHON) -m benchmarks.peers.make_models --root $(BENCH)
+	$(PYTHON) -m benchmarks.tables --root $(BENCH) --lepton-python $(bin)/python
 
 clean:
 	rm -rf $(VENV) $(MODELS) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -1,4 +1,4 @@
-"""docs/performance.md and its plot, written from the JSON of other benchmarks; nothing is measured here.
+"""docs/performance.md and its plots, written from the JSON of other benchmarks; nothing is measured here.
 
     python -m benchmarks.peers.bench MODEL... --threads 1 --json one.json ...        once per setting
     python -m benchmarks.costs MODEL.onnx... --json costs.json
@@ -10,64 +10,130 @@ from __future__ import annotations
 
 import argparse
 import json
+import statistics
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks.peers.report import geometric_mean, number
+from benchmarks.peers.report import WRONG, geometric_mean, number
 
-NAMES = {"ort": "ONNX Runtime", "ov": "OpenVINO", "mnn": "MNN", "lepton": "Lepton"}
+NAMES = {"ort": "ONNX Runtime", "ov": "OpenVINO", "mnn": "MNN", "torch": "PyTorch", "inductor": "torch.compile",
+         "lepton": "Lepton"}
 HEAD = """\
 # Performance
 
-Written by `python -m benchmarks.performance` from the results of the commands named below; not edited by hand.
+Written by `python -m benchmarks.tables` from the results of the commands named below; not edited by hand.
 Times are only comparable within one table: engines took turns there, each in a process of its own, on the same cores.
 """
 TIMES = """\
 
 ## {title}
 
-{cpu}, {date}, load average {load:.1f}. Versions: {versions}.
+{cpu}, {date}. Versions: {versions}.
 `python -m benchmarks.peers.bench --precision {precision} --threads {threads} \
---batch {batch} --rounds {rounds}`, compiled with `-O3`. Milliseconds: {clock}.
-`error` is the relative difference (L2) from ONNX Runtime's answer.
+--batch {batch} --rounds {rounds}{isa}`, compiled with `-O3`. Milliseconds: {clock}.
+{errors}{remarks}
 
-| model | {engines} | best peer / Lepton | error |
-|---|{rules}--:|--:|
+| model | {engines} | best peer / Lepton | {error} |
+|---|{rules}--:|{error_rules}
 """
 CLOCKS = {True: "the CPU time of the middle run in the better round, which other load on the machine disturbs least",
           False: "the middle run's time in the better round"}
+SHARED = 0.05       # of the CPUs' time taken by other programs: above it a machine was not quiet
+
+
+@dataclass(frozen=True)
+class Times:
+    """A table's settings, drawn from its record."""
+
+    engines: tuple[str, ...]
+    peers: tuple[str, ...]      # those that the ratio is about
+    blamed: tuple[str, ...]     # those whose errors are shown
+    key: str
+    busy: float
+
+    @staticmethod
+    def of(record: Mapping[str, Any]) -> Times:
+        settings = record["settings"]
+        engines = tuple(e for e in NAMES if e in settings["engines"])
+        rows = [row for rows in record["results"].values() for row in rows]
+        free = {row["engine"] for row in rows if not row.get("comparable", True)}
+        busy = statistics.median([r.get("others_share", 0.0) for row in rows for r in row["rounds"]] or [0.0])
+        cpu = settings["threads"] == 1 and busy > SHARED
+        return Times(engines, tuple(e for e in engines if e != "lepton" and e not in free),
+                     tuple(e for e in engines if e == "lepton" or (settings["precision"] != "fp32" and e != "ort")),
+                     "cpu_median_ms" if cpu else "median_ms", busy)
 
 
 def times(record: Mapping[str, Any]) -> tuple[list[str], dict[str, float]]:
     """The table of one run of the peers' benchmark, and each model's ratio."""
-    settings = record["settings"]
-    engines = [e for e in NAMES if e in settings["engines"]]
-    alone = settings["threads"] == 1
-    title = f"{settings['precision']}, batch {settings['batch']}, {settings['threads']} thread{'' if alone else 's'}"
-    key = "cpu_median_ms" if alone else "median_ms"
-    found = {model: _best(rows, key) for model, rows in record["results"].items()}
-    lines = TIMES.format(
-        title=title, cpu=record["cpu"], load=record["load"], date=record["date"], clock=CLOCKS[alone],
-        versions=_versions(record["results"].values()),
-        engines=" | ".join(NAMES[e] for e in engines), rules="--:|" * len(engines),
-        **{key: settings[key] for key in ("precision", "threads", "batch", "rounds")}).splitlines()
-    if not alone and record["load"] > settings["threads"]:
-        lines[-3:-3] = ["Other programs wanted the same cores: threads that wait for each other lose most by that, "
-                        "and the ratios say little about a quiet machine."]
-    ratios = {}
-    for model, row in found.items():
-        peers = [row[e][0] for e in engines if e != "lepton" and e in row]
-        shown = " | ".join(number(row[e][0]) if e in row else "-" for e in engines)
-        if peers and "lepton" in row:
+    shape = Times.of(record)
+    lines, ratios = _head(record, shape), {}
+    for model, rows in record["results"].items():
+        row = _best(rows, shape.key)
+        peers = [row[e][0] for e in shape.peers if e in row and not wrong(row[e][1], record)]
+        shown = " | ".join(number(row[e][0]) if e in row else "-" for e in shape.engines)
+        if peers and "lepton" in row and not wrong(row["lepton"][1], record):
             ratios[model] = min(peers) / row["lepton"][0]
-        error = f"{row['lepton'][1]:.0e}" if "lepton" in row else "-"
-        lines.append(f"| {model} | {shown} | {ratios[model]:.2f} | {error} |" if model in ratios
-                     else f"| {model} | {shown} | - | {error} |")
+        ratio = f"{ratios[model]:.2f}" if model in ratios else "-"
+        errors = " | ".join(_error(row[e][1], record) if e in row else "-" for e in shape.blamed)
+        lines.append(f"| {model} | {shown} | {ratio} | {errors} |")
     if ratios:
         lines += ["", f"Best peer / Lepton: geometric mean {geometric_mean(list(ratios.values())):.2f}, "
                       f"least {min(ratios.values()):.2f}, over {len(ratios)} models."]
-    return lines, ratios
+    return [*lines, *_problems(record)], ratios
+
+
+def _head(record: Mapping[str, Any], shape: Times) -> list[str]:
+    settings, precision = record["settings"], record["settings"]["precision"]
+    alone, isa = settings["threads"] == 1, settings.get("isa")
+    blamed = [NAMES[e] for e in shape.blamed]
+    remarks = []
+    if isa:
+        free = [NAMES[e] for e in shape.engines if e not in (*shape.peers, "lepton")]
+        remarks = [f"Limited to {isa.upper()}: Lepton by its target, OpenVINO's oneDNN by `ONEDNN_MAX_CPU_ISA` (its "
+                   "matrix products through MLAS are not)" + (f"; {' and '.join(free)} have no such switch, are shown "
+                                                              "and not ranked." if free else ".")]
+    if shape.busy > SHARED:
+        remarks.append(f"Other programs took {shape.busy:.0%} of the same cores' time" + (
+            "." if alone else ": threads that wait for each other lose most by that, and the ratios say little about a "
+                              "quiet machine."))
+    title = f"{precision}, batch {settings['batch']}, {settings['threads']} thread{'' if alone else 's'}"
+    title += f", {isa.upper()}" if isa else ", next to PyTorch" if "torch" in shape.engines else ""
+    return TIMES.format(
+        title=title, cpu=record["cpu"], date=record["date"], clock=CLOCKS[shape.key == "cpu_median_ms"],
+        versions=_versions(record["results"].values()), isa=f" --isa {isa}" if isa else "",
+        errors="Errors are relative differences (L2) from ONNX Runtime's fp32 answer; above "
+               f"{WRONG[precision]:.0%} an answer counts as wrong, and is not ranked.",
+        remarks="\n" + "\n".join(remarks) if remarks else "", engines=" | ".join(NAMES[e] for e in shape.engines),
+        rules="--:|" * len(shape.engines), error_rules="--:|" * len(blamed),
+        error=" | ".join(f"{name}'s error" for name in blamed) if len(blamed) > 1 else "error",
+        **{key: settings[key] for key in ("precision", "threads", "batch", "rounds")}).splitlines()
+
+
+def wrong(error: float, record: Mapping[str, Any]) -> bool:
+    return error > WRONG[record["settings"]["precision"]]
+
+
+def _error(error: float, record: Mapping[str, Any]) -> str:
+    return f"{error:.0e}" + (" (wrong)" if wrong(error, record) else "")
+
+
+def _problems(record: Mapping[str, Any]) -> list[str]:
+    """What an engine could not do, in its own words; wrong answers too."""
+    found: dict[tuple[str, str], list[str]] = {}
+    for model, rows in record["results"].items():
+        for row in rows:
+            words = row["problem"].removeprefix("skipped: ")
+            if row["rounds"] and wrong(max(r["relative_error"] for r in row["rounds"]), record):
+                words = "wrong answer"
+            if words:
+                found.setdefault((row["engine"], words), []).append(model)
+    whole = len(record["results"])
+    lines = [f"- {NAMES[engine]}, {'all models' if len(models) == whole else ', '.join(models)}: {words}"
+             for (engine, words), models in found.items()]
+    return ["", *lines] if lines else []
 
 
 def _best(rows: Iterable[Mapping[str, Any]], key: str) -> dict[str, tuple[float, float]]:
@@ -144,20 +210,21 @@ def plot(ratios: Mapping[str, float], title: str) -> str:
     return "\n".join(parts) + "\n"
 
 
-def page(runs: Sequence[Mapping[str, Any]], limits: Sequence[Mapping[str, Any]],
-         cost: Mapping[str, Any] | None) -> tuple[str, str]:
-    """The document, and the plot of the first run."""
-    lines, picture = HEAD.splitlines(), ""
-    for i, run in enumerate(runs):
+def page(runs: Mapping[str, Mapping[str, Any]], limits: Sequence[Mapping[str, Any]],
+         cost: Mapping[str, Any] | None) -> tuple[str, dict[str, str]]:
+    """The document, and a plot for each run by its name."""
+    lines, pictures, flags = HEAD.splitlines(), {}, {run.get("flags", "") for run in runs.values()} - {""}
+    lines += [f"CPU flags: {each}." for each in flags]
+    for name, run in runs.items():
         table, ratios = times(run)
         lines += table
-        if i == 0 and ratios:
-            threads = run["settings"]["threads"]
-            picture = plot(ratios, f"best peer's time / Lepton's, {threads} thread(s), {run['date']}")
-            lines += ["", "![best peer's time over Lepton's](performance.svg)"]
+        if ratios:
+            title = table[1].removeprefix("## ")
+            pictures[name] = plot(ratios, f"best peer's time / Lepton's: {title}")
+            lines += ["", f"![best peer's time over Lepton's: {title}](performance-{name}.svg)"]
     lines += roofline(limits)
     lines += costs(cost) if cost is not None else []
-    return "\n".join(lines) + "\n", picture
+    return "\n".join(lines) + "\n", pictures
 
 
 def main() -> None:
@@ -166,17 +233,19 @@ def main() -> None:
     parser.add_argument("--roofline", nargs="*", type=Path, default=[],
                         help="what lepton bench --roofline --json wrote")
     parser.add_argument("--costs", type=Path, help="what benchmarks.costs wrote")
-    parser.add_argument("--to", type=Path, default=Path("docs"), help="folder of performance.md and performance.svg")
+    parser.add_argument("--to", type=Path, default=Path("docs"), help="folder of performance.md and its plots")
     options = parser.parse_args()
 
     def read(path: Path) -> Any:
         return json.loads(path.read_text())
 
-    text, picture = page([read(p) for p in options.runs], [read(p) for p in options.roofline],
-                         read(options.costs) if options.costs else None)
+    text, pictures = page({path.stem: read(path) for path in options.runs}, [read(p) for p in options.roofline],
+                          read(options.costs) if options.costs else None)
     (options.to / "performance.md").write_text(text)
-    if picture:
-        (options.to / "performance.svg").write_text(picture)
+    for old in options.to.glob("performance-*.svg"):
+        old.unlink()
+    for name, picture in pictures.items():
+        (options.to / f"performance-{name}.svg").write_text(picture)
 
 
 if __name__ == "__main__":

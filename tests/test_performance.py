@@ -1,6 +1,7 @@
 """docs/performance.md is made from JSON: what the tables say of it."""
 from __future__ import annotations
 
+import argparse
 import json
 import subprocess
 import sys
@@ -8,28 +9,37 @@ import xml.etree.ElementTree as ET
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import onnx
 import pytest
+from onnx import helper
+from onnx.reference import ReferenceEvaluator
 
 from benchmarks import performance
+from benchmarks.peers.artifacts import LeptonCompiler
+from benchmarks.peers.bench import Record
+from benchmarks.peers.report import Row
+from benchmarks.peers.zoo.batch import rebatch
 
 ROOT = Path(__file__).parents[1]
 
 
-def row(engine: str, ms: float, cpu: float, problem: str = "") -> dict[str, Any]:
-    rounds = [{"median_ms": ms * slow, "cpu_median_ms": cpu * slow, "relative_error": 2e-6, "version": "1.0"}
-              for slow in (1.5, 1.0)]
+def row(engine: str, ms: float, cpu: float, problem: str = "", error: float = 2e-6,
+        others: float = 0.2) -> dict[str, Any]:
+    rounds = [{"median_ms": ms * slow, "cpu_median_ms": cpu * slow, "relative_error": error, "version": "1.0",
+               "others_share": others} for slow in (1.5, 1.0)]
     return {"engine": engine, "rounds": [] if problem else rounds, "problem": problem}
 
 
-def run(threads: int, **models: list[dict[str, Any]]) -> dict[str, Any]:
+def run(threads: int, precision: str = "fp32", **models: list[dict[str, Any]]) -> dict[str, Any]:
     return {"date": "2026-01-01", "cpu": "a CPU", "load": 0.2, "results": models,
-            "settings": {"engines": ["ov", "ort", "lepton"], "precision": "fp32", "threads": threads, "batch": 1,
+            "settings": {"engines": ["ov", "ort", "lepton"], "precision": precision, "threads": threads, "batch": 1,
                          "rounds": 2}}
 
 
 @pytest.mark.parametrize(("threads", "ratio", "shown"), [(1, "2.00", "6.000"), (2, "4.00", "8.000")])
 def test_times(threads: int, ratio: str, shown: str) -> None:
-    """The better round; CPU time on one thread, wall time on several; the best of the peers that ran."""
+    """The better round; on a shared machine CPU time of one thread; the best of the peers that ran."""
     table, ratios = performance.times(run(threads, net=[
         row("ort", 8, 6), row("ov", 9, 7), row("lepton", 2, 3)],
         lost=[row("ort", 1, 1), row("lepton", 1, 1, "crashed")]))
@@ -37,6 +47,7 @@ def test_times(threads: int, ratio: str, shown: str) -> None:
     assert f"| net | {shown} | {others} | {ratio} | 2e-06 |" in table
     assert "| lost | 1.000 | - | - | - | - |" in table
     assert list(ratios) == ["net"]
+    assert "- Lepton, lost: crashed" in table
     assert f"Best peer / Lepton: geometric mean {ratio}, least {ratio}, over 1 models." in table
 
 
@@ -50,16 +61,91 @@ def test_the_whole_page() -> None:
     cost = {"date": "2026-01-01", "load": 0.5, "costs": {"net": [
         {"what": "artifact", "got": 2.0, "budget": 1.0, "unit": "MB", "kept": False},
         {"what": "jitter", "got": 1.5, "budget": None, "unit": "x", "kept": True}]}}
-    text, picture = performance.page([run(1, net=[row("ort", 8, 6), row("lepton", 2, 3)])], [limits], cost)
+    runs = {"one": {**run(1, net=[row("ort", 8, 6), row("lepton", 2, 3)]), "flags": "avx2 fma"}}
+    text, pictures = performance.page(runs, [limits], cost)
+    assert "CPU flags: avx2 fma." in text
+    assert "](performance-one.svg)" in text
     assert "| net | 25% | 50% | Convolution 100% at 50% | conv_relu (Convolution): 100.0% of the run at 50%; " \
            "sums of 27 |" in text
     assert "| net | 2.00 MB (1.00) (!) | 1.50 x |" in text
-    assert ET.fromstring(picture).findall("{*}rect")[1].attrib["width"] == "400.0"
+    assert ET.fromstring(pictures["one"]).findall("{*}rect")[1].attrib["width"] == "400.0"
 
 
 def test_files_are_written(tmp_path: Path) -> None:
+    (tmp_path / "performance-gone.svg").write_text("of another table")
     (tmp_path / "one.json").write_text(json.dumps(run(1, net=[row("ort", 8, 6), row("lepton", 2, 3)])))
     subprocess.run([sys.executable, "-m", "benchmarks.performance", tmp_path / "one.json", "--to", tmp_path], cwd=ROOT,
                    check=True)
     assert "## fp32, batch 1, 1 thread" in (tmp_path / "performance.md").read_text()
-    assert (tmp_path / "performance.svg").read_text().startswith("<svg")
+    assert (tmp_path / "performance-one.svg").read_text().startswith("<svg")
+    assert not (tmp_path / "performance-gone.svg").exists()
+
+
+def test_a_quiet_machine_shows_wall_time() -> None:
+    _, ratios = performance.times(run(1, net=[row("ort", 8, 6, others=0), row("lepton", 2, 3, others=0)]))
+    assert ratios == {"net": 4.0}
+
+
+def test_wrong_answers_are_not_ranked() -> None:
+    table, ratios = performance.times(run(1, net=[row("ort", 1, 1, error=0.4), row("ov", 9, 7), row("lepton", 2, 3.5)]))
+    assert ratios == {"net": 2.0}
+    assert "- ONNX Runtime, all models: wrong answer" in table
+    _, ratios = performance.times(run(1, net=[row("ov", 9, 7), row("lepton", 2, 3.5, error=float("inf"))]))
+    assert not ratios
+
+
+def test_a_precision_shows_the_errors_of_both() -> None:
+    table, _ = performance.times(run(1, "bf16", net=[row("ort", 0, 0, "skipped: no such mode"),
+                                                     row("ov", 9, 7, error=0.02), row("lepton", 2, 3.5, error=0.01)]))
+    assert "| net | - | 7.000 | 3.500 | 2.00 | 2e-02 | 1e-02 |" in table
+    assert "- ONNX Runtime, all models: no such mode" in table
+
+
+def test_a_peer_that_was_not_limited_is_shown_and_not_ranked() -> None:
+    record = run(1, net=[{**row("ort", 1, 1), "comparable": False}, row("ov", 9, 7), row("lepton", 2, 3.5)])
+    record["settings"]["isa"] = "avx2"
+    table, ratios = performance.times(record)
+    assert ratios == {"net": 2.0}
+    assert any("ONNX Runtime have no such switch" in line for line in table)
+
+
+def test_batches() -> None:
+    """Reshapes, and constants that are concatenated behind the batch, follow a new batch size."""
+    shape = helper.make_tensor("shape", onnx.TensorProto.INT64, [3], [1, 2, 2])
+    token = helper.make_tensor("token", onnx.TensorProto.FLOAT, [1, 1, 2], [5.0, 6.0])
+    nodes = [helper.make_node("Reshape", ["x", "shape"], ["rows"]),
+             helper.make_node("Concat", ["token", "rows"], ["y"], axis=1)]
+    x, y = (helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, dims)
+            for name, dims in (("x", [1, 4]), ("y", [1, 3, 2])))
+    model = helper.make_model(helper.make_graph(nodes, "net", [x], [y], [shape, token]))
+    (found,) = ReferenceEvaluator(rebatch(model, 3)).run(None, {"x": np.zeros((3, 4), np.float32)})
+    result = np.asarray(found)
+    assert result.shape == (3, 3, 2)
+    assert (result[:, 0] == (5, 6)).all()
+
+
+def test_a_run_goes_on_where_it_was(tmp_path: Path) -> None:
+    """Settings and Lepton's state must be the same; with --keep only the settings."""
+    def record(fingerprint: str, **changed: object) -> Record:
+        options = argparse.Namespace(**{"json": tmp_path / "r.json", "resume": True, "keep": False, "threads": 1,
+                                        "model": ["net"], "minutes": 1.0} | changed)
+        return Record.of(options, LeptonCompiler(Path("python"), Path("leptonc"), "0", fingerprint))
+
+    record("a").add("net", [Row("ort", problem="none")])
+    assert list(record("a", minutes=9.0, model=["net", "more"]).results) == ["net"]
+    assert not record("a", threads=2).results
+    assert not record("a", resume=False).results
+    assert not record("b").results
+    kept = record("b", keep=True)
+    assert list(kept.results) == ["net"]
+    assert kept.lepton is None
+
+
+def test_the_tables_are_named() -> None:
+    done = subprocess.run([sys.executable, "-m", "benchmarks.tables", "--list"], cwd=ROOT, check=True, text=True,
+                          capture_output=True)
+    assert {"fp32-1", "bf16", "avx2", "costs"} <= set(done.stdout.split())
+    wrong = subprocess.run([sys.executable, "-m", "benchmarks.tables", "none"], cwd=ROOT, check=False, text=True,
+                           capture_output=True)
+    assert wrong.returncode == 2
+    assert "unknown tables: none" in wrong.stderr
