@@ -25,9 +25,38 @@ def _summary(report: Report) -> list[str]:
     lines.append(f"| ms a run | {time['before']:.4g} | {time['after']:.4g} | {time['before'] / time['after']:.2f}× |")
     share = weights["before"] / max(weights["after"], 1)
     lines.append(f"| bytes of weights | {weights['before']} | {weights['after']} | {share:.2f}× |")
-    told = ", ".join(f"{k} {v}" for k, v in report["recipe"].items() if k not in ("skip", "only") and v)
-    return [*lines, "", f"Recipe: {told}; {len(report['recipe']['skip'])} layers stay in f32. "
-            f"{report['trials']} trials, {len(report['refused'])} points refused on held-out data."]
+    kept = f"; {len(report['recipe']['skip'])} layers stay in f32" if report["recipe"]["kind"] != "float" else ""
+    return [*lines, "", f"Recipe: {told(report['recipe'])}{kept}. {_many(report['trials'], 'trial')}, "
+            f"{_many(len(report['refused']), 'point')} refused on held-out data.", *_plain(report)]
+
+
+def told(recipe: Mapping[str, Any]) -> str:
+    """A recipe in a few words."""
+    words = {"static": f"int8, ranges by {recipe['ranges']}", "dynamic": "int8, ranges while it runs",
+             "weights": f"weights in {recipe['bits']} bits", "float": "f32"}[recipe["kind"]].split(", ")
+    if recipe["kind"] != "float" and recipe["rounding"] != "nearest":
+        words.append(recipe["rounding"])
+    words += [name for name in ("equalize", "smooth", "awq") if recipe[name] and recipe["kind"] != "float"]
+    if recipe["prune"]:
+        words.append(f"{recipe['prune']:.0%} of the "
+                     f"{'channels' if recipe['pattern'] == 'channels' else recipe['pattern'] + ' blocks'} pruned")
+    if recipe["factors"]:
+        words.append(f"factors with an error of {recipe['factors']:.2g}")
+    return ", ".join(words)
+
+
+def _many(number: int, what: str) -> str:
+    return f"{number} {what}" if number == 1 else f"{number} {what}s"
+
+
+def _plain(report: Report) -> list[str]:
+    """Against int8 of all layers, the first trial."""
+    plain = report.get("plain int8")
+    if not plain:
+        return []
+    outside = "" if plain["within"] else ", outside the budget"
+    return ["", f"Plain int8: {report['metric']} {plain['score']:.6g}{outside}, {plain['speedup']:.2f}× faster, "
+            f"{plain['shrink']:.2f}× smaller."]
 
 
 def _points(report: Report) -> list[str]:
@@ -35,7 +64,7 @@ def _points(report: Report) -> list[str]:
     for point in report["pareto"]:
         r = point["recipe"]
         lines.append(f"| {point['score']:.6g} | {point['speedup']:.2f}× | {point['shrink']:.2f}× | "
-                     f"{r['kind']}, {r['ranges']}, {r['rounding']} | {point['kept in f32']} |")
+                     f"{told(r)} | {point['kept in f32']} |")
     return ["## Points that no other beats", "", *lines]
 
 

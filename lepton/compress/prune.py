@@ -43,7 +43,7 @@ def prune_model(model: Source, rate: float = 0.5, pattern: str = "16x1", *, crit
     if pattern == CHANNELS:
         how = PruneChannels(rate, multiple, across, only, skip)
         by_name = {layer.name: layer for layer in layers(graph)}
-        squares = {name: _channels(by_name[name], gram) for name, gram in grams.items()}
+        squares = {name: channel_squares(by_name[name], gram) for name, gram in grams.items()}
         prune_channels(graph, how, squares, grams if criterion == "obs" else None)
         DropDeadChannels().run(graph)
         return graph
@@ -58,7 +58,7 @@ def _grams(graph: Graph, data: Any, only: tuple[str, ...], skip: tuple[str, ...]
     return {name: inputs.gram for name, inputs in inputs_of(graph, runs, found).items()}
 
 
-def _channels(layer: Layer, gram: Array) -> Array:
+def channel_squares(layer: Layer, gram: Array) -> Array:
     """[C of one group] mean squares of what the layer reads, over groups and taps."""
     squares = np.diagonal(gram, axis1=1, axis2=2).mean(axis=0)
     channels = layer.weight.shape[1] if layer.is_conv else len(squares)

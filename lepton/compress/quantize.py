@@ -2,7 +2,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -11,7 +11,9 @@ from lepton.compress import rounding
 from lepton.compress.data import Run, read
 from lepton.compress.observe import Inputs, Tell, histograms, inputs_of, ranges_by, silent
 from lepton.compress.prepare import prepare
+from lepton.compress.prune import CHANNELS
 from lepton.compress.ranges import Histogram, Method
+from lepton.compress.structure import restructure
 from lepton.driver import Source
 from lepton.ir.core import Graph, clone
 from lepton.ir.diagnostics import UsageError
@@ -19,19 +21,20 @@ from lepton.ir.tensor import Array
 from lepton.passes.compress.equalize import Equalize
 from lepton.passes.compress.grids import nearest, row_scales
 from lepton.passes.compress.layers import Layer, chosen, layers, scale_inputs
+from lepton.passes.compress.masks import Pattern
 from lepton.passes.compress.quantize_dynamic import QuantizeDynamic
 from lepton.passes.compress.quantize_static import MOST, QuantizeStatic, spell_ranges
 from lepton.passes.compress.quantize_weights import QuantizeWeights
 
-Kind = Literal["static", "dynamic", "weights"]
+Kind = Literal["static", "dynamic", "weights", "float"]
 Rounding = Literal["nearest", "gptq", "adaround"]
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """Everything that decides how a model is quantised."""
+    """Everything that decides how a model is compressed."""
 
-    kind: Kind = "static"
+    kind: Kind = "static"                        # "float": nothing is quantised
     bits: int = 8                                # of weights; fewer than 8 for kind "weights" only
     block: int = 0                               # inputs that share a scale, kind "weights"; 0: a scale per channel
     ranges: Method = "mse"                       # how calibration fixes activations' ranges, kind "static"
@@ -43,6 +46,11 @@ class Recipe:
     awq: bool = False                            # activation-aware scaling, kind "weights"
     only: tuple[str, ...] = ()                   # layers by name; (): all
     skip: tuple[str, ...] = ()
+    prune: float = 0.0                           # share of channels, or of weights in a pattern, that goes first
+    pattern: str = "channels"                    # see lepton.compress.prune
+    factors: float = 0.0                         # error that factorising a layer may make; 0: none is
+    share: float = 0.0                           # difference of weights that become one; 0: none do
+    whole: tuple[str, ...] = ()                  # layers that are neither pruned nor factorised
 
     def checked(self) -> Recipe:
         """Itself. Raises UsageError for what does not exist or fit together."""
@@ -57,7 +65,19 @@ class Recipe:
                              help="16, 32, 64, 128 or 256 for weights alone; 0: a scale for each channel")
         if not 0 <= self.smooth < 1:
             raise UsageError(f"smooth={self.smooth}", help="SmoothQuant's alpha lies between 0 (off) and 1")
+        for what in ("prune", "factors", "share"):
+            if not 0 <= getattr(self, what) < 1:
+                raise UsageError(f"{what}={getattr(self, what)}", help="a share: 0 (off) or more, less than 1")
+        if self.pattern != CHANNELS:
+            Pattern.parse(self.pattern)
         return self
+
+    @property
+    def form(self) -> Recipe:
+        """What of it changes the graph before anything is quantised."""
+        kept = ("equalize", "smooth", *(("prune", "pattern", "whole") if self.prune else ()), "share",
+                *(("factors", "whole") if self.factors else ()))
+        return Recipe(kind="float", **{name: getattr(self, name) for name in kept})
 
     @property
     def needs_inputs(self) -> bool:
@@ -67,7 +87,11 @@ class Recipe:
 
     @property
     def needs_data(self) -> bool:
-        return self.kind == "static" or self.rounding != "nearest" or self.awq or self.smooth > 0
+        looks = self.rounding != "nearest" or self.awq or self.smooth > 0
+        return self.kind == "static" or looks or self.prune > 0 or self.factors > 0
+
+
+PLAIN_FORM = Recipe(kind="float")
 
 
 @dataclass(eq=False)
@@ -77,9 +101,9 @@ class Calibration:
     graph: Graph
     runs: Sequence[Run]
     tell: Tell = silent
-    _variants: dict[tuple[bool, float], Graph] = field(default_factory=dict)
-    _histograms: dict[tuple[bool, float], dict[str, Histogram]] = field(default_factory=dict)
-    _inputs: dict[tuple[bool, float], dict[str, Inputs]] = field(default_factory=dict)
+    _variants: dict[Recipe, Graph] = field(default_factory=dict)
+    _histograms: dict[Recipe, dict[str, Histogram]] = field(default_factory=dict)
+    _inputs: dict[Recipe, dict[str, Inputs]] = field(default_factory=dict)
 
     @classmethod
     def of(cls, model: Source, data: Any, tell: Tell = silent, **options: Any) -> Calibration:
@@ -87,31 +111,42 @@ class Calibration:
         graph = prepare(model, **options)
         return cls(graph, read(data, graph) if data is not None else [], tell)
 
-    def variant(self, recipe: Recipe) -> tuple[bool, float]:
-        """The graph's form before quantisation, by what changes it."""
-        key = recipe.equalize, recipe.smooth
-        if key not in self._variants:
+    def variant(self, form: Recipe) -> Graph:
+        """The graph before quantisation, in a recipe's `form`. What belongs to forms but the plain one and this one is
+        forgotten: Gram matrices are large. Raises LeptonError."""
+        if form not in self._variants:
+            for known in (self._variants, self._histograms, self._inputs):
+                for other in [k for k in known if k != PLAIN_FORM]:
+                    del known[other]
             graph = clone(self.graph)
-            if recipe.equalize:
+            if form.prune or form.factors or form.share:
+                restructure(graph, form, lambda: self.inputs(PLAIN_FORM), self._observe)
+            if form.equalize:
                 Equalize().run(graph)
-            if recipe.smooth:
-                smooth(graph, self.inputs((recipe.equalize, 0.0)), recipe.smooth)
-            self._variants[key] = graph
-        return key
+            if form.smooth:
+                plain = form == replace(PLAIN_FORM, smooth=form.smooth)
+                smooth(graph, self.inputs(PLAIN_FORM) if plain else self._observe(graph), form.smooth)
+            self._variants[form] = graph
+        return self._variants[form]
 
-    def histograms(self, key: tuple[bool, float]) -> dict[str, Histogram]:
-        if key not in self._histograms:
+    def histograms(self, form: Recipe) -> dict[str, Histogram]:
+        if form not in self._histograms:
+            graph = self.variant(form)
             self.tell("calibrating")
-            self._histograms[key] = histograms(self._variants[key], self.runs)
-        return self._histograms[key]
+            self._histograms[form] = histograms(graph, self.runs)
+        return self._histograms[form]
 
-    def inputs(self, key: tuple[bool, float]) -> dict[str, Inputs]:
-        if key not in self._inputs:
-            self.variant(Recipe(equalize=key[0], smooth=key[1]))
+    def inputs(self, form: Recipe) -> dict[str, Inputs]:
+        if form not in self._inputs:
+            graph = self.variant(form)
             self.tell("observing layers")
-            graph = self._variants[key]
-            self._inputs[key] = inputs_of(graph, self.runs, layers(graph))
-        return self._inputs[key]
+            self._inputs[form] = inputs_of(graph, self.runs, layers(graph))
+        return self._inputs[form]
+
+    def _observe(self, graph: Graph) -> Mapping[str, Inputs]:
+        """What the layers of a graph in the making read."""
+        self.tell("observing layers")
+        return inputs_of(graph, self.runs, layers(graph))
 
     def quantize(self, recipe: Recipe) -> Graph:
         """A graph of its own, quantised. Raises LeptonError."""
@@ -119,13 +154,15 @@ class Calibration:
         if recipe.needs_data and not self.runs:
             raise UsageError(f"quantising like this needs calibration data ({recipe.kind})",
                              help="calibration=: arrays, or the path of a data set")
-        key = self.variant(recipe)
-        graph = clone(self._variants[key])
-        stats = self.inputs(key) if recipe.needs_inputs else {}
-        common: dict[str, Any] = {"only": recipe.only, "skip": recipe.skip}
+        self._check_names(recipe)
+        form = recipe.form
+        graph = clone(self.variant(form))
+        stats = self.inputs(form) if recipe.needs_inputs else {}
+        here = {layer.name for layer in layers(graph, with_activations=True)}   # factorising replaces layers
+        common: dict[str, Any] = {"only": recipe.only, "skip": tuple(n for n in recipe.skip if n in here)}
         match recipe.kind:
             case "static":
-                ranges = spell_ranges(ranges_by(self.histograms(key), recipe.ranges))
+                ranges = spell_ranges(ranges_by(self.histograms(form), recipe.ranges))
                 _Static(ranges, recipe.activations, **common).using(recipe, stats).run(graph)
             case "dynamic":
                 QuantizeDynamic(**common).run(graph)
@@ -134,6 +171,12 @@ class Calibration:
                     stats = awq(graph, stats, recipe)
                 _Weights(recipe.bits, recipe.block, **common).using(recipe, stats).run(graph)
         return graph
+
+    def _check_names(self, recipe: Recipe) -> None:
+        """Raises UsageError for layers that the graph has not."""
+        known = layers(self.graph, with_activations=True)
+        for names in (recipe.only, recipe.skip, recipe.whole):
+            chosen(known, names, ())
 
 
 def quantize_model(model: Source, bits: int = 8, calibration: Any = None, *, progress: Tell = silent,
@@ -150,7 +193,7 @@ def recipe_of(fields: Mapping[str, Any]) -> Recipe:
     """A recipe from keywords. Raises UsageError for unknown ones."""
     if unknown := sorted(fields.keys() - Recipe.__dataclass_fields__.keys()):
         raise UsageError(f"unknown option {unknown[0]!r}", help=f"known: {', '.join(Recipe.__dataclass_fields__)}")
-    words: dict[str, Any] = {k: tuple(v) if k in ("only", "skip") else v for k, v in fields.items()}
+    words: dict[str, Any] = {k: tuple(v) if k in ("only", "skip", "whole") else v for k, v in fields.items()}
     return Recipe(**words).checked()
 
 

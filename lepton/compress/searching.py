@@ -215,7 +215,7 @@ class Search:
     def report(self, best: Point, certified: float, unseen: float, ranked: Sequence[Damage], points: Sequence[Point],
                refused: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         """What was done and what it came to, as the artifact carries it."""
-        kept = set(best.recipe.skip)
+        kept = {d.layer for d in ranked} if best.recipe.kind == "float" else set(best.recipe.skip)
         table = [{**asdict(d), "kept in f32": d.layer in kept} for d in ranked]
         return {
             "metric": self.metric.name, "budget": self.plan.budget.text, "objective": self.plan.objective,
@@ -224,7 +224,14 @@ class Search:
                       "held out": {"before": unseen, "after": certified, "runs": len(self.unseen)}},
             "milliseconds": {"before": best.milliseconds * best.speedup, "after": best.milliseconds},
             "weights": {"before": self.float_weights, "after": best.weights}, "layers": table,
-            "trials": len(points), "pareto": [_row(p) for p in pareto(points)], "refused": list(refused)}
+            "plain int8": self.plain(points), "trials": len(points),
+            "pareto": [_row(p) for p in pareto(points)], "refused": list(refused)}
+
+    def plain(self, points: Sequence[Point]) -> dict[str, Any] | None:
+        """What int8 of all layers came to, if it was tried."""
+        found = next((p for p in points if p.recipe == Recipe()), None)
+        return None if found is None else {"score": found.score, "speedup": found.speedup, "shrink": found.shrink,
+                                           "within": found.score >= self.plan.budget.least(self.baseline)}
 
     def layer_facts(self) -> dict[str, tuple[bool, int]]:
         """By layer: whether it is depthwise, and how many numbers each output sums over."""
@@ -235,7 +242,7 @@ class Search:
 
 def _row(point: Point) -> dict[str, Any]:
     return {"score": point.score, "speedup": point.speedup, "shrink": point.shrink,
-            "recipe": asdict(replace(point.recipe, skip=())), "kept in f32": len(point.recipe.skip)}
+            "recipe": asdict(replace(point.recipe, skip=(), whole=())), "kept in f32": len(point.recipe.skip)}
 
 
 def pareto(points: Sequence[Point]) -> list[Point]:

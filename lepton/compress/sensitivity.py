@@ -24,21 +24,23 @@ PLAIN = Recipe()
 class Damage:
     """`noise`: the share of the layer's own answers' energy that 8-bit weights and inputs put in as error, estimated (0
     where the layer could not be observed). `loss`: by how much the metric falls if this layer alone is quantised; None
-    where it was not measured."""
+    where it was not measured. `pruned`: the share of that energy in the half of the weights that matters least."""
 
     layer: str
-    noise: float
+    noise: float = 0.0
     loss: float | None = None
+    pruned: float = 0.0
 
 
 def damages(search: Search, seconds: float) -> list[Damage]:
     """Every layer, the worst first. Losses are measured for the layers with most noise, as far as the time reaches."""
     calibration = search.calibration
-    key = calibration.variant(PLAIN)
-    stats = calibration.inputs(key)
+    stats = calibration.inputs(PLAIN.form)
     found = []
     for layer in layers(calibration.graph, with_activations=True):
-        found.append(Damage(layer.name, _noise(layer, stats[layer.name]) if layer.name in stats else 0.0))
+        seen = stats.get(layer.name)
+        found.append(Damage(layer.name) if seen is None else
+                     Damage(layer.name, _noise(layer, seen), None, _lost_half(layer, seen)))
     found.sort(key=lambda d: -d.noise)
     end = time.monotonic() + seconds
     for i, damage in enumerate(found):
@@ -62,6 +64,13 @@ def _noise(layer: Layer, seen: Inputs) -> float:
         signal += _energy(w, h)
         off += _energy(e, h) + step * step / 12 * float((w * w).sum())
     return off / signal if signal > 0 else 0.0
+
+
+def _lost_half(layer: Layer, seen: Inputs) -> float:
+    """As if the inputs were independent."""
+    squares = np.repeat([np.diag(h) for h in seen.gram], len(layer.matrix) // layer.groups, axis=0)
+    energy = np.sort((np.square(layer.matrix) * squares).reshape(-1))
+    return float(energy[:energy.size // 2].sum() / max(float(energy.sum()), 1e-30))
 
 
 def _energy(w: Array, h: Array) -> float:

@@ -15,7 +15,13 @@ from lepton.ir.diagnostics import LeptonError, UsageError
 if TYPE_CHECKING:
     from lepton.compress.searching import Plan, Point, Search
 
-KINDS = ["static", "dynamic"]
+KINDS = ["static", "dynamic", "float"]
+FORMS = ["plain", "channels", "16x1", "factors"]     # what happens to the graph before it is quantised
+PLAIN = {"kind": "static", "ranges": "mse", "share": 0.0, "depthwise": True, "least": 0, "rounding": "nearest",
+         "equalize": False, "form": "plain", "shared": 0.0}
+FIRST: tuple[dict[str, Any], ...] = (                # first of all plain int8, then one of each kind
+    {}, {"share": 0.2}, {"depthwise": False, "least": 16}, {"form": "channels", "channels": 0.1, "whole": 0.3},
+    {"form": "factors", "factors": 0.003, "whole": 0.2}, {"kind": "float", "form": "16x1", "zeros": 0.6, "whole": 0.2})
 OUTSIDE = 10.0   # added to the value of a point outside the budget
 
 
@@ -66,14 +72,14 @@ class Study:
         """Trials until there are as many as planned, or the time is up (one at least)."""
         plan = self.search.plan
         if not self.study.trials and plan.method != "grid":
-            plain = {"kind": "static", "ranges": "mse", "share": 0.0, "depthwise": True, "least": 0,
-                     "rounding": "nearest", "equalize": False}
-            for change in ({}, {"share": 0.2}, {"depthwise": False, "least": 16}):  # first of all: plain int8
-                self.study.enqueue_trial({**plain, **change})
+            for change in FIRST:
+                self.study.enqueue_trial({**PLAIN, **change})
         while len(self.points) < plan.trials and (self.search.left() > 0 or not self.points):
             self.search.tell(f"trial {len(self.points) + 1}/{plan.trials}")
             trial = self.study.ask()
-            point = self.search.point(self.recipe(trial, ranked))
+            recipe = self.recipe(trial, ranked)
+            known = next((p for p in self.points if p.recipe == recipe), None)
+            point = known or self.search.point(recipe)
             value = point.value(plan.objective) + (OUTSIDE + least - point.score if point.score < least else 0.0)
             trial.set_user_attr("point", json.dumps(asdict(point)))
             self.study.tell(trial, value)
@@ -92,10 +98,35 @@ class Study:
         facts = self.search.layer_facts()
         skip = {d.layer for d in ranked[:round(share * len(ranked))]}
         skip |= {n for n, (deep, width) in facts.items() if (deep and not depthwise) or 0 < width < least}
+        form = self.form(trial, ranked, set(facts) - skip if kind == "static" else set())
+        if kind == "float":
+            return recipe_of({"kind": kind, **form})
         if kind == "dynamic":
-            return recipe_of({"kind": kind, "skip": sorted(n for n in skip if facts[n][1])})
+            return recipe_of({"kind": kind, "skip": sorted(n for n in skip if facts[n][1]), **form})
         return recipe_of({"kind": kind, "ranges": ranges, "skip": sorted(skip), "rounding": rounding,
-                          "equalize": equalize})
+                          "equalize": equalize, **form})
+
+    def form(self, trial: Any, ranked: Sequence[Damage], levels: set[str]) -> dict[str, Any]:
+        """What happens before quantisation: channels go, zeros come into layers that do not become `levels` (integer
+        kernels multiply by zeros), or layers become factors. The `whole` share of the layers, those that pruning
+        hurts most, is left alone."""
+        form = trial.suggest_categorical("form", FORMS)
+        fields: dict[str, Any] = {}
+        if self.search.plan.objective != "latency":
+            fields["share"] = trial.suggest_categorical("shared", [0.0, 1e-3])
+        if form == "plain":
+            return fields
+        hurt = sorted(ranked, key=lambda d: -d.pruned)
+        whole = {d.layer for d in hurt[:round(trial.suggest_float("whole", 0.0, 0.8) * len(hurt))]}
+        match form:
+            case "channels":
+                fields |= {"prune": trial.suggest_float("channels", 0.02, 0.5), "pattern": "channels"}
+            case "factors":
+                fields["factors"] = trial.suggest_float("factors", 1e-4, 0.05, log=True)
+            case _:
+                fields |= {"prune": trial.suggest_float("zeros", 0.3, 0.9), "pattern": form}
+                whole |= levels
+        return {**fields, "whole": sorted(whole)}
 
 
 def _sampler(plan: Plan) -> Any:
@@ -108,7 +139,8 @@ def _sampler(plan: Plan) -> Any:
         return optuna.samplers.RandomSampler(seed=plan.seed)
     space: dict[str, Any] = {
         "kind": KINDS, "ranges": ["mse", "percentile"], "share": [0.0, 0.1, 0.3], "depthwise": [True, False],
-        "least": [0], "rounding": ["nearest", "adaround"], "equalize": [False]}
+        "least": [0], "rounding": ["nearest", "adaround"], "equalize": [False], "form": ["plain", "channels"],
+        "channels": [0.1, 0.25], "whole": [0.3], "shared": [0.0]}
     return optuna.samplers.GridSampler(space, seed=plan.seed)
 
 

@@ -126,7 +126,7 @@ def test_readers_make_up_for_channels_that_went() -> None:
     (want,) = evaluate(graph, data[40:])
     error = {}
     for criterion in ("wanda", "obs"):
-        small = prune_model(graph, 0.3, "channels", criterion=criterion, data=data[:40], multiple=1)  # type: ignore[arg-type]
+        small = prune_model(graph, 0.3, "channels", criterion=criterion, data=data[:40], multiple=1)
         assert layers(small)[0].weight.shape[0] < 64
         error[criterion] = float(np.square(evaluate(small, data[40:])[0] - want).mean())
     assert error["obs"] < 0.7 * error["wanda"], error

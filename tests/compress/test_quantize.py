@@ -128,9 +128,9 @@ def test_the_source_is_left_alone() -> None:
 
 def test_recipes_do_not_depend_on_those_before() -> None:
     calibration().quantize(RECIPES["gptq"])
-    seen = {name: s.gram.copy() for name, s in calibration().inputs((False, 0.0)).items()}
+    seen = {name: s.gram.copy() for name, s in calibration().inputs(Recipe().form).items()}
     calibration().quantize(RECIPES["int4"])
-    for name, stats in calibration().inputs((False, 0.0)).items():
+    for name, stats in calibration().inputs(Recipe().form).items():
         np.testing.assert_array_equal(stats.gram, seen[name])
 
 
@@ -197,7 +197,7 @@ def test_a_value_that_never_changes_has_a_range(value: float) -> None:
 
 def test_statistics_have_one_row_for_each_group() -> None:
     calibration().quantize(Recipe())
-    stats = calibration().inputs((False, 0.0))
+    stats = calibration().inputs(Recipe().form)
     deep = next(s for s in stats.values() if s.gram.shape[0] == 8)
     assert isinstance(deep, Inputs)
     assert deep.gram.shape == (8, 9, 9)

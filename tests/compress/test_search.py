@@ -141,7 +141,8 @@ def test_pages_escape_names() -> None:
     score = {"before": 1.0, "after": 1.0, "runs": 1}
     report = {"metric": "top1", "budget": "-1%", "objective": "size", "score": {"search": score, "held out": score},
               "milliseconds": {"before": 2.0, "after": 1.0}, "weights": {"before": 4, "after": 1}, "trials": 1,
-              "recipe": {"kind": "static", "skip": []}, "refused": [], "layers": [row], "pareto": []}
+              "recipe": vars(Recipe(prune=0.5)), "refused": [], "layers": [row], "pareto": []}
     assert "<b>" not in html_page(report)
     assert "&lt;b&gt;" in html_page(report)
     assert "| 2 | 1 | 2.00× |" in markdown(report)
+    assert "50% of the channels pruned" in markdown(report)
