@@ -70,7 +70,8 @@ class BuildPython(build_py):
 setup(
     packages=packages(),
     package_dir=HOME,
-    package_data={"lepton": ["py.typed", "_rt.pyi"], "lepton.codegen.cuda": ["prelude/*"]},
+    package_data={"lepton": ["py.typed", "_rt.pyi"], "lepton.tuning": ["defaults.jsonl"],
+                  "lepton.codegen.cuda": ["prelude/*"]},
     include_package_data=False,
     cffi_modules=["runtime_c/build_ffi.py:ffibuilder"],
     cmdclass={"build_ext": BuildExtension, "build_py": BuildPython},

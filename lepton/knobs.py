@@ -62,10 +62,12 @@ NVRTC = Knob("LEPTON_NVRTC", "path", "the libnvrtc.so that compiles for CUDA (de
              "nvidia-cuda-nvrtc, or a toolkit's)")
 CUDA_HOME = Knob("CUDA_HOME", "folder", "a CUDA toolkit, whose libnvrtc.so is taken where the package is not installed")
 CUDA_PATH = Knob("CUDA_PATH", "folder", "the same by its other name")
+CACHE_HOME = Knob("XDG_CACHE_HOME", "folder", "where lepton/tuning.jsonl lies, the results of --tune that no file was "
+                  "named for (default: ~/.cache)")
 NO_COLOR = Switch("NO_COLOR", "anything", "plain progress lines: no colour, no cursor movement")
 
 KNOBS: dict[str, Knob] = {k.name: k for k in (
-    CC, CC_AARCH64, CC_X86_64, CUDA_GRAPHS, DEBUG, LIBCUDA, NVRTC, CUDA_HOME, CUDA_PATH, NO_COLOR)}
+    CC, CC_AARCH64, CC_X86_64, CUDA_GRAPHS, DEBUG, LIBCUDA, NVRTC, CUDA_HOME, CUDA_PATH, CACHE_HOME, NO_COLOR)}
 
 
 def describe_knobs() -> str:

@@ -55,7 +55,7 @@ def tuned(target: str, row: Mapping[str, Any]) -> str:
     words = f"{row['measured']} of {count(row['kernels'], 'kernel')} measured"
     words += f" ({count(row['candidates'], 'candidate')}, {row['seconds']:.1f} s), {row['known']} known"
     if (left := row["kernels"] - row["measured"] - row["known"]):
-        words += f", {left} left to the cost model for want of time"
+        words += f", {left} left to the cost model"
     if row["open"]:
         words += f", {row['open']} with open sizes left to it"
     if row["model_seconds"]:

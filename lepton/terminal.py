@@ -5,6 +5,7 @@ import argparse
 import errno
 import json
 import os
+import re
 import sys
 from collections.abc import Callable, Sequence
 from importlib import import_module
@@ -162,6 +163,14 @@ class HelpKnobs(argparse.Action):
 
         print(describe_knobs(), end="")
         parser.exit(int(Exit.OK))
+
+
+def duration(text: str) -> float:
+    """`90`, `60s`, `1.5m`: seconds. Raises ArgumentTypeError."""
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)(s|m|)", text, re.ASCII)
+    if match is None or not float(match[1]):
+        raise argparse.ArgumentTypeError(f"expected a time such as 60s or 2m, got {text!r}")
+    return float(match[1]) * (60 if match[2] == "m" else 1)
 
 
 def count(text: str) -> int:
