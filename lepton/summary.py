@@ -59,8 +59,9 @@ def tuned(target: str, row: Mapping[str, Any]) -> str:
     if row["open"]:
         words += f", {row['open']} with open sizes left to it"
     if row["model_seconds"]:
-        words += (f"; {count(row['changed'], 'kernel')} cut another way: together {row['tuned_seconds'] * 1e3:.3g} ms in "
-                  f"place of {row['model_seconds'] * 1e3:.3g} ({row['tuned_seconds'] / row['model_seconds'] - 1:+.1%})")
+        ours, theirs = row["tuned_seconds"], row["model_seconds"]
+        words += (f"; {count(row['changed'], 'kernel')} cut another way: together {ours * 1e3:.3g} ms in place of "
+                  f"{theirs * 1e3:.3g} ({ours / theirs - 1:+.1%})")
     lost = f"\n  {count(row['damaged'], 'damaged line')} of the tuning cache left out" if row["damaged"] else ""
     return f"  tuned for {target}: {words}{lost}"
 
