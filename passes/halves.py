@@ -16,10 +16,12 @@ from lepton.ir.types import DType
 from lepton.passes.base import Pass, RewritePass, count
 from lepton.passes.common import array_of, graphs
 
-Precision = Literal["f32", "bf16"]
+Precision = Literal["f32", "bf16", "fp16"]
 HALVES = (DType.F16, DType.BF16)
 PRODUCTS: tuple[Op, ...] = (ops.matmul, ops.conv, ops.conv_transpose)
 LEAST_K = 16              # products shorter than this gain nothing
+LARGEST = 65504.0         # of f16
+LEAST_WEIGHTS = 1024      # fewer are not worth rounding
 WINOGRAD_CHANNELS = 32    # 3x3 convolutions of more than this do fewer multiplications in f32
 
 
@@ -49,7 +51,13 @@ class Halves(Pass):
 
     With `precision` bf16, for products with constant weights; their sums, and everything else, stay f32. Otherwise it
     only gives each product a cast of its own where it reads a bf16 value, for fusion to take in. 3x3 convolutions that
-    do fewer multiplications in f32 stay as they are, unless the target multiplies bf16 in whole `tiles`."""
+    do fewer multiplications in f32 stay as they are, unless the target multiplies bf16 in whole `tiles`.
+
+    matmul(x, w)  ->  matmul(x, w rounded to f16)
+    gather(table, i)  ->  cast(gather(table rounded to f16, i), f32)
+
+    With `precision` fp16: kernels find that such weights are halves, and store them as those. Weights beyond the range
+    of f16 stay as they are."""
 
     name: ClassVar[str] = "halves"
     accuracy: ClassVar[Accuracy] = "approximate"
@@ -59,6 +67,8 @@ class Halves(Pass):
     def run(self, graph: Graph) -> bool:
         changed = [self.product(node) for part in graphs(graph) for node in part.nodes
                    if node.op in (ops.matmul, ops.conv)]
+        if self.precision == "fp16":
+            changed += [store_halves(node) for part in graphs(graph) for node in part.nodes]
         return any(changed)
 
     def product(self, node: Node) -> bool:
@@ -78,6 +88,28 @@ class Halves(Pass):
         node.set_input(1, ops.constant(value=Tensor.of(rounded)))
         count("products in bf16")
         return True
+
+
+def store_halves(node: Node) -> bool:
+    """Round what a product or a look-up reads of constants to f16. Whether anything changed."""
+    place = 1 if node.op in PRODUCTS else 0
+    weights = array_of(node.inputs[place]) if node.op in (*PRODUCTS, ops.gather) else None
+    if weights is None or weights.dtype != np.float32 or weights.size < LEAST_WEIGHTS:
+        return False
+    if not (np.abs(weights) < LARGEST).all():
+        return False
+    halves = weights.astype(np.float16)
+    if node.op is ops.gather:
+        found = ops.gather(ops.constant(value=Tensor.of(halves)), node.inputs[1], axis=node.attrs["axis"], loc=node.loc)
+        node.results[0].replace_with(ops.cast(found, to=DType.F32, loc=node.loc))
+        count("tables in f16")
+        return True
+    rounded = halves.astype(np.float32)
+    if np.array_equal(rounded, weights):
+        return False
+    node.set_input(place, ops.constant(value=Tensor.of(rounded)))
+    count("weights in f16")
+    return True
 
 
 def _gains(node: Node, weights: Array, tiles: bool) -> bool:

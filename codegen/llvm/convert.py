@@ -48,7 +48,7 @@ def memory_type(dtype: DType, lanes: int = 1) -> str:
     return vec(lanes, MEMORY[dtype])
 
 
-def _has_half(target: Target) -> bool:
+def has_half(target: Target) -> bool:
     """Whether the hardware converts f16: every row of the table with fma does (F16C came before FMA on x86)."""
     return target.fma
 
@@ -62,7 +62,7 @@ def from_memory(f: Function, target: Target, raw: Val, dtype: DType) -> Val:
         case DType.BF16:
             wide = f.convert("zext", raw, vec(lanes, "i32"))
             return f.convert("bitcast", f.op("shl", wide, literal(wide.type, 16)), vec(lanes, "float"))
-        case DType.F16 if _has_half(target):
+        case DType.F16 if has_half(target):
             half = f.convert("bitcast", raw, vec(lanes, "half"))
             return f.convert("fpext", half, vec(lanes, "float"))
         case DType.F16:
@@ -78,7 +78,7 @@ def to_memory(f: Function, target: Target, value: Val, dtype: DType) -> Val:
             return f.convert("zext", value, vec(lanes, "i8"))
         case DType.BF16:
             return _float_to_bfloat(f, value)
-        case DType.F16 if _has_half(target):
+        case DType.F16 if has_half(target):
             half = f.convert("fptrunc", value, vec(lanes, "half"))
             return f.convert("bitcast", half, vec(lanes, "i16"))
         case DType.F16:

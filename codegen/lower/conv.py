@@ -12,6 +12,7 @@ from lepton.codegen.lower.candidates import conv_choice, depthwise_choice
 from lepton.codegen.lower.conv_cost import DEPTHWISE_TASK_FLOPS, Shape, blocking, direct_schedule, known
 from lepton.codegen.lower.matmul import Made, grain_of, matmul_kernel
 from lepton.codegen.lower.matmul_cost import Problem
+from lepton.codegen.lower.stored import halved
 from lepton.codegen.schedule import Schedule
 from lepton.codegen.target import Target
 from lepton.codegen.templates.convolution import Convolution, Window, pack_filters
@@ -119,15 +120,15 @@ def direct_body(bindings: Bindings, target: Target, shape: Shape, x: Operand, ep
     crowded = not planar and cut.crowded
     copied = shape.padded or crowded or not (planar or shape.x[4] == 1 or shape.channels == 1)
     gap = 16 if crowded else 0
-    filters = bindings.buffer(packed(pack_filters(shape.weights, shape.groups, target, cut.vectors, planar,
-                                                  shape.dtype)))
+    dot, weights = halved(target, shape.weights)
+    filters = bindings.buffer(packed(pack_filters(weights, shape.groups, target, cut.vectors, planar, shape.dtype)))
     images, *rest = bindings.sizes((shape.images, *shape.out, *shape.into, *shape.pads, *cut.block))
     out, into, pads, block = rest[:3], rest[3:6], rest[6:9], rest[9:]
     window = Window(shape.kernel, shape.strides, shape.dilations, (pads[0], pads[1], pads[2]))
     body = Convolution(
         shape.dtype, images, (out[0], out[1], out[2]), (into[0], into[1], into[2]), shape.groups, shape.channels,
         shape.filters, window, x, filters, epilogue, cut.tile, cut.vectors, (block[0], block[1]), cut.block_panels,
-        copied, planar, gap)
+        copied, planar, gap, dot)
     scratch = product((*cut.spans, (shape.channels + gap) * shape.dtype.bytes)) if copied else 0
     return Made(body, cut.tasks, scratch)
 
@@ -163,11 +164,12 @@ def winograd(group: Group, options: LowerOptions, fused: Fused, shape: Shape, x:
     assert isinstance(rows, int)
     assert isinstance(panels, int)
     view = bindings.operand(outer(group, x), x.tensor, shape.x)
-    filters = bindings.buffer(packed(pack_winograd(shape.weights[:, :, 0], target, tile, shape.dtype)))
+    dot, weights = halved(target, shape.weights[:, :, 0])
+    filters = bindings.buffer(packed(pack_winograd(weights, target, tile, shape.dtype)))
     epilogue = fused.epilogue(bindings, shape.views)
     (images,) = bindings.sizes((shape.images,))
     body = Winograd(shape.dtype, images, (high, wide), (into_high, into_wide), shape.channels, shape.filters,
-                    (pads[0], pads[1]), view, filters, epilogue, tile, rows, panels)
+                    (pads[0], pads[1]), view, filters, epilogue, tile, rows, panels, dot.stored)
     tasks = product((shape.images, -(-body.grid[0] // rows), -(-shape.filters // (panels * tile.vectors * lanes))))
     return Kernel(group.name, body, tuple(bindings.bound), tasks, bindings.table.dims, body.scratch_bytes(lanes),
                   grain_of(shape.flops, tasks), shape.flops, group.outputs)

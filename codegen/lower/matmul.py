@@ -8,8 +8,10 @@ from lepton.codegen.group import Group, LowerOptions, lowers
 from lepton.codegen.kernel import Body, Kernel, packed
 from lepton.codegen.lower.candidates import gemm_choice
 from lepton.codegen.lower.matmul_cost import UNKNOWN_ROWS, Problem, gemm_schedule
+from lepton.codegen.lower.stored import halved
 from lepton.codegen.schedule import Schedule
 from lepton.codegen.target import Target
+from lepton.codegen.templates.dots import FMA
 from lepton.codegen.templates.epilogue import Epilogue, Operand
 from lepton.codegen.templates.fused import Bindings, Fused, Strides, collapse, constant_array, narrow_operand, outer
 from lepton.codegen.templates.gemm import Gemm, pack_constant
@@ -121,14 +123,16 @@ def product_body(bindings: Bindings, target: Target, problem: Problem, left: Ope
     assert isinstance(rows, int)
     assert isinstance(panels, int)
     in_place = right is not None and _reads_in_place(problem, tile)
+    dot = FMA
     if right is None:
         assert problem.weights is not None
-        source: int | Operand = bindings.buffer(packed(pack_constant(problem.weights, target, tile, dtype)))
+        dot, weights = halved(target, problem.weights)
+        source: int | Operand = bindings.buffer(packed(pack_constant(weights, target, tile, dtype)))
     else:
         source = right
     *batch, m, n, k = bindings.sizes((*problem.batch, problem.m, problem.n, problem.k))
     body = Gemm(dtype, tuple(batch), m, n, k, left, source, epilogue, tile, rows, panels,
-                schedule.order == "rows", in_place)
+                schedule.order == "rows", in_place, dot)
     width = tile.vectors * target.lanes(dtype)
     scratch = 0 if right is None or in_place else problem.k * (width * dtype.bytes)
     tasks = product((*problem.batch, ceildiv(problem.m, rows), ceildiv(ceildiv(problem.n, width), panels)))

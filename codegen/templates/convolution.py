@@ -107,6 +107,7 @@ class _Convolution:
         self.x_strides = tuple(size(fn, s) for s in body.x.strides)
         self.lanes = target.lanes(body.dtype)
         self.width = body.vectors * self.lanes
+        self.vector = self.lanes * body.dot.width(body.dtype)     # bytes of one of filters
         self.pointers = [fn.buffer(o.buffer) for o in body.epilogue.operands]
         self.x, self.w = fn.buffer(body.x.buffer), fn.buffer(body.w)
         self.on_tile = on_tile(body.epilogue, 2, 3, 4)
@@ -243,7 +244,7 @@ class _Convolution:
         fn, body = self.fn, self.body
         depth, vectors_of_group = body.depth, -(-body.filters // self.lanes)
         offset = fn.add(fn.mul(group, depth * vectors_of_group), fn.mul(panel, depth * body.vectors))
-        w = fn.gep(self.w, fn.mul(offset, self.target.vector_bytes))
+        w = fn.gep(self.w, fn.mul(offset, self.vector))
         channel = fn.add(fn.mul(group, body.filters), fn.mul(panel, self.width))
         self.tiles(at, extent, vectors, columns, a, w, channel)
 
@@ -253,7 +254,7 @@ class _Convolution:
         fn, body = self.fn, self.body
         n, d, oy, ox = at
         high, wide = (fn.div(fn.add(e, t - 1), t) for e, t in zip(extent, body.tile, strict=True))
-        ahead = Ahead(fn, self.target, fn.mul(high, wide), 1, body.depth, vectors * self.target.vector_bytes)
+        ahead = Ahead(fn, self.target, fn.mul(high, wide), 1, body.depth, vectors * self.vector)
 
         def tile(y: Int, x: Int, height: int, width: int) -> None:
             micro = self.micro(height, width, vectors, columns, ahead.lines)
@@ -278,4 +279,4 @@ class _Convolution:
         assert rows is not None or height == 1
         step = self.step * self.bytes if isinstance(self.step, int) else None
         return Micro(body.dtype, (height, width), vectors, rows, step, True, len(self.nest),
-                     self.on_tile, columns, vectors * self.target.vector_bytes, True, lines, dot=body.dot)
+                     self.on_tile, columns, vectors * self.vector, True, lines, dot=body.dot)

@@ -18,6 +18,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from lepton.codegen.llvm.builder import Function, Val, lanes_of, literal, vec
+from lepton.codegen.llvm.convert import from_memory
 from lepton.codegen.target import Target
 from lepton.codegen.templates.memory import fma
 from lepton.ir.types import DType
@@ -33,11 +34,16 @@ class Dot:
     flip: bool = False        # A's bytes change their sign as they are read
     starts: bool = False      # W's panels begin with a row of what the sums start from
     matrix: str = ""          # the instruction that multiplies whole tiles of groups (templates/blocks.py)
+    stored: DType | None = None   # what W's elements are in memory, where they become floats as they are read
 
     @property
     def sums(self) -> DType:
         """What products of groups add up to."""
         return DType.I32 if self.group == 4 else DType.F32
+
+    def width(self, dtype: DType) -> int:
+        """Bytes of a group of W, for sums of this type."""
+        return dtype.bytes if self.stored is None else self.stored.bytes
 
     def left(self, fn: Function, target: Target, raw: Val) -> list[Val]:
         """A group of A, the same in all lanes."""
@@ -55,6 +61,8 @@ class Dot:
 
     def right(self, fn: Function, target: Target, raw: Val) -> list[Val]:
         """The groups of a vector of columns."""
+        if self.stored is not None:
+            return [from_memory(fn, target, raw, self.stored)]
         if self.group < 4:
             return [raw] if self.group == 1 else _pair(fn, target, raw)
         match target.dots:

@@ -257,9 +257,10 @@ class _Gemm:
                    vectors: int) -> tuple[Val, Int, bool]:
         """(address, bytes between its rows, whether whole vectors may be read)."""
         fn, body = self.fn, self.body
-        pitch = vectors * self.target.vector_bytes
+        size_of = body.dot.width(body.dtype)
+        pitch = vectors * self.lanes * size_of
         if isinstance(body.b, int):
-            return fn.gep(self.b, fn.mul(fn.mul(panel, self.depth), self.width * body.dtype.bytes)), pitch, True
+            return fn.gep(self.b, fn.mul(fn.mul(panel, self.depth), self.width * size_of)), pitch, True
         k_stride, n_stride = (size(fn, s) for s in body.b.strides[-2:])
         offset = fn.add(self.offset(body.b, batch), fn.mul(column, n_stride))
         source = fn.gep(self.b, fn.mul(offset, body.b.dtype.bytes))

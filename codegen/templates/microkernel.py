@@ -118,7 +118,7 @@ class _Emitter:
         self.micro, self.fn, self.target = micro, fn, target
         self.element = memory_type(micro.dtype) if micro.dot.group == 1 else "i32"
         self.lanes = target.lanes(micro.dtype)
-        self.type = vec(self.lanes, self.element)
+        self.type = vec(self.lanes, memory_type(micro.dot.stored) if micro.dot.stored else self.element)
         self.sums = vec(self.lanes, memory_type(micro.dtype))
         self.row_bytes = micro.vectors * target.vector_bytes
         self.columns: Int = Val("i64", "%columns") if micro.columns is None else micro.columns
@@ -205,11 +205,13 @@ class _Emitter:
         return [*sums, fn.gep(a, self.step), fn.gep(w, self.pitch), *after]
 
     def load_w(self, w: Val, vector: int) -> Val:
-        offset, size = vector * self.target.vector_bytes, self.micro.dtype.bytes
+        size = self.micro.dot.width(self.micro.dtype)
+        whole = self.lanes * size
+        offset = vector * whole
         if self.micro.padded:
             pitch = self.pitch if self.micro.packed else None
-            aligned = isinstance(pitch, int) and pitch % self.target.vector_bytes == 0
-            return self.fn.load(self.type, w, offset, self.target.vector_bytes if aligned else size)
+            aligned = isinstance(pitch, int) and pitch % whole == 0
+            return self.fn.load(self.type, w, offset, whole if aligned else size)
         mask = mask_of(self.fn, self.columns, vector, self.lanes)
         return load_raw(self.fn, self.element, w, self.lanes, offset, mask)
 

@@ -51,6 +51,7 @@ class Winograd:
     tile: Tile
     rows: int                # tile rows of a task
     block_panels: int        # panels of filters of a task
+    stored: DType | None = None   # of the taps, where that is not `dtype`
 
     def emit(self, module: Module, symbol: str, target: Target) -> None:
         _Winograd(self, module.kernel(symbol), target).run()
@@ -102,7 +103,7 @@ class _Winograd:
         self.u = fn.gep(self.patch, INPUT * INPUT * -(-body.channels // 16) * 16 * self.bytes)
         self.matrix = body.matrix(self.lanes) * self.bytes
         self.full, self.tail = divmod(body.filters, self.width)
-        self.transform = Filters(target, body.dtype, body.channels, self.matrix)
+        self.transform = Filters(target, body.dtype, body.channels, self.matrix, body.stored)
         self.output = Output(fn, target, body.epilogue, body.dtype, self.m_plane)
 
     def run(self) -> None:
@@ -135,7 +136,8 @@ class _Winograd:
         return self.width * self.bytes * self.body.channels
 
     def taps(self, panel: Int) -> Val:
-        return self.fn.gep(self.w, self.fn.mul(panel, 9 * self.panel_bytes))
+        stored = self.body.stored or self.body.dtype
+        return self.fn.gep(self.w, self.fn.mul(panel, 9 * self.panel_bytes * stored.bytes // self.body.dtype.bytes))
 
     def each_panel(self, start: Int, count: Int, body: Callable[[Int, int], None]) -> None:
         """body(panel, vectors) for panels [start, start + count)."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 
 from lepton.codegen.llvm.builder import Function, Val, literal, vec
-from lepton.codegen.llvm.convert import memory_type
+from lepton.codegen.llvm.convert import from_memory, memory_type
 from lepton.codegen.target import Target
 from lepton.codegen.templates.gemm import pack_constant
 from lepton.codegen.templates.memory import fma, prefetch
@@ -28,12 +28,13 @@ def pack_taps(w: Array, target: Target, tile: Tile, dtype: DType) -> Array:
 class Filters:
     """Transforms one panel of filters: from [C][9][panel] to 36 matrices [C][panel], `matrix` bytes apart."""
 
-    def __init__(self, target: Target, dtype: DType, channels: int, matrix: int) -> None:
+    def __init__(self, target: Target, dtype: DType, channels: int, matrix: int, stored: DType | None) -> None:
         self.target, self.dtype, self.channels, self.matrix = target, dtype, channels, matrix
+        self.stored = stored or dtype
         self.type = vec(target.lanes(dtype), memory_type(dtype))
 
     def call(self, fn: Function, source: Val, to: Val, vectors: int) -> None:
-        name = f"winograd_filters_{memory_type(self.dtype)}_{self.channels}_{vectors}_{self.matrix}"
+        name = f"winograd_filters_{self.stored.value}_{self.channels}_{vectors}_{self.matrix}"
         if name not in fn.module.functions:
             self.define(fn, name, vectors)
         fn.emit(f"call void @{name}({source}, {to})")
@@ -41,20 +42,23 @@ class Filters:
     def define(self, outer: Function, name: str, vectors: int) -> None:
         args = [("ptr noalias readonly", "w"), ("ptr noalias", "u")]
         fn = outer.module.function(name, args, internal=True, attributes="noinline")
-        size = self.target.vector_bytes
+        lanes, size = self.target.lanes(self.dtype), self.target.vector_bytes
+        from_size, raw = lanes * self.stored.bytes, vec(lanes, memory_type(self.stored))
+
+        def load(w: Val, number: int) -> Val:
+            return from_memory(fn, self.target, fn.load(raw, w, number * from_size, from_size), self.stored)
 
         def one(i: object, state: list[Val]) -> list[Val]:
             w, u = state
-            for line in range(-(-TAPS * TAPS * vectors * size // 64)):
+            for line in range(-(-TAPS * TAPS * vectors * from_size // 64)):
                 prefetch(fn, fn.gep(w, AHEAD + 64 * line))
             for v in range(vectors):
-                taps = [[fn.load(self.type, w, ((a * TAPS + b) * vectors + v) * size, size) for b in range(TAPS)]
-                        for a in range(TAPS)]
+                taps = [[load(w, (a * TAPS + b) * vectors + v) for b in range(TAPS)] for a in range(TAPS)]
                 columns = [self.spread(fn, [taps[a][b] for a in range(TAPS)]) for b in range(TAPS)]
                 for a in range(INPUT):
                     for b, value in enumerate(self.spread(fn, [column[a] for column in columns])):
                         fn.store(value, u, (a * INPUT + b) * self.matrix + v * size, size)
-            return [fn.gep(w, TAPS * TAPS * vectors * size), fn.gep(u, vectors * size)]
+            return [fn.gep(w, TAPS * TAPS * vectors * from_size), fn.gep(u, vectors * size)]
 
         fn.loop(self.channels, one, [Val("ptr", "%w"), Val("ptr", "%u")])
 
