@@ -32,19 +32,22 @@ static bool copy_device(void *context, void *to, const void *from, size_t size) 
   return !c->failed;
 }
 
-bool lpt_cuda_no_memory(const lepton_session *session, char *out_words, size_t size) {
+lepton_status lpt_cuda_no_memory(lepton_session *session, const char *what, size_t bytes) {
   const lpt_cuda_driver *d = lpt_cuda();
   const char *words = NULL;
   size_t left = 0, total = 0;
-  if (!session->cuda) return false;
-  d->error_words(session->cuda->failed, &words);
+  char task[160];
+  snprintf(task, sizeof task, "give %zu bytes for %.120s", bytes, what);
+  if (session->cuda->failed != CU_OUT_OF_MEMORY) return lpt_cuda_check(session, session->cuda->failed, task);
+  d->error_words(CU_OUT_OF_MEMORY, &words);
   d->memory_info(&left, &total);
-  snprintf(out_words, size, " on the GPU (%s): %s; %zu of its %zu bytes are free", d->name, words ? words : "?", left, total);
-  return true;
+  return lpt_fail(session, LEPTON_OUT_OF_MEMORY, "no memory for %s (%zu bytes) on the GPU (%s): %s; %zu of its %zu bytes are free",
+                  what, bytes, d->name, words ? words : "?", left, total);
 }
 
-void lpt_cuda_enter(const lepton_session *session) {
-  if (session->cuda) lpt_cuda()->context_push(lpt_cuda()->context);
+lepton_status lpt_cuda_enter(lepton_session *session) {
+  if (!session->cuda) return LEPTON_OK;
+  return lpt_cuda_check(session, lpt_cuda()->context_push(lpt_cuda()->context), "be used");
 }
 
 void lpt_cuda_leave(const lepton_session *session) {
@@ -107,10 +110,12 @@ lepton_status lpt_cuda_start(lepton_session *session) {
   session->cuda->straight = only_launches(session->program);
   session->memory = (lpt_allocator){allocate_device, release_device, session->cuda, copy_device};
   if (!allocate_arrays(session)) return lpt_fail(NULL, LEPTON_OUT_OF_MEMORY, "no memory for the session");
-  lpt_cuda_enter(session);
+  status = lpt_cuda_graphs_start(session);
+  if (!status) status = lpt_cuda_enter(session);
+  if (status) return status;
   status = make_streams(session->cuda);
   lpt_cuda_leave(session);
-  return status ? status : lpt_cuda_graphs_start(session);
+  return status;
 }
 
 void lpt_cuda_end(lepton_session *session) {
@@ -142,7 +147,7 @@ lepton_status lpt_cuda_seed(lepton_session *session) {
   size_t size = session->n_state * sizeof *session->state;
   if (!size) return LEPTON_OK;
   if (!lpt_block_reserve(&session->memory, &c->state, size))
-    return lpt_fail(session, LEPTON_OUT_OF_MEMORY, "no memory for random draws on the GPU");
+    return lpt_cuda_no_memory(session, "random draws", size);
   cu_result result = lpt_cuda()->copy_in((cu_pointer)(uintptr_t)c->state.data, session->state, size, c->stream);
   if (!result) result = lpt_cuda()->stream_wait(c->stream);
   for (uint32_t i = 0; i < session->program->n_buffers; i++)
@@ -153,10 +158,10 @@ lepton_status lpt_cuda_seed(lepton_session *session) {
 
 /* ---- in and out ------------------------------------------------------------------------------------- */
 
-static lepton_status no_room(lepton_session *session, const char *what, size_t bytes) {
-  char words[256] = "";
-  lpt_cuda_no_memory(session, words, sizeof words);
-  return lpt_fail(session, LEPTON_OUT_OF_MEMORY, "no memory for '%s' (%zu bytes)%s", what, bytes, words);
+static lepton_status no_room(lepton_session *session, const lepton_port *port, size_t bytes) {
+  char what[112];
+  snprintf(what, sizeof what, "'%.100s'", port->name);
+  return lpt_cuda_no_memory(session, what, bytes);
 }
 
 lepton_status lpt_cuda_take(lepton_session *session, uint32_t index, const lepton_tensor *tensor, void **out_base) {
@@ -169,23 +174,22 @@ lepton_status lpt_cuda_take(lepton_session *session, uint32_t index, const lepto
     return LEPTON_OK;
   }
   if (!lpt_block_reserve(&session->memory, &c->inputs[index], (size_t)bytes))
-    return no_room(session, session->program->inputs[index].name, (size_t)bytes);
+    return no_room(session, &session->program->inputs[index], (size_t)bytes);
   *out_base = c->inputs[index].data;
   if (!bytes) return LEPTON_OK;
   return lpt_cuda_check(session, lpt_cuda()->copy_in((cu_pointer)(uintptr_t)*out_base, from, (size_t)bytes, c->stream),
                         "copy an input to its memory");
 }
 
-void *lpt_cuda_place(lepton_session *session, uint32_t index) {
+lepton_status lpt_cuda_place(lepton_session *session, uint32_t index, void **out_base) {
   lpt_block *block = &session->cuda->outputs[index];
   const lpt_buffer *buffer = &session->program->buffers[session->output_buffers[index]];
   int64_t bytes = session->env[buffer->size_slot];
   if (bytes < 0 || bytes > LPT_MAX_BYTES) bytes = 0; /* known at a bind to come, and asked for again there */
-  if (!lpt_block_reserve(&session->memory, block, (size_t)bytes)) {
-    no_room(session, session->program->outputs[index].name, (size_t)bytes);
-    return NULL;
-  }
-  return block->data;
+  if (!lpt_block_reserve(&session->memory, block, (size_t)bytes))
+    return no_room(session, &session->program->outputs[index], (size_t)bytes);
+  *out_base = block->data;
+  return LEPTON_OK;
 }
 
 bool lpt_cuda_owns(const lepton_session *session, uint32_t index, const void *data) {

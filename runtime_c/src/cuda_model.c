@@ -75,10 +75,10 @@ static lepton_status load_constants(lpt_cuda_model *m) {
 static void unload(lpt_cuda_model *m) {
   const lpt_cuda_driver *d = lpt_cuda();
   cu_handle left;
-  d->context_push(d->context);
+  bool entered = !d->context_push(d->context);
   if (m->constants) d->release(m->constants);
   if (m->module) d->module_unload(m->module);
-  d->context_pop(&left);
+  if (entered) d->context_pop(&left);
   free(m->functions);
   free(m);
 }

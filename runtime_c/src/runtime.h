@@ -242,8 +242,9 @@ lepton_status lpt_profile(lepton_session *session, int enable, const lepton_step
 /* Nothing for a CPU's program. Writes the create message on failure; lpt_cuda_end cleans up. */
 lepton_status lpt_cuda_start(lepton_session *session);
 void lpt_cuda_end(lepton_session *session);
-/* Around everything that reaches the driver. */
-void lpt_cuda_enter(const lepton_session *session);
+/* Around everything that reaches the driver: make the GPU's context this thread's, and again what was before. Nothing
+ * for a CPU's session. `leave` only where `enter` was good. */
+lepton_status lpt_cuda_enter(lepton_session *session);
 void lpt_cuda_leave(const lepton_session *session); /* NULL: of a GPU's session that is gone */
 /* Where constant bytes lie. */
 void *lpt_cuda_constant(const lepton_session *session, uint64_t offset);
@@ -251,8 +252,8 @@ void *lpt_cuda_constant(const lepton_session *session, uint64_t offset);
 lepton_status lpt_cuda_seed(lepton_session *session);
 /* Where kernels find input `index`: the caller's memory, or a copy. */
 lepton_status lpt_cuda_take(lepton_session *session, uint32_t index, const lepton_tensor *tensor, void **out_base);
-/* Device memory for output `index`, of the size env says; NULL, and a message: there is none. */
-void *lpt_cuda_place(lepton_session *session, uint32_t index);
+/* Device memory for output `index`, of the size env says. */
+lepton_status lpt_cuda_place(lepton_session *session, uint32_t index, void **out_base);
 bool lpt_cuda_owns(const lepton_session *session, uint32_t index, const void *data);
 lepton_status lpt_cuda_run(lepton_session *session, lepton_tensor *outputs);
 /* Wait for all that is queued; `status` as it is, or what the device says if it was good. */
@@ -267,8 +268,8 @@ lepton_status lpt_cuda_stage(lepton_session *session, uint32_t first, lepton_ten
 lepton_status lpt_cuda_store(lepton_session *session, uint32_t first_operand, const lepton_tensor *outputs, uint32_t n);
 /* Bytes of device memory that the step's blocks work in. */
 int64_t lpt_cuda_scratch(const lepton_session *session, const lpt_step *step);
-/* Why the device refused memory, for a message; false: it is not a device's. */
-bool lpt_cuda_no_memory(const lepton_session *session, char *out_words, size_t size);
+/* The device has just refused memory: why. Not LEPTON_OK. */
+lepton_status lpt_cuda_no_memory(lepton_session *session, const char *what, size_t bytes);
 
 /* ---- cpu.c, cores.c: the machine ---------------------------------------------------------------- */
 

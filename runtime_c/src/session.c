@@ -124,7 +124,6 @@ static lepton_status prepare_static(lepton_session *session) {
     memcpy(inputs[i].shape, program->inputs[i].shape, sizeof inputs[i].shape);
   }
   lepton_status status = lpt_prepare(session, inputs);
-  if (status) lpt_fail(NULL, status, "%s", session->message);
   lpt_release(&session->allocator, inputs);
   return status;
 }
@@ -165,8 +164,8 @@ lepton_status lpt_create(const lpt_program *program, const uint8_t *weights,
     goto error;
   }
   status = lpt_cuda_start(session);
+  if (!status) status = lpt_cuda_enter(session);
   if (status) goto error;
-  lpt_cuda_enter(session);
   status = bind_buffers(session);
   if (!status) status = lpt_link_calls(session, options);
   if (!status) status = lpt_strings_start(session);
@@ -177,6 +176,7 @@ lepton_status lpt_create(const lpt_program *program, const uint8_t *weights,
   *out_session = session;
   return LEPTON_OK;
 error:
+  if (session->message[0]) lpt_fail(NULL, status, "%s", session->message);
   lpt_destroy(session);
   return status;
 }
@@ -184,8 +184,7 @@ error:
 void lpt_destroy(lepton_session *session) {
   if (!session) return;
   lpt_allocator allocator = session->allocator, memory = session->memory;
-  lpt_cuda_enter(session);
-  bool device = session->cuda;
+  bool device = session->cuda && !lpt_cuda_enter(session);
   for (uint32_t i = 0; session->outputs && i < session->program->n_outputs; i++)
     lpt_release(&allocator, session->outputs[i].data);
   for (uint32_t i = 0; session->arenas && i < session->n_arenas; i++)
@@ -217,8 +216,9 @@ lepton_status lpt_seed(lepton_session *session, uint64_t seed) {
   for (uint32_t i = 0; i < session->n_state; i++) session->state[i] = i ? 0 : seed;
   for (uint32_t i = 0; i < session->program->n_variants; i++) lpt_seed(session->variants[i], seed);
   if (!session->cuda) return LEPTON_OK;
-  lpt_cuda_enter(session);
-  lepton_status status = lpt_cuda_seed(session);
+  lepton_status status = lpt_cuda_enter(session);
+  if (status) return status;
+  status = lpt_cuda_seed(session);
   lpt_cuda_leave(session);
   return status;
 }
@@ -241,8 +241,9 @@ lepton_status lpt_resolve(lepton_session *session, const lepton_tensor *inputs,
   lepton_session *variant = lpt_variant_for(session, inputs);
   if (variant) return lpt_say(session, variant, lpt_resolve(variant, inputs, out_outputs));
   lepton_status status = lpt_check_inputs(session, inputs, false);
-  lpt_cuda_enter(session);
-  if (!status && !prepared_for(session, inputs)) status = lpt_prepare(session, inputs);
+  if (!status) status = lpt_cuda_enter(session);
+  if (status) return status;
+  if (!prepared_for(session, inputs)) status = lpt_prepare(session, inputs);
   lpt_cuda_leave(session);
   if (status) return status;
   for (uint32_t i = 0; i < session->program->n_outputs; i++)
@@ -259,8 +260,8 @@ lepton_status lpt_bind_outputs(lepton_session *session, const lepton_tensor *out
     void *base = strings ? lpt_string_numbers(session, index, &outputs[index]) : outputs[index].data;
     if (strings && !base) return LEPTON_OUT_OF_MEMORY;
     if (session->cuda && outputs[index].device == LEPTON_HOST) {
-      base = lpt_cuda_place(session, index);
-      if (!base) return LEPTON_OUT_OF_MEMORY;
+      lepton_status status = lpt_cuda_place(session, index, &base);
+      if (status) return status;
     }
     session->bases[i] = base;
   }
@@ -304,8 +305,9 @@ lepton_status lpt_run(lepton_session *session, const lepton_tensor *inputs, lept
   lpt_take_back(session, variant ? variant : session, outputs);
   if (variant) return lpt_say(session, variant, lpt_run(variant, inputs, outputs));
   lepton_status status = lpt_check_inputs(session, inputs, true);
-  lpt_cuda_enter(session);
-  if (!status && !prepared_for(session, inputs)) status = lpt_prepare(session, inputs);
+  if (!status) status = lpt_cuda_enter(session);
+  if (status) return status;
+  if (!prepared_for(session, inputs)) status = lpt_prepare(session, inputs);
   if (!status) status = lpt_check_outputs(session, inputs, outputs);
   if (!status) status = run_prepared(session, inputs, outputs);
   lpt_cuda_leave(session);

@@ -72,9 +72,8 @@ static lepton_status check_call(lepton_session *session, const lpt_step *step) {
 }
 
 static lepton_status no_memory(lepton_session *session, const char *what, int64_t bytes) {
-  char words[256] = "";
-  lpt_cuda_no_memory(session, words, sizeof words);
-  return lpt_fail(session, LEPTON_OUT_OF_MEMORY, "no memory for %s (%lld bytes)%s", what, (long long)bytes, words);
+  if (session->cuda) return lpt_cuda_no_memory(session, what, (size_t)bytes);
+  return lpt_fail(session, LEPTON_OUT_OF_MEMORY, "no memory for %s (%lld bytes)", what, (long long)bytes);
 }
 
 /* One piece per thread; a cache line apart, so that neighbours do not share one. */
@@ -215,7 +214,6 @@ lepton_status lpt_reserve_most(lepton_session *session) {
   compute_env(session);
   lepton_status status = check_steps(session, 0, program->n_steps);
   if (!status) status = plan_workspace(session, 0, &session->arenas[0]);
-  if (status) lpt_fail(NULL, status, "%s", session->message);
   return status;
 }
 
@@ -236,13 +234,13 @@ lepton_status lpt_own_output(lepton_session *session, uint32_t index, lepton_ten
   lpt_describe_output(session, index, true, output);
   output->device = device;
   if (device == LEPTON_CUDA) {
-    output->data = lpt_cuda_place(session, index);
-    return output->data ? LEPTON_OK : LEPTON_OUT_OF_MEMORY;
+    return lpt_cuda_place(session, index, &output->data);
   }
   if (output->dtype == LEPTON_STRING) size = lpt_tensor_bytes(output->dtype, output->rank, output->shape);
   if (!is_size(size)) size = 0; /* late: known at a bind to come, and asked for again there */
   if (!lpt_block_reserve(&session->allocator, &session->outputs[index], (size_t)size))
-    return no_memory(session, session->program->outputs[index].name, size);
+    return lpt_fail(session, LEPTON_OUT_OF_MEMORY, "no memory for '%s' (%lld bytes)",
+                    session->program->outputs[index].name, (long long)size);
   output->data = session->outputs[index].data;
   return LEPTON_OK;
 }

@@ -55,7 +55,7 @@ class Fake:
         return Counts(*row)
 
     def set(self, capability: int = 90, devices: int = 1, memory: int = GIB) -> None:
-        """What the next model finds."""
+        """What the next model finds: a device that is whole."""
         self.library.fakecuda_set(capability, devices, ctypes.c_size_t(memory))
 
     def mode(self, late: bool, seed: int) -> None:

@@ -136,6 +136,7 @@ def test_what_goes_wrong_in_a_function_is_told(fake: Fake, tmp_path: Path) -> No
         fake.fail(function, 1, 700)
         with pytest.raises(LeptonError, match=rf"\(Fake GPU\) cannot {said}: CUDA_ERROR_ILLEGAL_ADDRESS: an illegal"):
             session(x)
+        fake.set()  # whole again
     fake.fail("cuMemcpyHtoDAsync_v2", 2, 2)
     with pytest.raises(ResourceError, match="cannot take tensors from a function on the CPU: CUDA_ERROR_OUT_OF_MEM"):
         session(x)

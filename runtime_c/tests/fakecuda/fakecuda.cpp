@@ -42,9 +42,10 @@ struct Stream { std::vector<std::function<void()>> queue; bool capturing; Graph 
 struct Event { double at; };
 
 std::recursive_mutex lock;
-std::map<Pointer, size_t> memory;
-std::map<void *, const char *> handles;  // what was made and not yet destroyed, with its kind
-std::map<std::pair<void *, std::string>, Function *> functions;
+// Never destroyed: what tests make the driver lose is no leak of theirs.
+auto &memory = *new std::map<Pointer, size_t>;
+auto &handles = *new std::map<void *, const char *>;  // what was made and not yet destroyed, with its kind
+auto &functions = *new std::map<std::pair<void *, std::string>, Function *>;
 Stream ordinary{};                       // stream 0
 Result sticky = OK;                      // an error that only shows when the work runs
 thread_local int contexts = 0;
@@ -57,6 +58,7 @@ unsigned long long seed = 1;
 std::string failing;                     // the function one of whose calls will fail ("kernel": a launch that ran)
 long long calls_left = 0;                // until then
 Result planned = OK;
+bool may_lose = false;                   // a failure was planned: something may stay that nobody could take back
 
 Result point(const char *function) {
   return !failing.empty() && failing == function && --calls_left == 0 ? planned : (Result)OK;
@@ -77,23 +79,33 @@ bool inside(Pointer p, size_t size) {
   --next;
   return p + size <= next->first + next->second;
 }
+// Where waiting or a kernel fails, the device is broken: what is queued never happens.
+Result broken(Result r) {
+  ordinary.queue.clear();
+  for (auto &h : handles) if (!strcmp(h.second, "stream")) ((Stream *)h.first)->queue.clear();
+  return sticky = r;
+}
 void execute(const Launch &l) {
   if (sticky) return;
   for (int i = 0; i < l.kernel->n_pointers; ++i)
     if (l.words[i] && !inside(l.words[i], 0)) {
       fprintf(stderr, "fakecuda: argument %d of %s is no device address\n", i, l.kernel->name);
-      sticky = ILLEGAL_ADDRESS;
+      broken(ILLEGAL_ADDRESS);
       return;
     }
   clock_ns += 1000;
   n_launches++;
-  if ((sticky = point("kernel"))) return;
+  if (Result r = point("kernel")) {
+    broken(r);
+    return;
+  }
   l.kernel->run(l.grid, (int)l.threads, l.shared, l.words.data());
 }
 void drain(Stream &s) {
   auto queue = std::move(s.queue);
   s.queue.clear();
-  for (auto &work : queue) work();
+  for (auto &work : queue)
+    if (!sticky) work();
 }
 void drain_all() {
   drain(ordinary);
@@ -103,12 +115,12 @@ Result put(void *handle, std::function<void()> work) {
   Stream *s = stream_of(handle);
   if (!s) return INVALID_HANDLE;
   if (s->capturing) return CAPTURE_UNSUPPORTED;
-  s->queue.push_back(std::move(work));
+  if (!sticky) s->queue.push_back(std::move(work));
   return sticky;
 }
 struct AtExit {
   ~AtExit() {
-    if (!memory.empty() || !handles.empty())
+    if (!may_lose && (!memory.empty() || !handles.empty()))
       fprintf(stderr, "fakecuda: at exit %zu allocations (%zu bytes) and %zu handles are left\n", memory.size(), used, handles.size());
   }
 } at_exit;
@@ -142,10 +154,13 @@ void fakecuda_mode(int copies_late, unsigned long long order) {
   late = copies_late; seed = order;
   for (auto &h : handles) if (!strcmp(h.second, "module")) set_mode(((Module *)h.first)->library);
 }
-// The `nth` call of `function` from now on gives `result`; 0 calls that off. How many calls were still to come.
+// The `nth` call of `function` from now on gives `result`; 0 calls that off. How many calls were still to come to the
+// failure before; NULL only asks.
 long long fakecuda_fail(const char *function, long long nth, int result) {
   std::lock_guard<std::recursive_mutex> guard(lock);
   long long left = calls_left;
+  if (!function) return left;
+  may_lose |= nth > 0;
   failing = nth ? function : ""; calls_left = nth; planned = result;
   return left;
 }
@@ -260,7 +275,9 @@ Result cuStreamDestroy_v2(void *stream) {
   return OK;
 }
 Result cuStreamSynchronize(void *stream) {
-  ENTER
+  std::lock_guard<std::recursive_mutex> guard(lock);
+  if (Result r = point(__func__)) return broken(r);
+  if (contexts <= 0) return INVALID_CONTEXT;
   Stream *s = stream_of(stream);
   if (!s) return INVALID_HANDLE;
   if (s->capturing) return CAPTURE_UNSUPPORTED;
@@ -286,6 +303,7 @@ Result cuLaunchKernel(void *function, unsigned x, unsigned y, unsigned z, unsign
   return put(stream, [l] { execute(l); });
 }
 
+Result cuGraphDestroy(void *graph);
 Result cuStreamBeginCapture_v2(void *stream, int) {
   ENTER
   Stream *s = stream_of(stream);
@@ -296,10 +314,14 @@ Result cuStreamBeginCapture_v2(void *stream, int) {
   return OK;
 }
 Result cuStreamEndCapture(void *stream, void **graph) {
-  ENTER
+  std::lock_guard<std::recursive_mutex> guard(lock);
   Stream *s = stream_of(stream);
   if (!s || !s->capturing) return CAPTURE_INVALID;
   s->capturing = false;
+  if (Result r = point(__func__)) {
+    cuGraphDestroy(s->graph);
+    return r;
+  }
   *graph = s->graph;
   return OK;
 }
@@ -340,7 +362,12 @@ Result cuEventDestroy_v2(void *event) {
   return OK;
 }
 Result cuEventRecord(void *event, void *stream) { ENTER return put(stream, [event] { ((Event *)event)->at = clock_ns; }); }
-Result cuEventSynchronize(void *) { ENTER drain_all(); return sticky; }
+Result cuEventSynchronize(void *) {
+  std::lock_guard<std::recursive_mutex> guard(lock);
+  if (Result r = point(__func__)) return broken(r);
+  drain_all();
+  return sticky;
+}
 Result cuEventElapsedTime(float *ms, void *start, void *end) {
   ENTER
   *ms = (float)((((Event *)end)->at - ((Event *)start)->at) * 1e-6);
