@@ -1,5 +1,6 @@
 """Matrix products and convolutions on GPUs: tiles that keep every multiprocessor busy, on tensor cores where the
-numbers allow: halves always (their sums are f32, as they are meant), f32 as tf32 where math is fast."""
+numbers allow: halves always (their sums are f32, as they are meant), f32 as tf32 where math is fast, as two
+tf32 numbers each where that is faster than plain arithmetic and math is not strict."""
 from __future__ import annotations
 
 import numpy as np
@@ -26,6 +27,7 @@ ENOUGH_TILES = 128                         # about the multiprocessors of a larg
 MOST_ROWS_OF_COLUMNS = 8                   # products of so few rows read the right factor once, column by column
 PLAIN_TILES = (PlainTile(2, 2, 16, 16, 8), PlainTile(1, 1, 16, 16, 16), PlainTile(1, 1, 8, 8, 16))
 SHAPES = ((128, 128, 64, 32, 3), (64, 64, 32, 32, 4), (32, 32, 16, 16, 4))  # of tensor tiles
+TRIPLE_SHAPES = ((128, 64, 32, 32, 4), *SHAPES[1:])  # where fragments are split into two, which takes registers
 KINDS = {DType.F16: "f16", DType.BF16: "bf16"}
 PLAIN = (DType.F32, DType.F64)
 
@@ -34,7 +36,8 @@ def tile_of(m: Dim, n: Dim, k: Dim, entries: Dim, dtype: DType, kind: str | None
     """The largest tile that still gives enough of them; `kind` of tensor cores, if any."""
     rows, columns = (d if isinstance(d, int) else u for d, u in ((m, UNKNOWN_ROWS), (n, UNKNOWN_COLUMNS)))
     many = entries if isinstance(entries, int) else 4
-    tiles: list[Tile] = [TensorTile(kind, *s) for s in SHAPES] if kind else list(PLAIN_TILES)
+    shapes = TRIPLE_SHAPES if kind == "tf32x3" else SHAPES
+    tiles: list[Tile] = [TensorTile(kind, *s) for s in shapes] if kind else list(PLAIN_TILES)
     for tile in tiles[:-1]:
         full = rows > tile.rows // 2 and columns > tile.columns // 2
         if full and -(-rows // tile.rows) * -(-columns // tile.columns) * many >= ENOUGH_TILES:
@@ -46,9 +49,16 @@ def tile_of(m: Dim, n: Dim, k: Dim, entries: Dim, dtype: DType, kind: str | None
     return least
 
 
-def kind_of(dtype: DType, options: LowerOptions) -> str | None:
-    """The tensor cores' numbers for factors of this type."""
-    return "tf32" if dtype is DType.F32 and options.math == "fast" else KINDS.get(dtype)
+def kind_of(dtype: DType, options: LowerOptions, m: Dim, n: Dim, k: Dim, entries: Dim) -> str | None:
+    """The tensor cores' numbers for factors of this type in a product of this size."""
+    if dtype is not DType.F32 or options.math == "strict":
+        return KINDS.get(dtype)
+    if options.math == "fast":
+        return "tf32"
+    rows, columns, depth, many = (d if isinstance(d, int) else u for d, u in zip(
+        (m, n, k, entries), (UNKNOWN_ROWS, UNKNOWN_COLUMNS, UNKNOWN_COLUMNS, 4), strict=True))
+    busy = min(rows, columns) >= 48 and depth >= 64 and many * rows * columns >= ENOUGH_TILES * 32 * 64
+    return "tf32x3" if busy and options.target.tf32 else None
 
 
 @lowers(ops.matmul, family="cuda")
@@ -73,7 +83,7 @@ def matmul_kernel(group: Group, options: LowerOptions, fused: Fused, problem: Pr
                   factors: tuple[Value, Value]) -> Kernel:
     """The kernel of a product in matrix form."""
     bindings, (a, b), dtype = Bindings(), factors, factors[0].tensor.dtype
-    kind = kind_of(dtype, options)
+    kind = kind_of(dtype, options, problem.m, problem.n, problem.k, product(problem.batch))
     few = isinstance(problem.m, int) and problem.m <= MOST_ROWS_OF_COLUMNS and dtype in PLAIN
     few = few and (problem.weights is not None or problem.b[-2] == 1)
     left = Matrix(bindings.operand(outer(group, a), a.tensor, problem.a))
@@ -136,7 +146,8 @@ def conv_kernel(group: Group, options: LowerOptions, fused: Fused, shape: Shape,
     """Rows are output places, columns a group's filters."""
     bindings, dtype, (rows, steps) = Bindings(), x.tensor.dtype, places(shape)
     m, k = product(rows), shape.depth
-    tile = tile_of(m, shape.filters, k, shape.groups, dtype, kind_of(dtype, options))
+    kind = kind_of(dtype, options, m, shape.filters, k, shape.groups)
+    tile = tile_of(m, shape.filters, k, shape.groups, dtype, kind)
     epilogue = fused.epilogue(bindings, steps)
     body = Product(
         0, 0, widened(fused.result.tensor.dtype), (shape.groups,), bindings.sizes(rows), shape.filters, k,

@@ -106,6 +106,7 @@ SLICES = partial(product, PlainTile(1, 1, 8, 8, 16, 4), DType.F32)
 PLAIN = partial(product, PlainTile(1, 1, 16, 16, 16), DType.F32)
 TENSOR = partial(weighted, TensorTile("f16", 64, 64, 32, 32, 4))
 LEAST = partial(weighted, TensorTile("f16", 32, 32, 16, 16, 4))
+TRIPLE = partial(product, TensorTile("tf32x3", 32, 32, 16, 16, 4), DType.F32)
 RAGGED = partial(product, TensorTile("f16", 64, 64, 32, 32, 4), DType.F16)
 BUGS = [
     Bug("plain: no barrier after a step", "      lp_sync();\n    }\n    if constexpr (Slices > 1) gather",
@@ -135,6 +136,9 @@ BUGS = [
     Bug("tensor: chunks reach into the next row", "e < n ? at[e * k_step] : T(0);", "at[e * k_step];", RAGGED),
     Bug("windows: no dilation", "kh * dilation.h", "kh", partial(convolution, DType.F16)),
     Bug("windows: padding is read", "(u32)h < (u32)in.h && ", "", partial(convolution, DType.F16)),
+    Bug("tf32 twice: no small parts of the right factor", "lp_mma_tf32(part, large, y0.small, y1.small);", "", TRIPLE),
+    Bug("tf32 twice: parts of other numbers", "small, y0.large, y1.large", "small, y1.large, y0.large", TRIPLE),
+    Bug("tf32 twice: sums are dropped", "d[e] += part[e]", "d[e] = part[e]", TRIPLE),
     Bug("bytes: what is outside counts as 0", "fill == T(0) || k >= ks", "true", bytes_convolution),
     Bug("bytes: fill where there is no filter", "k + e < ks ? fill : T(0)", "T(0)", bytes_convolution),
     Bug("bytes: sums of other rows", "of_rows[i][2 * h], of_columns[j][1]", "of_rows[i][0], of_columns[j][1]",

@@ -13,7 +13,7 @@ import pytest
 
 from lepton.codegen.cuda import nvrtc
 from lepton.codegen.cuda.device import resources
-from lepton.codegen.cuda.products import PLAIN_TILES, SHAPES
+from lepton.codegen.cuda.products import PLAIN_TILES, SHAPES, TRIPLE_SHAPES
 from lepton.codegen.cuda.source import device_source
 from lepton.codegen.cuda.templates.attention import Attention
 from lepton.codegen.cuda.templates.product import (
@@ -85,6 +85,7 @@ KERNELS: dict[str, tuple[DeviceBody, int, Sequence[str]]] = {
     "f16": (product(TensorTile("f16", *SHAPES[0]), F16), 128, ("HMMA.16816.F32 ", "LDSM.16.M88.4", COPY)),
     "bf16_conv": (convolution(TensorTile("bf16", *SHAPES[0]), BF16), 168, ("HMMA.16816.F32.BF16", COPY)),
     "tf32": (product(TensorTile("tf32", *SHAPES[1]), F32), 128, ("HMMA.1688.F32.TF32", "LDSM.16.M88.4")),
+    "tf32x3": (product(TensorTile("tf32x3", *TRIPLE_SHAPES[0]), F32), 255, ("HMMA.1688.F32.TF32", COPY)),
     "bytes": (bytes_product(TensorTile("u8s8", *SHAPES[0]), None), 128, ("IMMA.16832.U8.S8", "LDSM.16.M88.4", COPY)),
     "bytes_zeros": (bytes_product(TensorTile("u8s8", *SHAPES[0]), True), 192, ("IMMA.16832.U8.S8", COPY)),
     "attention": (attention(None, F32, 64), 128, ("FFMA", "MUFU.EX2")),
@@ -95,6 +96,8 @@ MORE: dict[str, tuple[DeviceBody, int, Sequence[str]]] = {
     "plain_least": (product(PLAIN_TILES[2], F32, k_first=True), 128, ("FFMA",)),
     "bf16_least": (product(TensorTile("bf16", *SHAPES[2]), BF16), 80, ("HMMA",)),
     "tf32_conv": (convolution(TensorTile("tf32", *SHAPES[0]), F32), 168, ("HMMA.1688.F32.TF32",)),
+    "tf32x3_middle": (product(TensorTile("tf32x3", *TRIPLE_SHAPES[1]), F32), 255, ("HMMA.1688.F32.TF32",)),
+    "tf32x3_conv": (convolution(TensorTile("tf32x3", *TRIPLE_SHAPES[0]), F32), 255, ("HMMA.1688.F32.TF32",)),
     "bytes_rows": (bytes_product(TensorTile("u8s8", *SHAPES[0]), False), 168, ("IMMA.16832.U8.S8",)),
     "bytes_conv": (convolution(TensorTile("s8s8", *SHAPES[0]), DType.I8, I32), 168, ("IMMA.16832.S8.S8", COPY)),
     "attention_f64": (attention(None, F64, 64, 32), 255, ("DFMA",)),

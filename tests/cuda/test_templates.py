@@ -73,6 +73,32 @@ def test_tf32_on_request() -> None:
     assert 0 < error < 36 * 2.0**-11
 
 
+@pytest.mark.parametrize("math", ["default", "strict"])
+def test_floats_as_two_numbers_each(math: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Errors like those of sums in f32, infinities and NaN where the op has them; numbers of all sizes."""
+    monkeypatch.setattr(products, "ENOUGH_TILES", 1)
+    a, b = harness.value((70, 200)), harness.value((200, 66))
+    x, y = random((70, 200)), random((200, 66))
+    x *= 2.0 ** rng.integers(-20, 20, (70, 1))
+    x[1, 3], x[2, 4], x[3, 5], x[4, 6] = np.inf, -np.inf, np.nan, 3.4028235e38
+    y[3], y[4, 7], y[6] = 2.0, 0.0, 0.25
+    got, = harness.run_node(node_of(ops.matmul(a, b)), {a: x, b: y}, CUDA, options=LowerOptions(CUDA, math=math))
+    assert isinstance(BODIES[-1].tile, TensorTile if math == "default" else PlainTile)
+    with np.errstate(invalid="ignore"):
+        want = x.astype(np.float64) @ y
+        size, error = np.abs(x).astype(np.float64) @ np.abs(y), np.abs(got - want)
+    np.testing.assert_array_equal(np.isnan(got), np.isnan(want))
+    np.testing.assert_array_equal(np.isinf(got), np.isinf(want))
+    here = np.isfinite(got)
+    here[4] = False                     # numbers next to infinity count as one of tf32
+    assert (error[here] < 2.0**-22 * size[here]).all()
+    np.testing.assert_allclose(got[4], want[4], rtol=2.0**-10)
+    tiny = np.full((70, 200), 1e-38, np.float32)
+    y = random((200, 66))
+    got, = harness.run_node(node_of(ops.matmul(a, b)), {a: tiny, b: y}, CUDA, options=LowerOptions(CUDA, math=math))
+    np.testing.assert_allclose(got, tiny.astype(np.float64) @ y, rtol=0, atol=1e-40)
+
+
 # --- convolutions ---------------------------------------------------------------------------------
 
 CONVS: list[tuple[tuple[int, ...], int, tuple[int, ...], dict[str, Any]]] = [

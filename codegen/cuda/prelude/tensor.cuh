@@ -18,6 +18,36 @@ struct lp_tf32 {
   LP_MEMBER void mul(float (&d)[4], const u32 (&a)[4], u32 b0, u32 b1) { lp_mma_tf32(d, a, b0, b1); }
 };
 
+// Floats as sums of two tf32 numbers, all products but that of the two small ones: errors like those of f32. Eight terms
+// at a time are summed by tensor cores, which cut off what does not fit, and added in f32, which rounds.
+struct lp_tf32x3 {
+  typedef float type;
+  typedef float sum;
+  struct Pair { u32 whole, large, small; };  // the number and its parts, which are 0 where it has none
+  LP_MEMBER Pair split(u32 x) {
+    const u32 near = (x + 0x1000u) & 0xFFFFE000u;
+    const float rest = lp_bitcast<float>(x) - lp_bitcast<float>(near);
+    const bool two = lp_fabs(lp_bitcast<float>(x)) < 0x1.FFEp127f;  // what is larger would become infinite
+    return {two ? near : x & 0xFFFFE000u, two ? near : 0u, two ? lp_bitcast<u32>(rest) & 0xFFFFE000u : 0u};
+  }
+  LP_MEMBER u32 fit(u32 x) { return x; }
+  LP_MEMBER void mul(float (&d)[4], const u32 (&a)[4], u32 b0, u32 b1) {
+    const Pair y0 = split(b0), y1 = split(b1);
+    u32 whole[4], large[4], small[4];
+    LP_UNROLL
+    for (int e = 0; e < 4; ++e) {
+      const Pair x = split(a[e]);
+      whole[e] = x.whole; large[e] = x.large; small[e] = x.small;
+    }
+    float part[4] = {0.0f, 0.0f, 0.0f, 0.0f};
+    lp_mma_tf32(part, small, y0.large, y1.large);
+    lp_mma_tf32(part, large, y0.small, y1.small);
+    lp_mma_tf32(part, whole, y0.whole, y1.whole);
+    LP_UNROLL
+    for (int e = 0; e < 4; ++e) d[e] += part[e];
+  }
+};
+
 // Zero points of bytes: sum of (a - left) (b - right). Where bytes cannot hold b - right, the sums of the rows of `a` are
 // needed, and of the columns of `b` where those are not known: products with ones.
 struct lp_no_zeros {

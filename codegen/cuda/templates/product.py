@@ -178,8 +178,8 @@ class Product(DeviceBody):
     def emit_cuda(self, symbol: str, target: Target) -> Spelled:
         tile, copied = self.tile, isinstance(self.tile, TensorTile)
         geometry = Geometry(tile.threads, 1, tile.shared_bytes(self.dtype))
-        roomy = self.dtype.bytes == 8 or self.zeros is not None or (
-            copied and isinstance(self.a, Windows))  # half the registers are too few
+        roomy = self.dtype.bytes == 8 or self.zeros is not None or (  # half the registers are too few
+            isinstance(tile, TensorTile) and (tile.kind == "tf32x3" or isinstance(self.a, Windows)))
         batch = [f"c{i}" for i in range(len(self.batch))]
         text = [
             self.head(symbol, tile.threads, self.reads, self.epilogue.stores, 1 if roomy else 2),
