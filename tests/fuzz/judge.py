@@ -8,7 +8,7 @@ depends on it, and nothing else does."""
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,6 +21,7 @@ from lepton.ir.evaluate import evaluate
 from lepton.ir.ops.elementwise import convert
 from lepton.ir.tensor import Array
 from lepton.ir.types import DType, TensorType
+from tests.fuzz.unsettled import unsettled
 
 # Ops that round nothing: moving, choosing, comparing, counting, and conversions, whose rounding is defined.
 EXACT = frozenset((
@@ -41,16 +42,14 @@ ULPS = {"add": 1.0, "sub": 1.0, "mul": 1.0, "div": 1.0, "sqrt": 1.0, "reciprocal
 # Ops that add 1 to nearly -1, or the like: off by so many units of their operand and of 1 rather than of their result.
 CANCELLING = frozenset("gelu hard_sigmoid hard_swish swish mish shrink elu selu celu acosh asinh atanh softplus"
                        .split())
-# Sums of products or of elements: where the terms' finite parts could overflow in one order, NaN or inf may come.
-SUMS = frozenset("matmul conv conv_transpose reduce_sum reduce_mean avg_pool cumsum".split())
-# Ops whose squares, products or powers may overflow or vanish on the way.
-STEEP = frozenset("layer_norm instance_norm group_norm rms_norm batch_norm lrn lp_pool det attention lstm gru rnn "
-                  "reduce_prod cumprod resize dynamic_quantize softmax log_softmax".split())
 # Ops whose constant factors may lose their subnormals, unless math is strict (lepton.passes.flush_denormals).
 FLUSHED = frozenset("matmul conv conv_transpose lstm gru rnn".split())
-# Of a row with a NaN in it nothing more is promised than that there is one.
-ROWS = {"softmax": lambda attrs: attrs["axis"], "log_softmax": lambda attrs: attrs["axis"],
-        "attention": lambda attrs: -1}
+# Norms take a mean away: off by units of what they sum, the same for all of a row (of which there are so many).
+MEANS: dict[str, Callable[[Array, dict[str, Any]], int]] = {
+    "layer_norm": lambda x, attrs: math.prod(x.shape[:attrs["axis"]]),
+    "instance_norm": lambda x, attrs: math.prod(x.shape[:2]),
+    "group_norm": lambda x, attrs: x.shape[0] * attrs["groups"],
+}
 WIDE = (DType.F32, DType.F64)
 
 
@@ -77,15 +76,19 @@ class Noise:
         again = [np.asarray(r) for r in (outcome if isinstance(outcome, tuple) else (outcome,))]
         if name in CANCELLING and moved[0] is not None:
             again = [self._shift(again[0], moved[0], ulps)]
+        if name in MEANS and again[0].size and (x := moved[0]) is not None:
+            scale = np.asarray(moved[1])
+            view = scale.shape if name == "layer_norm" else (1, -1, *[1] * (x.ndim - 2))
+            again[0] = self._mean(again[0], x, scale.reshape(view), MEANS[name](x, attrs), attrs["epsilon"])
         out = [self._signs(_as(self._move(new, ulps), old)) for new, old in zip(again, results, strict=True)]
-        if name == "resize" and attrs["mode"] != "nearest":
-            out = [self._coordinates(r) for r in out]
+        if name == "resize" and attrs["mode"] != "nearest" and _sizes_open(node):
+            out = [self._coordinates(r, np.asarray(moved[0])) for r in out]
         if self.lax:
-            out = [self._round(r, operands if name == "batch_norm" else ()) for r in out]
-        if name in ROWS:
-            out = [self._spoil(r, old, ROWS[name](attrs)) for r, old in zip(out, results, strict=True)]
-        return [np.where(self._unsettled(node, operands, attrs), self._anything(r), r) if DType.of(r).is_float else r
-                for r in out]
+            reach = _terms(operands, attrs) if name == "batch_norm" else None
+            out = [self._round(r, reach) for r in out]
+        masks = unsettled(node, operands, attrs, results, self.lax)
+        return [np.where(mask, self._anything(r), r) if DType.of(r).is_float else r
+                for mask, r in zip(masks, out, strict=True)]
 
     def _anything(self, x: Array) -> Array:
         """NaN in every other sample, else any numbers: what follows may hang on their order."""
@@ -100,59 +103,38 @@ class Noise:
         error = self.rng.uniform(-ulps, ulps, result.shape) * float(np.finfo(result.dtype).eps) * reach
         return np.asarray(np.where(np.isfinite(error), result + error, result)).astype(result.dtype)
 
-    def _coordinates(self, x: Array) -> Array:
-        """Source coordinates are f32, and one unit off where sizes are known only when running."""
+    def _mean(self, result: Array, x: Array, scale: Array, rows: int, epsilon: float) -> Array:
+        """The mean that each row lost off by up to two units of the row's usual element."""
+        flat = np.where(np.isfinite(x), x, 0).astype(np.float64).reshape(rows, -1)
+        error = np.abs(flat).mean(axis=1, keepdims=True) * self.rng.uniform(-2, 2, (rows, 1))
+        error = error * float(np.finfo(x.dtype).eps) / np.sqrt(flat.var(axis=1, keepdims=True) + epsilon)
+        shift = np.broadcast_to(error, flat.shape).reshape(x.shape) * scale
+        return np.asarray(result + np.where(np.isfinite(shift), shift, 0)).astype(result.dtype)
+
+    def _coordinates(self, x: Array, source: Array) -> Array:
+        """Source coordinates are f32, and one unit off where sizes are known only when running: in units of the
+        largest along the axes that change, which must be finite to say anything."""
         if DType.of(x) not in WIDE or not x.size:
             return x
-        if not np.isfinite(x).all():
-            return np.full_like(x, np.nan if self.odd else 0)
-        largest = float(np.abs(x).max(where=np.isfinite(x), initial=0))
-        return np.asarray(x + largest * 2.0**-18 * self.rng.uniform(-1, 1, x.shape)).astype(x.dtype)
+        axes = tuple(a for a, (m, n) in enumerate(zip(source.shape, x.shape, strict=True)) if m != n)
+        size = np.abs(source).max(axis=axes, keepdims=True, initial=0)
+        error = np.where(np.isfinite(size), size, 0) * 2.0**-18 * self.rng.uniform(-1, 1, x.shape)
+        moved = np.asarray(x + error).astype(x.dtype)
+        return np.where(np.isfinite(size), moved, x.dtype.type(np.nan if self.odd else 0))
 
-    def _round(self, x: Array, terms: Sequence[Array | None]) -> Array:
+    def _round(self, x: Array, terms: Array | None) -> Array:
         """One more rounding of a narrow float, as where a division became a product; of a norm that became a product
-        and a sum, in units of these `terms`."""
+        and a sum, in units of these `terms`, of x's shape."""
         dtype = DType.of(x)
         if not dtype.is_float or dtype.bits > 16 or dtype is DType.F8E8M0 or not x.size:
             return x
         info: Any = ml_dtypes.finfo(x.dtype)
         wide = x.astype(np.float32)
         reach = np.where(np.isfinite(wide), np.abs(wide), 0)
-        if terms:  # x, scale, bias, mean, variance
-            v, scale, bias, mean, _ = (float(np.abs(t.astype(np.float64)).max(initial=0, where=np.isfinite(t)))
-                                              for t in terms if t is not None)
-            least = float(np.asarray(terms[4]).astype(np.float64).min(initial=1))
-            reach = reach + (v + mean) * scale / (max(least, 0) + 1e-3) ** 0.5 + bias
+        if terms is not None:
+            reach = reach + np.where(np.isfinite(terms), terms, 0)
         error = reach * float(info.eps) + float(info.smallest_subnormal)
         return np.asarray((wide + error * self.rng.uniform(-1, 1, x.shape)).astype(x.dtype))
-
-    def _unsettled(self, node: Node, operands: Sequence[Array | None], attrs: dict[str, Any]) -> Any:
-        """Where the order of sums and products decides what is finite."""
-        name, given = node.op.name, [x for x in operands if x is not None and DType.of(x).is_float]
-        largest = float(np.finfo(_computes(given[0])).max)
-        wide = [np.abs(x.astype(np.float64)) for x in given]
-        finite = [np.where(np.isfinite(x), x, 0) for x in wide]
-        if name in ("conv", "conv_transpose") and not np.isfinite(wide[1]).all():
-            return True    # zeros around the image meet infinite weights, or do not
-        if name == "conv" and self.lax and not np.isfinite(wide[0]).all():
-            return True    # convolutions by fewer multiplications spread what is not finite to its neighbours
-        if name in ("lstm", "gru", "rnn") and not all(np.isfinite(x).all() for x in wide):
-            return True    # whether a gate is 1, or nearly so, decides over 0 * inf
-        if name in STEEP:
-            most = max((float(x.max(initial=0)) for x in finite), default=0)
-            least = min((float(x.min(initial=1, where=x > 0)) for x in finite), default=1)
-            prods = name in ("reduce_prod", "cumprod")
-            return most > largest ** 0.3 or (prods and (least < largest ** -0.1 or most > largest ** 0.1))
-        if name not in SUMS:
-            return False
-        if given[0].dtype == np.float64:
-            finite = [x * 2.0**-400 for x in finite]
-            largest *= 2.0 ** (-800 if name in ("matmul", "conv", "conv_transpose") else -400)
-        slots = iter(finite)
-        bound = node.op.reference(*[None if x is None else next(slots) for x in operands], **attrs)
-        if name == "reduce_mean":
-            bound = np.asarray(bound) * max(1, given[0].size)
-        return np.asarray(bound) * math.prod(attrs.get("kernel", ())) > largest / 8
 
     def _move(self, x: Array, ulps: float) -> Array:
         if x.dtype.kind != "f" or x.dtype.itemsize < 4 or not x.size:
@@ -160,7 +142,8 @@ class Noise:
         info = np.finfo(x.dtype)
         shift = np.asarray(self.rng.uniform(-ulps, ulps, x.shape))
         least: Array = shift * float(info.smallest_subnormal)
-        return np.asarray(x + x * (shift * float(info.eps)).astype(x.dtype) + least.astype(x.dtype)).astype(x.dtype)
+        moved = x + x * (shift * float(info.eps)).astype(x.dtype) + least.astype(x.dtype)
+        return np.where(np.isfinite(x), moved, x).astype(x.dtype)
 
     def _nan_bits(self, x: Array, bits: Array) -> Array:
         """NaN has no bits of its own."""
@@ -173,10 +156,6 @@ class Noise:
         flip = (self.rng.random(x.shape) < 0.5) & np.asarray(x == 0)
         return np.where(flip, -x, x) if flip.any() else x
 
-    def _spoil(self, x: Array, want: Array, axis: int) -> Array:
-        bad = np.isnan(want.astype(np.float64)).any(axis=axis, keepdims=True) & np.ones(x.shape, bool)
-        return np.where(bad, np.asarray(np.nan if self.odd else 0.0, x.dtype), x)
-
 
 def _without_subnormals(x: Array) -> Array:
     if x.dtype.kind != "f" or x.dtype.itemsize < 4:
@@ -184,9 +163,20 @@ def _without_subnormals(x: Array) -> Array:
     return np.where(np.abs(x) < np.finfo(x.dtype).tiny, x.dtype.type(0), x)
 
 
-def _computes(x: Array) -> Any:
-    """The type that the op computes in."""
-    return np.float64 if x.dtype == np.float64 else np.float32
+def _sizes_open(node: Node) -> bool:
+    """Whether a resize computes its coordinates while running."""
+    x = node.inputs[0]
+    assert x is not None
+    return any(m != n and not (isinstance(m, int) and isinstance(n, int))
+               for m, n in zip(x.tensor.shape, node.results[0].tensor.shape, strict=True))
+
+
+def _terms(operands: Sequence[Array | None], attrs: dict[str, Any]) -> Array:
+    """The magnitudes that a batch norm sums when it is folded: (|x| + |mean|) * |factor| + |bias|."""
+    x, scale, bias, mean, variance = (np.asarray(t).astype(np.float64) for t in operands)
+    view = (1, -1, *[1] * (x.ndim - 2)) if attrs.get("layout", "nchw") == "nchw" else (-1,)
+    factor = np.abs(scale / np.sqrt(variance + attrs["epsilon"])).reshape(view)
+    return np.asarray((np.abs(x) + np.abs(mean).reshape(view)) * factor + np.abs(bias).reshape(view))
 
 
 def _widened(node: Node, x: Array) -> Array:
