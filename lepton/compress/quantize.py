@@ -22,11 +22,12 @@ from lepton.passes.compress.equalize import Equalize
 from lepton.passes.compress.grids import nearest, row_scales
 from lepton.passes.compress.layers import Layer, chosen, layers, scale_inputs
 from lepton.passes.compress.masks import Pattern
+from lepton.passes.compress.palettize_weights import PalettizeWeights
 from lepton.passes.compress.quantize_dynamic import QuantizeDynamic
 from lepton.passes.compress.quantize_static import MOST, QuantizeStatic, spell_ranges
 from lepton.passes.compress.quantize_weights import QuantizeWeights
 
-Kind = Literal["static", "dynamic", "weights", "float"]
+Kind = Literal["static", "dynamic", "weights", "palette", "float"]
 Rounding = Literal["nearest", "gptq", "adaround"]
 
 
@@ -35,7 +36,7 @@ class Recipe:
     """Everything that decides how a model is compressed."""
 
     kind: Kind = "static"                        # "float": nothing is quantised
-    bits: int = 8                                # of weights; fewer than 8 for kind "weights" only
+    bits: int = 8                                # of weights; 8 or 4 for kind "weights", 2 to 8 for "palette"
     block: int = 0                               # inputs that share a scale, kind "weights"; 0: a scale per channel
     ranges: Method = "mse"                       # how calibration fixes activations' ranges, kind "static"
     activations: Literal["u8", "i8"] = "u8"
@@ -58,8 +59,9 @@ class Recipe:
                                    ("rounding", self.rounding, Rounding)):
             if value not in get_args(known):
                 raise UsageError(f"unknown {what} {value!r}", help=f"one of {', '.join(get_args(known))}")
-        if self.bits not in (4, 8) or (self.bits != 8 and self.kind != "weights"):
-            raise UsageError(f"{self.bits} bits for kind '{self.kind}'", help="8, or 4 for weights alone")
+        if self.bits not in {"weights": (4, 8), "palette": range(2, 9)}.get(self.kind, (8,)):
+            raise UsageError(f"{self.bits} bits for kind '{self.kind}'",
+                             help="8, or 4 for weights alone, or 2 to 8 for palettes")
         if self.block not in (0, 16, 32, 64, 128, 256) or (self.block and self.kind != "weights"):
             raise UsageError(f"blocks of {self.block} for kind '{self.kind}'",
                              help="16, 32, 64, 128 or 256 for weights alone; 0: a scale for each channel")
@@ -170,6 +172,8 @@ class Calibration:
                 if recipe.awq:
                     stats = awq(graph, stats, recipe)
                 _Weights(recipe.bits, recipe.block, **common).using(recipe, stats).run(graph)
+            case "palette":
+                PalettizeWeights(recipe.bits, **common).run(graph)
         return graph
 
     def _check_names(self, recipe: Recipe) -> None:

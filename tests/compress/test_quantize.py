@@ -76,6 +76,7 @@ RECIPES = {
     "adaround": Recipe(rounding="adaround"), "equalize": Recipe(equalize=True), "smooth": Recipe(smooth=0.5),
     "dynamic": Recipe(kind="dynamic"), "weights": Recipe(kind="weights"),
     "int4": Recipe(kind="weights", bits=4, block=32, rounding="gptq", awq=True),
+    "palette": Recipe(kind="palette", bits=6), "palette4": Recipe(kind="palette", bits=4),
 }
 
 
@@ -83,7 +84,7 @@ RECIPES = {
 def test_answers_stay_near_and_onnx_runtime_agrees(name: str) -> None:
     graph = calibration().quantize(RECIPES[name])
     got = evaluate(graph, images(16, 1))[0]
-    assert error(got) < {"int4": 0.25, "entropy": 0.2}.get(name, 0.04)
+    assert error(got) < {"int4": 0.25, "entropy": 0.2, "palette4": 0.2}.get(name, 0.04)
     options = onnxruntime.SessionOptions()
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     session = onnxruntime.InferenceSession(to_onnx(graph).SerializeToString(), options)
