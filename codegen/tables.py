@@ -8,12 +8,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from lepton.codegen.cuda.device import DeviceCode, rows
+from lepton.codegen.kernel import Kernel
 from lepton.codegen.llvm.builder import Function, Int, Module, Val
 from lepton.codegen.program import Buffer, GuardRow, HostCall, Program, Step, StepKind, Storage
 from lepton.codegen.target import Target
 from lepton.ir.core import Value
 from lepton.ir.diagnostics import UnsupportedError
-from lepton.ir.dims import Apply, Dim, Expr, Symbol, sym, symbols
+from lepton.ir.dims import Apply, Dim, Expr, Symbol, dim_min, product, sym, symbols
 from lepton.ir.types import DType
 
 # lepton_dtype of runtime_c/include/lepton.h
@@ -41,6 +42,15 @@ ptr, i64, i64, i32, i32, i32, i32, i32, i32, i32, i32, i32, i32, i32, i32, i32, 
 %lpt_cuda_kernel = type { ptr, i32, i32, i32, i32, i32, i32, i32, i32 }
 %lpt_artifact_table = type { ptr, i64, ptr, i64 }
 """
+
+
+def needed_tasks(kernel: Kernel) -> Dim:
+    """The kernel's tasks, none where all that it writes has no elements: rows of nothing may be very many."""
+    size = sum((product(v.tensor.shape) for v in kernel.writes), start=0)
+    if isinstance(size, int):
+        return kernel.tasks if size or not kernel.writes else 0
+    known = {name for d in (kernel.tasks, *kernel.dims) for name in symbols(d)}
+    return kernel.tasks * dim_min(1, size) if symbols(size) <= known else kernel.tasks
 
 
 class Env:
@@ -164,7 +174,8 @@ class Tables:
             first, count = len(self.guards), len(step.guards)
             self.guards += [self._guard(g, late=LATE) for g in step.guards.values()]
         if kernel is not None:
-            slots = [self.env.run(kernel.dims), *map(self.env.slot, (kernel.tasks, kernel.scratch, kernel.grain))]
+            sizes = needed_tasks(kernel), kernel.scratch, kernel.grain
+            slots = [self.env.run(kernel.dims), *map(self.env.slot, sizes)]
         name = f"{step.name}:{step.loc[0].name}" if step.loc else step.name
         code = f"@{symbol}" if symbol else "null"
         target = self.call_index[step.call] if step.call is not None else step.target
