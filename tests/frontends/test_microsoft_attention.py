@@ -157,6 +157,16 @@ def test_one_compilation_serves_every_length() -> None:
         same(list(session.run(feeds).values()), reference(small, feeds), rtol=1e-5, atol=1e-5)
 
 
+def test_lengths_beyond_the_cache_are_those_of_the_cache() -> None:
+    """`seqlens_k` comes of the caller's data: whatever it says, no other sequence's keys are seen."""
+    op, operands, rest = grouped(1, 7, 20, (7, 7))
+    want = compiled(*node_model(op, *operands, **rest))
+    for far in (8, 19, 2**31 - 1):
+        op, operands, rest = grouped(1, 7, 20, (far, 7))
+        for got, expected in zip(compiled(*node_model(op, *operands, **rest)), want, strict=True):
+            np.testing.assert_array_equal(got, expected)
+
+
 @pytest.mark.parametrize(("op", "operands", "rest", "message"), [
     ("Attention", (X, WEIGHTS), {"do_rotary": 1}, "rotary"),
     ("Attention", (X, WEIGHTS), {"past_present_share_buffer": 1}, "fixed size"),

@@ -2,7 +2,8 @@
 
 Sequence b holds `total[b] = seqlens_k[b] + 1` keys in the end. Its S new ones go where the old ones end: behind
 `past[b] = total[b] - S` of them, or at the start while the prompt is read (S is the whole length). The cache that comes
-out is as long as the one that goes in, or longer if need be; its unused rows are zeros.
+out is as long as the one that goes in, or longer if need be; its unused rows are zeros. No sequence has more in use
+than its cache holds, whatever `seqlens_k` says.
 """
 from __future__ import annotations
 
@@ -85,8 +86,10 @@ def _places(c: Call, batch: Dim, length: Dim) -> _Places:
         return _Places(zeros, totals, batch, length, length)
     total, whole = _whole(c)
     behind = c(ops.maximum, c(ops.sub, totals, c.size(length)), c.const(0, DType.I64))
+    behind = c(ops.minimum, behind, c.size(past.tensor.shape[2]))
     prompt = c(ops.equal, whole, c.size(length))
     used = c(ops.where, prompt, c.const(0, DType.I64), behind)
+    totals = c(ops.minimum, totals, c(ops.add, used, c.size(length)))
     return _Places(used, totals, batch, length, dims.dim_max(total, past.tensor.shape[2]))
 
 
