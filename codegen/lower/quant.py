@@ -125,8 +125,8 @@ def dynamic_quantize(group: Group, options: LowerOptions) -> Kernel:
     body: list[Stmt] = [
         Var(low.name, Const(0.0, dtype)), Var(high.name, Const(0.0, dtype)), *_over(fused, x, find),
         Let(scale.name, step), Let(bounded.name, start),
-        Let(zero.name, Select(ap("greater", bounded, c(0, bounded)), ap("minimum", bounded, c(255, bounded)),
-                              c(0, bounded))),
+        Let(zero.name, Select(ap("less_equal", bounded, c(0, bounded)), c(0, bounded), Select(
+            ap("less", bounded, c(255, bounded)), bounded, c(255, bounded)))),  # NaN: 255
         *_results(group, fused, [], {anchor.results[1]: scale, anchor.results[2]: _byte(zero)}),
         *_over(fused, x, write)]
     task = For(nest.var("t").name, i64(0), tuple(body), LoopKind.TASKS)

@@ -130,7 +130,8 @@ def shape_of(c: Call, x: Value, wanted: Sequence[Known], *, allow_zero: bool) ->
 def signed(c: Call, found: Sequence[Known]) -> tuple[Dim, ...]:
     """Amounts that may be negative: each unknown one is the difference of two sizes."""
     unknown = list(dict.fromkeys(e for e in found if isinstance(e, Element)))
-    numbers = [scalar(c, e) for e in unknown]
+    # -2**63 has no opposite, and two of them have no sum.
+    numbers = [larger(c, scalar(c, e), -(2**62)) for e in unknown]
     parts = read(c, [larger(c, n, 0) for v in numbers for n in (v, c(ops.neg, v))], "pad")
     names = {e: parts[2 * i] - parts[2 * i + 1] for i, e in enumerate(unknown)}
     return tuple(names[e] if isinstance(e, Element) else e for e in found)

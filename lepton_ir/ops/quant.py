@@ -123,12 +123,14 @@ def _dynamic_type(x: Type) -> tuple[TensorType, TensorType, TensorType]:
 @op(_dynamic_type)
 def dynamic_quantize(x: Array) -> tuple[Array, Array, Array]:
     """(y u8, scale, zero u8) with scale = (max - min) / 255 over x and 0, zero = -min / scale rounded (halves to even),
-    y = x / scale rounded, plus zero, kept within 0 and 255. Where x is all 0 or empty, scale is 1."""
+    y = x / scale rounded, plus zero, kept within 0 and 255. Where x is all 0 or empty, scale is 1; where min / scale is
+    no number (scale vanishes, or both are infinite), zero is 255."""
     wide = x if x.dtype == np.float64 else x.astype(np.float32)
     low = np.minimum(wide.min(initial=0), 0)
     high = np.maximum(wide.max(initial=0), 0)
     scale = np.where(high == low, 1, (high - low) / wide.dtype.type(255)).astype(wide.dtype)
     zero = np.clip(np.rint(-low / scale), 0, 255)
+    zero = np.where(np.isnan(zero), zero.dtype.type(255), zero)
     level = np.clip(np.rint(wide / scale) + zero, 0, 255)
     y = np.where(np.isnan(level), 0, level).astype(np.uint8)
-    return y, scale.astype(x.dtype), np.where(np.isnan(zero), 0, zero).astype(np.uint8)
+    return y, scale.astype(x.dtype), zero.astype(np.uint8)

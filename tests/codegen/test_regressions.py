@@ -91,3 +91,61 @@ def test_ranges_to_the_end_of_64_bits() -> None:
     for a, b, c in ((0, far, 1), (-far, far, 1), (far, -far, -1)):
         with pytest.raises(lepton.LeptonError, match="the data give a size"):
             count(a, b, c)
+
+
+@pytest.mark.parametrize("axes", [("1099511627776", "0"), ("N", "0"), ("N", "M")])
+@pytest.mark.parametrize("op", ["Softmax<axis=1>", "Relu", "Transpose", "LogSoftmax<axis=1>"])
+def test_rows_of_nothing_take_no_time(op: str, axes: tuple[str, str]) -> None:
+    """2**40 rows without elements were visited one by one."""
+    name, _, attrs = op.partition("<")
+    node = f"y = {name}{'<' if attrs else ''}{attrs}(x)"
+    model = lepton.compile(onnx.parser.parse_model(
+        f'<ir_version: 10, opset_import: ["" : 20]> g (float[{axes[0]}, {axes[1]}] x) => (float[K, L] y) {{ {node} }}'))
+    assert model.run({"x": np.zeros((2**40, 0), np.float32)})["y"].size == 0
+    if "M" in axes:
+        assert model.run({"x": np.ones((3, 2), np.float32)})["y"].size == 6
+
+
+FAR = 2**63 - 1
+
+
+@pytest.mark.parametrize("span", [(FAR, FAR, 2), (FAR, 0, 2), (0, FAR, FAR), (2, FAR, FAR), (FAR, 0, FAR),
+                                  (FAR, -FAR - 1, -FAR - 1), (-1, -FAR - 1, -FAR - 1), (-FAR - 1, FAR, 2**47)])
+@pytest.mark.parametrize("size", ["N", "5"])
+def test_slices_by_and_to_the_end_of_64_bits(span: tuple[int, int, int], size: str) -> None:
+    start, end, step = span
+    model = lepton.compile(onnx.parser.parse_model(f"""<ir_version: 10, opset_import: ["" : 20]>
+        g (float[{size}] x) => (float[K] y)
+        <int64[1] s = {{{start}}}, int64[1] e = {{{end}}}, int64[1] a = {{0}}, int64[1] t = {{{step}}}>
+        {{ y = Slice(x, s, e, a, t) }}"""))
+    for n in (0, 1, 5) if size == "N" else (5,):
+        x = np.arange(n, dtype=np.float32)
+        np.testing.assert_array_equal(model.run({"x": x})["y"], x[start:end:step])
+
+
+def test_pads_by_the_least_of_64_bits() -> None:
+    """-2**63 has no opposite: as data it was taken for 0, and two of them for the whole axis."""
+    least = -FAR - 1
+    data = lepton.compile(onnx.parser.parse_model("""<ir_version: 10, opset_import: ["" : 20]>
+        g (float[N] x, int64[2] p) => (float[K] y) { y = Pad(x, p) }"""))
+    x = np.arange(5, dtype=np.float32)
+    assert data.run({"x": x, "p": np.array([1, -2])})["y"].tolist() == [0, 0, 1, 2]
+    for pads in ((least, 0), (0, least), (least, least), (FAR, least)):
+        with pytest.raises(lepton.LeptonError, match=r"the data give a size|must not be negative"):
+            data.run({"x": x, "p": np.array(pads)})
+        with pytest.raises(lepton.LeptonError, match=r"a pad of -?922337203685477580[78]"):
+            lepton.compile(onnx.parser.parse_model(f"""<ir_version: 10, opset_import: ["" : 20]>
+                g (float[N] x) => (float[K] y) <int64[2] p = {{{pads[0]}, {pads[1]}}}> {{ y = Pad(x, p) }}"""))
+
+
+@pytest.mark.parametrize("x", [[1e-44], [1e-45], [-1e-45], [1e-44, -1e-44], [0.0], [], [np.inf, 1], [-np.inf, 1]])
+def test_levels_of_what_has_no_scale(x: list[float]) -> None:
+    """The scale of a few subnormals is 0, that of infinity infinite: the zero point is ONNX Runtime's 255 there."""
+    import onnxruntime
+
+    proto = onnx.parser.parse_model("""<ir_version: 10, opset_import: ["" : 20]>
+        g (float[N] x) => (uint8[N] y, float s, uint8 z) { y, s, z = DynamicQuantizeLinear(x) }""")
+    feeds = {"x": np.array(x, np.float32)}
+    want = onnxruntime.InferenceSession(proto.SerializeToString()).run(None, feeds)
+    for got, wanted in zip(lepton.compile(proto).run(feeds).values(), want, strict=True):
+        np.testing.assert_array_equal(got, wanted)

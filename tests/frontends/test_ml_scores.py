@@ -83,6 +83,22 @@ def test_svm_regressor(kernel: tuple[str, list[float]], one_class: int) -> None:
                    coefficients=some(6), n_supports=6, rho=some(1), one_class=one_class), rtol=1e-4)
 
 
+@pytest.mark.parametrize("degree", [2.5, -1.0, 0.0, 70.0, np.inf])
+def test_a_polynomial_of_any_degree(degree: float) -> None:
+    """Sums of squares, so that the base is positive: a broken power of what is not is NaN, which the next test sees."""
+    x = np.abs(X)
+    vectors = np.abs(floats(6, 5)) + np.float32(0.1)
+    check(ml_model("SVMRegressor", x, kernel_type="POLY", kernel_params=[0.5, 0.1, degree], n_supports=6, rho=[0.25],
+                   support_vectors=vectors.reshape(-1).tolist(), coefficients=[0.5] * 6), x, rtol=1e-4)
+
+
+def test_a_broken_power_of_what_is_negative_is_nan() -> None:
+    x = np.array([[-1.0], [2.0]], np.float32)
+    model = ml_model("SVMRegressor", x, kernel_type="POLY", kernel_params=[1.0, 0.0, 2.5], n_supports=1, rho=[0.0],
+                     support_vectors=[1.0], coefficients=[1.0])
+    np.testing.assert_allclose(compiled(model, x)[0], [[np.nan], [2**2.5]], rtol=1e-5)
+
+
 def test_far_from_zero_the_rbf_kernel_keeps_its_digits() -> None:
     x = (1000 + floats(50, 5)).astype(np.float32)
     vectors, weights = (1000 + floats(40, 5, seed=1)).astype(np.float32), floats(40, seed=2)

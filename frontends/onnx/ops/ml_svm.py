@@ -130,13 +130,15 @@ def _kernel(c: Call, vectors: Array) -> Value:
     if kind not in ("POLY", "SIGMOID"):
         raise LeptonError(f"kernel_type {kind!r}", where=c.where)
     inner = c(ops.add, c(ops.mul, dot, c.like(gamma, dot)), c.like(coef0, dot))
-    return c(ops.tanh, inner) if kind == "SIGMOID" else _power(c, inner, int(degree))
+    if kind == "SIGMOID":
+        return c(ops.tanh, inner)
+    if 0 <= degree <= 64 and degree.is_integer():
+        return _power(c, inner, int(degree))
+    return c(ops.pow_, inner, c.like(degree, inner))
 
 
 def _power(c: Call, x: Value, degree: int) -> Value:
     """x**degree for whole degrees, by squaring."""
-    if not 0 <= degree <= 64:
-        c.fail(f"a polynomial kernel of degree {degree}")
     result: Value | None = None
     while degree:
         if degree & 1:

@@ -15,6 +15,7 @@ from lepton.ir.dims import Dim
 from lepton.ir.types import DType
 
 _FAR = 2**31 - 1  # exporters write INT32_MAX or INT64_MAX for "to the end"
+_LONGEST = 2**47  # no axis has more elements: a longer step reaches one at most
 
 
 @imports("Concat")
@@ -32,11 +33,12 @@ def cut(c: Call, x: Value, spans: Mapping[int, tuple[Known, Known, int]]) -> Val
     for axis, (start, end, step) in spans.items():
         if step == 0:
             raise LeptonError("a step of 0", where=c.where)
+        step = max(-_LONGEST, min(step, _LONGEST))
         if isinstance(start, Element) or isinstance(end, Element):
             starts[axis], sizes[axis] = reading.span(c, shape[axis], start, end, step)
         else:
             starts[axis], sizes[axis] = span(c, shape[axis], start, end, step)
-        steps[axis] = step
+        steps[axis] = step if abs(step) < _LONGEST else 1
     if tuple(sizes) == shape and not any(starts) and set(steps) <= {1}:
         return x
     return c(ops.slice_, x, starts=tuple(starts), sizes=tuple(sizes), steps=tuple(steps))
@@ -47,8 +49,12 @@ def span(c: Call, size: Dim, start: Dim, end: Dim, step: int) -> tuple[Dim, Dim]
     high = size if step > 0 else size - 1
     first = _place(start, size, 0, high)  # backwards too, where numpy would find nothing before the first element
     last = _place(end, size, 0 if step > 0 else -1, high)
-    count = dims.ceildiv(last - first, step) if step > 0 else dims.ceildiv(first - last, -step)
-    return first, larger(count, 0)
+    reach = last - first if step > 0 else first - last
+    if certainly(reach, "<=", 0) is True:
+        return 0, 0
+    if abs(step) >= _LONGEST:
+        return first, dims.dim_min(1, larger(reach, 0))
+    return first, larger(dims.ceildiv(reach, abs(step)), 0)
 
 
 def _place(v: Dim, size: Dim, low: Dim, high: Dim) -> Dim:
@@ -190,6 +196,8 @@ def padded(c: Call, x: Value, amounts: Sequence[Dim], mode: str, value: Value | 
     rank = x.tensor.rank
     if len(amounts) != 2 * rank:
         raise LeptonError(f"{len(amounts)} pads for {x.tensor}", where=c.where)
+    if far := [a for a in amounts if isinstance(a, int) and abs(a) > _LONGEST]:
+        raise LeptonError(f"a pad of {far[0]}: no axis is that long", where=c.where)
     if all(a == 0 for a in amounts):
         return x
     return c(ops.pad, x, value if mode == "constant" else None, before=tuple(amounts[:rank]),
