@@ -126,6 +126,7 @@ class Program:
     limits: dict[str, tuple[int, int]] = field(default_factory=dict)  # symbol -> least and most it was compiled for
     variants: list[Program] = field(default_factory=list)  # the same for certain sizes of the inputs, tried first
     workspace: int = 0                   # bytes; 0 where it depends on input shapes
+    flushes: bool = False                # denormals are 0 in its kernels
 
     @property
     def kernels(self) -> Sequence[Kernel]:

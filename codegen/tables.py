@@ -37,7 +37,7 @@ TYPES = """\
 %lpt_host_call = type { ptr, ptr, i64, ptr, ptr, i32, i32, i32, i32 }
 %lepton_string = type { ptr, i64 }
 %lpt_program = type { ptr, ptr, i64, ptr, ptr, ptr, ptr, ptr, ptr, ptr, ptr, ptr, ptr, ptr, ptr, ptr, ptr, ptr, \
-ptr, i64, i64, i32, i32, i32, i32, i32, i32, i32, i32, i32, i32, i32, i32, i32, i32, i32, ptr, ptr, i32, i32 }
+ptr, i64, i64, i32, i32, i32, i32, i32, i32, i32, i32, i32, i32, i32, i32, i32, i32, i32, ptr, ptr, i32, i32, i32 }
 %lpt_cuda_image = type { ptr, i64, i32, i32 }
 %lpt_cuda_kernel = type { ptr, i32, i32, i32, i32, i32, i32, i32, i32 }
 %lpt_artifact_table = type { ptr, i64, ptr, i64 }
@@ -142,7 +142,7 @@ class Tables:
                 len(bound), len(self.guards), len(self.env.contents),
                 len(calls), len(functions), len(strings), len(variants), threads,
                 max((len(s.operands) for s in program.steps), default=0))),
-            *self._device(),
+            *self._device(), f"i32 {int(program.flushes)}",
         ]
         return self._define("program", "%lpt_program", "%lpt_program { " + ", ".join(fields) + " }")
 

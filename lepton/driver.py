@@ -237,6 +237,7 @@ def program_of(graph: Graph, target: Target, options: Options) -> Program:
     check_supported(graph, target)
     check_sizes(graph)
     program = plan(graph, lower_options(target, options))
+    program.flushes = options.math == "fast"
     plan_memory(program)
     debug.show_program(program, target)
     return program

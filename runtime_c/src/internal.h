@@ -174,6 +174,7 @@ typedef struct lpt_program {
   const lpt_cuda_image *images;
   const lpt_cuda_kernel *kernels; /* each symbol once; steps share them                          */
   uint32_t n_images, n_kernels;
+  uint32_t flushes;            /* denormals are 0 in its kernels                                 */
 } lpt_program;
 
 /* Instruction sets, as bits of lpt_program.cpu_features; codegen/target.py holds the same list. */
