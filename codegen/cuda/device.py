@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
 from lepton.codegen.cuda import nvrtc
+from lepton.codegen.cuda.cache import cache, image_of
 from lepton.codegen.cuda.source import device_source
 from lepton.codegen.cuda.spell import Geometry, ScratchIn, Spelled, spell
 from lepton.codegen.kernel import Body, Kernel
@@ -113,12 +114,12 @@ def compiled(code: DeviceCode, target: Target) -> DeviceCode:
     Raises UsageError where NVRTC is missing."""
     if not code.kernels:
         return code
-    library = nvrtc.nvrtc()
-    cubin = library.compile(code.source, target.arch)
+    library, kept = nvrtc.nvrtc(), cache()
+    cubin = image_of(library, code.source, target.arch, kept)
     exact = target.arch.endswith("a")
     images = [Image(CUBIN_EXACT if exact else CUBIN, _capability(target.arch), cubin.data)]
     if target.ptx:
-        text = nvrtc.lowered_ptx(library.compile(code.source, target.ptx).data)
+        text = nvrtc.lowered_ptx(image_of(library, code.source, target.ptx, kept).data)
         images.append(Image(PTX, _capability(target.ptx), text.rstrip(b"\0") + b"\0"))
     return DeviceCode(code.texts, code.kernels, code.steps, tuple(images), resources(cubin.log))
 

@@ -48,6 +48,7 @@ class Nvrtc:
         major, minor = c.c_int(), c.c_int()
         self._check(self.lib.nvrtcVersion(c.byref(major), c.byref(minor)))
         self.version = (major.value, minor.value)
+        self.size = path.stat().st_size  # tells releases of a version apart
 
     def _check(self, code: int) -> None:
         if code:
@@ -68,8 +69,7 @@ class Nvrtc:
         program = c.c_void_p()
         self._check(self.lib.nvrtcCreateProgram(c.byref(program), source.encode(), b"lepton.cu", 0, None, None))
         try:
-            words = [f"--gpu-architecture={arch}", "--std=c++17", f"--fmad={'true' if contract else 'false'}",
-                     "--extra-device-vectorization", "--ptxas-options=--verbose", *options]
+            words = [*self.words(arch, contract), *options]
             code = self.lib.nvrtcCompileProgram(program, len(words), (c.c_char_p * len(words))(
                 *(w.encode() for w in words)))
             log = self._text(program, "ProgramLog")
@@ -79,6 +79,12 @@ class Nvrtc:
             return Image(arch, self._bytes(program, kind), log)
         finally:
             self.lib.nvrtcDestroyProgram(c.byref(program))
+
+    @staticmethod
+    def words(arch: str, contract: bool = True) -> list[str]:
+        """The options."""
+        return [f"--gpu-architecture={arch}", "--std=c++17", f"--fmad={'true' if contract else 'false'}",
+                "--extra-device-vectorization", "--ptxas-options=--verbose"]
 
     def _bytes(self, program: c.c_void_p, kind: str) -> bytes:
         size = c.c_size_t()

@@ -181,7 +181,8 @@ def installed() -> Iterator[Fake]:
     """Models that are compiled and loaded inside find the fake driver."""
     fake = fake_driver()
     fake.set()
-    variables = {"LEPTON_LIBCUDA": str(fake.path), "LEPTON_FAKECUDA": str(images())}
+    variables = {"LEPTON_LIBCUDA": str(fake.path), "LEPTON_FAKECUDA": str(images()),
+                 "LEPTON_CUDA_CACHE": "0"}
     with mock.patch.dict(os.environ, variables), mock.patch.object(nvrtc, "nvrtc", FakeNvrtc):
         yield fake
     fake.set()
