@@ -20,6 +20,7 @@ from lepton.passes.layout import Layout
 from lepton.passes.matmuls import Matmuls
 from lepton.passes.merge_matmuls import MergeMatmuls
 from lepton.passes.norms import Norms
+from lepton.passes.parts import Parts
 from lepton.passes.tables import Tables
 from lepton.passes.to_levels import ToLevels
 
@@ -42,14 +43,16 @@ def pipeline_for(target_family: str, level: int, math: str, precision: Precision
     device = target_family == "cuda"    # whose products read halves
     widen: list[Pass] = [DeviceHalves(policy)] if device else [WidenHalves(policy)]
     coded: list[Pass] = [] if device else [CodedWeights(policy)]
+    parts: list[Pass] = [Parts()] if tiles and policy == "fast" and precision == "f32" else []
     if level == 1:
         return [IntegerRegions(policy), *coded, *([] if device else widen), Fold(), *clean,
-                FoldBatchnorm(policy), *clean, Halves(precision, tiles), CSE(), Halves(), ToLevels(policy), Fuse()]
+                FoldBatchnorm(policy), *clean, Halves(precision, tiles), CSE(), Halves(), *parts, ToLevels(policy),
+                Fuse()]
     return [
         IntegerRegions(policy), *coded, Fold(), *clean, FoldBatchnorm(policy), *clean,
         Layout(), *clean,
         Norms(policy), Attention(policy), *widen, Matmuls(policy), Tables(),
         FlushDenormals(policy), Halves(precision, tiles), *clean,
         *([MergeMatmuls()] if level >= 3 else []),
-        Halves(), ToLevels(policy), Fuse(),
+        Halves(), *parts, ToLevels(policy), Fuse(),
     ]

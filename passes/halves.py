@@ -14,7 +14,7 @@ from lepton.ir.rewrite import Accuracy, Rule, pat, rest, rule
 from lepton.ir.tensor import Array, Tensor
 from lepton.ir.types import DType
 from lepton.passes.base import Pass, RewritePass, count
-from lepton.passes.common import array_of, graphs
+from lepton.passes.common import array_of, graphs, substitute
 
 Precision = Literal["f32", "bf16", "fp16"]
 HALVES = (DType.F16, DType.BF16)
@@ -68,7 +68,7 @@ class Halves(Pass):
         changed = [self.product(node) for part in graphs(graph) for node in part.nodes
                    if node.op in (ops.matmul, ops.conv)]
         if self.precision == "fp16":
-            changed += [store_halves(node) for part in graphs(graph) for node in part.nodes]
+            changed += [store_halves(part, node) for part in graphs(graph) for node in part.nodes]
         return any(changed)
 
     def product(self, node: Node) -> bool:
@@ -81,7 +81,7 @@ class Halves(Pass):
         if narrow is not None and narrow.tensor.dtype is DType.BF16:
             node.set_input(0, ops.cast(narrow, to=DType.F32, loc=node.loc))
             return True
-        if self.precision != "bf16" or not _gains(node, weights, self.tiles):
+        if self.precision != "bf16" or not gains(node, weights, self.tiles):
             return False
         rounded = weights.astype(ml_dtypes.bfloat16).astype(np.float32)
         node.set_input(0, ops.cast(ops.cast(x, to=DType.BF16, loc=node.loc), to=DType.F32, loc=node.loc))
@@ -90,7 +90,7 @@ class Halves(Pass):
         return True
 
 
-def store_halves(node: Node) -> bool:
+def store_halves(graph: Graph, node: Node) -> bool:
     """Round what a product or a look-up reads of constants to f16. Whether anything changed."""
     place = 1 if node.op in PRODUCTS else 0
     weights = array_of(node.inputs[place]) if node.op in (*PRODUCTS, ops.gather) else None
@@ -101,9 +101,8 @@ def store_halves(node: Node) -> bool:
     halves = weights.astype(np.float16)
     if node.op is ops.gather:
         found = ops.gather(ops.constant(value=Tensor.of(halves)), node.inputs[1], axis=node.attrs["axis"], loc=node.loc)
-        node.results[0].replace_with(ops.cast(found, to=DType.F32, loc=node.loc))
         count("tables in f16")
-        return True
+        return substitute(graph, node.results[0], ops.cast(found, to=DType.F32, loc=node.loc))
     rounded = halves.astype(np.float32)
     if np.array_equal(rounded, weights):
         return False
@@ -112,7 +111,8 @@ def store_halves(node: Node) -> bool:
     return True
 
 
-def _gains(node: Node, weights: Array, tiles: bool) -> bool:
+def gains(node: Node, weights: Array, tiles: bool = False) -> bool:
+    """Whether a product with these weights is worth doing in bf16."""
     if node.op is ops.matmul:
         return bool(weights.shape[-2] >= LEAST_K)
     per_filter = int(np.prod(weights.shape[1:]))
