@@ -20,6 +20,7 @@ from lepton.codegen.build import Objects, build, plan_memory
 from lepton.codegen.cuda import lowering as _cuda_lowerings  # noqa: F401  (fills those of the family)
 from lepton.codegen.cuda.device import DeviceCode, compiled, device_code
 from lepton.codegen.group import LowerOptions
+from lepton.codegen.lower.coded import held
 from lepton.codegen.plan import check_supported, plan
 from lepton.codegen.program import Program, Storage
 from lepton.codegen.schedule import Table
@@ -375,6 +376,6 @@ def statistics(graph: Graph, program: Program) -> dict[str, Any]:
         "ops": count_ops(graph), "fusions": sum(n.op is ops.fusion for n in graph.walk()),
         "kernels": len(program.kernels), "bodies": len({k.body for k in program.kernels}),
         "steps": len(program.steps), "flops": flops if isinstance(flops, int) else str(flops),
-        "weights": sum(s for s in constants if isinstance(s, int)),
+        "weights": sum(s for s in constants if isinstance(s, int)), "coded": held(program.kernels),
         "workspace": program.workspace if program.is_static else None,
     }

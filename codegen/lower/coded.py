@@ -1,12 +1,13 @@
 """Products with weights given by codes of a few bits: which form they take in memory, and the kernel that reads it."""
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 import numpy as np
 
 from lepton.codegen.group import Group, LowerOptions, lowers
-from lepton.codegen.kernel import Kernel, packed
+from lepton.codegen.kernel import Kernel, Packed, packed
 from lepton.codegen.lower.coded_loops import coded_loops
 from lepton.codegen.lower.matmul import grain_of, problem_of
 from lepton.codegen.lower.matmul_cost import MOST_TASKS, TASK_FLOPS, Problem, blocks
@@ -151,3 +152,22 @@ def narrowest(scale: Array, target: Target) -> DType:
             if cheap and np.array_equal(scale.astype(dtype.numpy).astype(np.float32), scale):
                 return dtype
     return DType.F32
+
+
+# --- what is told ---------------------------------------------------------------------------------
+
+
+def held(kernels: Iterable[Kernel]) -> dict[str, int]:
+    """How many products read codes, the weights these stand for, and their bytes; equal ones count once."""
+    products, panels = 0, dict[int, tuple[int, int]]()
+    for kernel in kernels:
+        body = kernel.body
+        if isinstance(body, CodedGemm) and isinstance(body.b, int):
+            operand = kernel.operands[body.b]
+            assert isinstance(operand, Packed)
+            assert isinstance(body.k, int)
+            assert isinstance(body.n, int)
+            products += 1
+            panels[id(operand.array)] = body.k * body.n, operand.array.nbytes
+    return {"products": products, "weights": sum(w for w, _ in panels.values()),
+            "bytes": sum(b for _, b in panels.values())}

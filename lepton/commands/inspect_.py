@@ -10,7 +10,7 @@ from typing import Any
 from lepton.commands.common import add_parser, add_plugins, is_artifact
 from lepton.ir.diagnostics import Exit, UsageError
 from lepton.ir.structure import Structure, words
-from lepton.summary import count, space, work
+from lepton.summary import coded, count, space, work
 from lepton.terminal import human, parse_dims, parse_structure
 
 JSON_VERSION = 1
@@ -138,7 +138,8 @@ def _artifact_lines(record: Mapping[str, Any]) -> list[str]:
     here = "chosen here" if record["runs_here"] else "no target of it runs on this machine"
     lines = [f"  target  {record['target']} ({here}), of {', '.join(record['targets'])}"]
     if sizes:
-        lines.append(f"  memory  weights {human(sizes['weights'], 'B')}, workspace {space(sizes['workspace'])}")
+        lines.append(f"  memory  weights {human(sizes['weights'], 'B')}{coded(sizes)}, "
+                     f"workspace {space(sizes['workspace'])}")
         lines.append(f"  code    {count(sizes['kernels'], 'kernel')} ({sizes['bodies']} distinct), "
                      f"{count(sizes['fusions'], 'fused group')}, {work(sizes['flops'])}")
     for variant in sizes.get("variants", ()):

@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import ml_dtypes
@@ -12,9 +13,11 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 import lepton
-from lepton.driver import Options, lower
+from lepton.commands.inspect_ import artifact_record, text
+from lepton.driver import Options, compile_to, lower
 from lepton.ir import ops
 from lepton.ir.tensor import Array
+from lepton.summary import as_text
 
 K, N, BLOCK = 160, 96, 32
 RNG = np.random.default_rng(11)
@@ -132,3 +135,13 @@ def test_what_is_not_finite_in_a_row_stays_in_it() -> None:
     got = lepton.compile(source)(x)
     assert np.isnan(got[1]).all()
     assert np.isfinite(got[[0, 2]]).all()
+
+
+def test_the_summary_says_how_many_bits(tmp_path: Path) -> None:
+    path = tmp_path / "m.so"
+    report = compile_to(matmul_n_bits(1), path)
+    (row,) = report.targets.values()
+    assert row["coded"] == {"products": 1, "weights": K * N, "bytes": row["coded"]["bytes"]}
+    words = f"(of them 15.4 k weights in {8 * row['coded']['bytes'] / K / N:.1f} bits each)"
+    assert words in as_text([path], report, verbose=False)
+    assert words in text(artifact_record(str(path)))
