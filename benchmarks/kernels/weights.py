@@ -137,11 +137,12 @@ def decoder(threads: int) -> Iterator[str]:
              for i in range(GPT2.layers) for part in ("key", "value")}
     feeds = {"input_ids": np.array([[17]]), **cache}
     best = dict.fromkeys(subjects, float("inf"))
+    clock = time.process_time if threads == 1 else time.perf_counter    # a busy machine interrupts long runs
     for _ in range(40):
         for name, one in subjects.items():
-            start = time.perf_counter()
+            start = clock()
             one.session.run(feeds)
-            best[name] = min(best[name], time.perf_counter() - start)
+            best[name] = min(best[name], clock() - start)
     text = said(subjects["f32"])
     exact = subjects["f32"].logits(text[:-1], 0)
     for name, one in subjects.items():

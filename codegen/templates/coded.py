@@ -20,7 +20,8 @@ from lepton.codegen.templates.memory import fma, load_raw, prefetch, zeros
 from lepton.codegen.templates.microkernel import Micro, _Emitter
 from lepton.ir.types import DType
 
-HEIGHTS = (4, 2, 1)  # rows of a tile there
+HEIGHTS = (4, 2, 1)  # rows of a tile, where weights are decoded in registers
+LOWER = (2, 1)       # where zero points or tables take some of few registers
 DEFERRED = 2         # rows up to which sums are scaled, not weights
 CHAINS = 8           # accumulators that keep the multiply-add units busy
 DISTANCE = 4096      # bytes between the codes in use and those asked for
@@ -102,7 +103,7 @@ class _CodedEmitter(_Emitter):
         self.deferred = len(self.rows) <= DEFERRED
         self.parts = max(1, CHAINS // self.count) if self.deferred else 1
         if target.vector_registers < 32:
-            self.parts = min(self.parts, 2)
+            self.parts = min(self.parts, max(1, CHAINS // 2 // self.count))
         table = Val("ptr", "%table") if self.form.looks_up(target) else None
         self.decoder = Decoder(fn, target, self.form, table)
 
@@ -142,17 +143,37 @@ class _CodedEmitter(_Emitter):
         words = [fn.load(self.decoder.words, w, v * target.vector_bytes, 4) for v in range(self.vectors)]
         for line in range(max(1, self.row_bytes // 64)):
             prefetch(fn, fn.gep(w, DISTANCE + 64 * line))
+        after = [fn.gep(a, fn.mul(self.step, many)), fn.gep(w, self.row_bytes)]
+        if scales:
+            return [*self.in_loop(block, scales, sums, a, words, many), *after]
         for i in range(many):
-            place = i % self.parts * self.count
             at = fn.gep(a, fn.mul(self.step, i))
+            place = i % self.parts * self.count
             for v, word in enumerate(words):
-                weight = block.level(self.decoder, word, i, v)
-                weight = fn.op("fmul", weight, scales[v]) if scales else weight
-                for r, offset in enumerate(self.rows):
-                    one = fn.splat(fn.load(self.element, at, offset, 4), self.lanes)
-                    j = place + r * self.vectors + v
-                    sums[j] = fma(fn, target.fma, one, weight, sums[j])
-        return [*sums, fn.gep(a, fn.mul(self.step, many)), fn.gep(w, self.row_bytes)]
+                self.add(sums, place + v, at, block.level(self.decoder, word, i, v))
+        return [*sums, *after]
+
+    def in_loop(self, block: _Block, scales: list[Val], sums: list[Val], a: Val, words: list[Val],
+                many: int) -> list[Val]:
+        """One k a turn, because accumulators fill the registers: LLVM's scheduler shall not see more of them."""
+        fn, count = self.fn, self.count
+
+        def turn(_: Int, state: list[Val]) -> list[Val]:
+            sums, (at, *words) = list(state[:count]), state[count:]
+            for v, word in enumerate(words):
+                self.add(sums, v, at, fn.op("fmul", block.level(self.decoder, word, 0, v), scales[v]))
+            shift = literal(self.decoder.words, self.form.bits)
+            return [*sums, fn.gep(at, self.step), *(fn.op("lshr", word, shift) for word in words)]
+
+        return fn.loop(many, turn, [*sums, a, *words])[:count]
+
+    def add(self, sums: list[Val], first: int, at: Val, weight: Val) -> None:
+        """Add the products of a vector of weights and A's elements at one k to sums[first], [first + vectors] …"""
+        fn = self.fn
+        for r, offset in enumerate(self.rows):
+            one = fn.splat(fn.load(self.element, at, offset, 4), self.lanes)
+            j = first + r * self.vectors
+            sums[j] = fma(fn, self.target.fma, one, weight, sums[j])
 
 
 @dataclass(frozen=True, slots=True)
@@ -266,4 +287,4 @@ class _CodedGemm(_Gemm):
             pointers = [fn.gep(base, fn.mul(at, self.row)), w, self.table, *places]
             CodedMicro(micro, body.form, self.rest).call(fn, self.target, pointers, self.arguments | {"k": self.blocks})
 
-        cover(fn, rows, HEIGHTS, tile)
+        cover(fn, rows, LOWER if body.form.crowds(self.target) else HEIGHTS, tile)

@@ -57,11 +57,15 @@ class Form:
         """Whether decoding reads a table, of numbers where codes are those."""
         return self.kind == "table" or (target.vector_bytes == 64 and self.bits <= 4)
 
+    def crowds(self, target: Target) -> bool:
+        """Whether zero points or a table leave no room for the sums of many rows."""
+        return target.vector_bytes < 64 and (self.zero is not None or self.looks_up(target))
+
     def few(self, target: Target) -> int:
-        """Rows up to which decoding them in registers, four at a time, is faster than decoding panels into memory, as
+        """Rows up to which decoding them in registers, some at a time, is faster than decoding panels into memory, as
         measured; tables that do not fit in two registers are slow to look up."""
-        quick = {64: 5, 32: 4}.get(target.vector_bytes, 0) if target.is_x86 else 4
-        return 8 if self.kind == "table" and self.bits > quick else 24
+        slow = self.crowds(target) or (self.kind == "table" and self.bits > 5)
+        return 8 if slow else 24
 
 
 def form_of(bits: int, kind: Kind, block: int, scale: DType, zero: DType | None) -> Form:

@@ -10,6 +10,8 @@ from lepton.ir.tensor import Tensor
 from lepton.ir.types import DType, TensorType
 from tests.codegen.running import run_node
 from tests.codegen.test_attention import check as check_attention
+from tests.codegen.test_coded import arrays, constant
+from tests.codegen.test_coded import check as check_coded
 from tests.codegen.test_conv import check, conv
 from tests.codegen.test_recurrent import check as check_layer
 from tests.codegen.test_recurrent import layer
@@ -78,3 +80,12 @@ def test_trees(dtype: DType) -> None:
         node = ops.tree_ensemble.node(x, **tables)
         (got,) = run_node(node, {x: data}, NEON, shares=2)
         np.testing.assert_allclose(got, ops.tree_ensemble.reference(data, **tables), rtol=1e-6, atol=1e-6)
+
+
+def test_weights_of_few_bits() -> None:
+    """Levels with and without zero points, a table of 16 and one of 64; in registers and by way of memory."""
+    for many, bits, zero, table in ((5, 4, "", False), (3, 4, "any", False), (2, 4, "", True), (30, 8, "whole", False),
+                                    (1, 6, "", True)):
+        x = Value(TensorType(DType.F32, (many, 37)))
+        operands = [None if a is None else constant(a) for a in arrays(37, 21, bits, 16, zero, table)]
+        check_coded(x, ops.matmul_coded.node(x, *operands, block=16), NEON)
