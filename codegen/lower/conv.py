@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -20,7 +21,7 @@ from lepton.codegen.templates.depthwise import Depthwise, pack_taps
 from lepton.codegen.templates.epilogue import Epilogue, Operand
 from lepton.codegen.templates.fused import Bindings, Fused, collapse, constant_array, narrow_operand, outer
 from lepton.codegen.templates.tiles import Tile
-from lepton.codegen.templates.winograd import Winograd
+from lepton.codegen.templates.winograd import FILTER_TRANSFORM, POINTS, Winograd
 from lepton.codegen.templates.winograd_filters import pack_taps as pack_winograd
 from lepton.ir import ops
 from lepton.ir.core import Value
@@ -171,5 +172,10 @@ def winograd(group: Group, options: LowerOptions, fused: Fused, shape: Shape, x:
     body = Winograd(shape.dtype, images, (high, wide), (into_high, into_wide), shape.channels, shape.filters,
                     (pads[0], pads[1]), view, filters, epilogue, tile, rows, panels, dot.stored)
     tasks = product((shape.images, -(-body.grid[0] // rows), -(-shape.filters // (panels * tile.vectors * lanes))))
+    grain = grain_of(shape.flops, tasks)
+    if body.resident and isinstance(tasks, int) and isinstance(shape.images, int):
+        # Each share of the tasks transforms all filters anew: it should not take longer over that than over products.
+        products = POINTS * shape.images * prod(body.grid)
+        grain = max(1, grain, min(tasks, -(-FILTER_TRANSFORM * tasks // max(1, products))))
     return Kernel(group.name, body, tuple(bindings.bound), tasks, bindings.table.dims, body.scratch_bytes(lanes),
-                  grain_of(shape.flops, tasks), shape.flops, group.outputs)
+                  grain, shape.flops, group.outputs)

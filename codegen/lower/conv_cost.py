@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from lepton.codegen.lower.matmul_cost import MOST_TASKS, TASK_FLOPS
+from lepton.codegen.lower.matmul_cost import MOST_TASKS, TASK_FLOPS, worth_tasks
 from lepton.codegen.schedule import Schedule
 from lepton.codegen.target import Target
 from lepton.codegen.templates.convolution import Three
@@ -248,7 +248,7 @@ def block_of(target: Target, shape: Shape, height: int, width: int) -> tuple[Dim
     per_row = 2 * known(shape.out[2]) * shape.depth * shape.filters
     planes = known(shape.images) * known(shape.out[0]) * shape.groups if isinstance(shape.images, int) else 1
     high, wide = known(shape.out[1]), known(shape.out[2])
-    wanted = max(1, min(MOST_TASKS // planes, per_row * high // TASK_FLOPS))
+    wanted = max(1, min(MOST_TASKS // planes, worth_tasks(per_row * high)))
     room = target.l2_bytes // 3 // (shape.channels * shape.dtype.bytes * shape.kernel[0])
     columns: Dim = shape.out[2]
     if high == 1 or room < known_span(shape, 2, wide) * known_span(shape, 1, height):
@@ -281,5 +281,5 @@ def panels_of(shape: Shape, rows: Dim, columns: Dim, panels: int) -> int:
     planes = known(shape.images) * known(shape.out[0]) * shape.groups
     tiles = -(-known(shape.out[1]) // known(rows)) * -(-known(shape.out[2]) // known(columns)) * planes
     flops = shape.flops if isinstance(shape.flops, int) else TASK_FLOPS * MOST_TASKS
-    wanted = max(1, min(MOST_TASKS, flops // TASK_FLOPS))
+    wanted = max(1, min(MOST_TASKS, worth_tasks(flops)))
     return -(-panels // min(panels, max(1, wanted // tiles)))

@@ -7,7 +7,7 @@ from typing import cast
 from lepton.codegen.group import Group, LowerOptions, lowers
 from lepton.codegen.kernel import Body, Kernel, packed
 from lepton.codegen.lower.candidates import gemm_choice
-from lepton.codegen.lower.matmul_cost import UNKNOWN_ROWS, Problem, gemm_schedule
+from lepton.codegen.lower.matmul_cost import SMALL_TASK_FLOPS, UNKNOWN_ROWS, Problem, gemm_schedule
 from lepton.codegen.lower.stored import halved
 from lepton.codegen.schedule import Schedule
 from lepton.codegen.target import Target
@@ -165,7 +165,7 @@ def weights_operand(bindings: Bindings, problem: Problem, dtype: DType) -> Opera
     return bindings.operand(packed(problem.weights.T), TensorType(dtype, (n, k)), (*(0,) * len(problem.batch), k, 1))
 
 
-def grain_of(flops: Dim, tasks: Dim, least: int = 2_000_000) -> int:
+def grain_of(flops: Dim, tasks: Dim, least: int = SMALL_TASK_FLOPS) -> int:
     """Tasks that make a share worth a thread's waking up."""
     if isinstance(flops, int) and isinstance(tasks, int) and tasks > 0:
         return max(1, min(tasks, least * tasks // max(flops, 1)))

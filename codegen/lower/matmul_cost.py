@@ -14,7 +14,9 @@ from lepton.ir.types import DType
 
 UNKNOWN_ROWS, UNKNOWN_COLUMNS, UNKNOWN_K = 256, 512, 512   # what the cost model takes for run-time sizes
 TASK_FLOPS = 3_000_000                                     # about 15 us of one core
+SMALL_TASK_FLOPS = 700_000                                 # of kernels that make few tasks: 3 us
 MOST_TASKS = 32
+FEW_TASKS = 4
 ENOUGH_TASKS = 8                                           # fewer leave threads without work
 
 
@@ -62,7 +64,7 @@ def blocks(target: Target, problem: Problem, tile: Tile, dtype: DType) -> tuple[
     batch = product(problem.batch)
     entries = max(1, batch) if isinstance(batch, int) else 4
     panels = max(1, -(-n // (tile.vectors * target.lanes(dtype))))
-    wanted = max(1, min(MOST_TASKS // entries, work_of(m, n, k) // TASK_FLOPS))
+    wanted = max(1, min(MOST_TASKS // entries, worth_tasks(work_of(m, n, k))))
     size = Traffic(m * k * dtype.bytes, n * k * dtype.bytes, panels, target.l2_bytes // 2, problem.weights is None)
     tiles = -(-m // tile.rows)
     found: list[tuple[int, int, int, bool]] = []
@@ -95,6 +97,11 @@ class Traffic:
         b_passes = 1 if rows_fastest and b_fits and not self.packs else blocks
         a_passes = self.panels if not a_fits else groups if rows_fastest else 1
         return self.a * a_passes + self.b * b_passes * (4 if self.packs else 1)
+
+
+def worth_tasks(flops: int) -> int:
+    """How many tasks so much work is worth, if any number can be had."""
+    return max(flops // TASK_FLOPS, min(FEW_TASKS, flops // SMALL_TASK_FLOPS))
 
 
 def work_of(m: int, n: int, k: int) -> int:

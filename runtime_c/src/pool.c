@@ -2,8 +2,9 @@
  * pool.c: one small thread pool per process (per library that holds this runtime).
  *
  * A parallel region is one store: `job` holds a counter and the number of threads taking part. Each
- * thread has a range of chunks of its own, in order, which it takes from the front; who has run out
- * takes from the end of another's. So a thread that the system has not woken or keeps off its core
+ * thread has a range of chunks of its own, in order. It takes them from the front, as one call as many
+ * as leave a quarter, since a kernel prepares something at the start of each call; who has run out
+ * takes single ones from the end of another's. So a thread that the system has not woken or keeps off its core
  * costs its share of the work, not the wait for it: on a busy machine that is the difference between
  * microseconds and a time slice.
  *
@@ -86,38 +87,43 @@ static uint32_t bits_below(uint32_t threads) { return threads > 31 ? ~0u : (1u <
 
 /* ---- chunks ------------------------------------------------------------------------------------- */
 
-/* One chunk of thread `owner`'s range, if the job still is the one with this tag and any are left. */
-static bool take(uint32_t owner, uint32_t tag, bool from_end, uint32_t *out_chunk) {
+typedef struct chunks {
+  uint32_t first, count;
+} chunks;
+
+/* Of thread `owner`'s range, if the job still is the one with this tag and any are left: one from the
+ * end, or from the front all but a quarter. */
+static chunks take(uint32_t owner, uint32_t tag, bool from_end) {
   _Atomic uint64_t *word = &pool.ranges[owner].word;
   uint64_t old = atomic_load_explicit(word, memory_order_relaxed), new;
-  uint32_t next, end;
+  chunks taken;
   do {
-    next = old >> 16 & 0xffff;
-    end = old & 0xffff;
-    if (old >> 32 != tag || next >= end) return false;
-    new = from_end ? old - 1 : old + (1u << 16);
+    uint32_t next = old >> 16 & 0xffff, end = old & 0xffff;
+    if (old >> 32 != tag || next >= end) return (chunks){0, 0};
+    uint32_t count = from_end ? 1 : end - next - (end - next) / 4;
+    taken = (chunks){from_end ? end - 1 : next, count};
+    new = from_end ? old - 1 : old + ((uint64_t)count << 16);
   } while (!atomic_compare_exchange_weak_explicit(word, &old, new, memory_order_acq_rel, memory_order_relaxed));
-  *out_chunk = from_end ? end - 1 : next;
-  return true;
+  return taken;
 }
 
 /* Chunks differ in size by one task at most. */
-static void run_chunk(uint32_t chunk, uint32_t self) {
+static int64_t start_of(uint32_t chunk) {
   int64_t share = pool.tasks / pool.chunks, rest = pool.tasks % pool.chunks;
-  int64_t lo = chunk * share + (chunk < rest ? chunk : rest);
-  pool.part(pool.context, self, lo, lo + share + (chunk < rest));
+  return chunk * share + (chunk < rest ? chunk : rest);
 }
 
 /* The thread's own range, then what others have left. How many chunks it ran. */
 static uint32_t run_chunks(uint64_t job, uint32_t self) {
-  uint32_t tag = (uint32_t)(job >> 16), parts = job & 0xffff, done = 0, chunk;
+  uint32_t tag = (uint32_t)(job >> 16), parts = job & 0xffff, done = 0;
   for (uint32_t i = 0; i < parts;) {
-    if (take((self + i) % parts, tag, i > 0, &chunk)) {
-      run_chunk(chunk, self);
-      done++;
-    } else {
+    chunks taken = take((self + i) % parts, tag, i > 0);
+    if (!taken.count) {
       i++;
+      continue;
     }
+    pool.part(pool.context, self, start_of(taken.first), start_of(taken.first + taken.count));
+    done += taken.count;
   }
   return done;
 }

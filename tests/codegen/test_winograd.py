@@ -59,6 +59,15 @@ def test_few_tiles(size: tuple[int, int]) -> None:
     assert error(node, x, random(1, *size, 24), HERE[-1], shares=2) < 1e-5
 
 
+@pytest.mark.parametrize(("size", "channels", "grain"), [(28, 128, 2), (56, 64, 1), (14, 256, 1)])
+def test_no_share_transforms_filters_longer_than_it_uses_them(size: int, channels: int, grain: int) -> None:
+    """28x28: a task's products are fewer than what transforming all filters takes; 14x14: each task has its own."""
+    node, _ = conv((1, size, size, channels), channels, (3, 3), pad=1)
+    kernel = lower(node, LowerOptions(TARGETS["x86-avx512"]), {}, {})
+    assert isinstance(kernel.body, Winograd)
+    assert (kernel.grain, kernel.body.resident) == (grain, size > 14)
+
+
 def test_uneven_borders_and_placement() -> None:
     node, x = conv((1, 15, 17, 16), 24, (3, 3), pads_begin=(2, 0), pads_end=(1, 2))
     layouts = {x: inside((1, 15, 17, 16), (1, 15, 17, 40), (0, 0, 0, 24)),
