@@ -5,7 +5,9 @@ from lepton.codegen.cuda import attention, integers, products  # noqa: F401  (re
 from lepton.codegen.group import lowers
 from lepton.codegen.lower.products import generic_conv_transpose
 from lepton.codegen.lower.recurrent_rows import recurrent_rows
+from lepton.codegen.lower.tree_loops import tree_loops
 from lepton.ir import ops
 
 lowers(ops.conv_transpose, family="cuda")(generic_conv_transpose)
 lowers(ops.lstm, ops.gru, ops.rnn, family="cuda")(recurrent_rows)
+lowers(ops.tree_ensemble, family="cuda")(tree_loops)
