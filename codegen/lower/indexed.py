@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from lepton.codegen.group import Group, LowerOptions, lowers
 from lepton.codegen.kernel import Kernel
 from lepton.codegen.llvm.convert import widened
-from lepton.codegen.loops import Apply, Cast, Const, Expr, Let, Ref, Select, Stmt, add, i64, mul
+from lepton.codegen.loops import Apply, Cast, Const, Expr, If, Let, Ref, Select, Stmt, add, i64, mul
 from lepton.codegen.lower.anchored import Anchored
 from lepton.codegen.lower.nest import TASK_ELEMENTS, cut, grain_for, least, mod, most, nest_loops, sub
 from lepton.ir import ops
@@ -26,6 +26,7 @@ class Indexed(Anchored):
     def __init__(self, group: Group) -> None:
         super().__init__(group)
         self.lets: list[Stmt] = []
+        self.unless: tuple[Expr, Expr] | None = None  # a condition (the same for all elements), and what stands there
 
     def name(self, stem: str, e: Expr) -> Expr:
         if isinstance(e, Const | Ref):
@@ -47,6 +48,9 @@ class Indexed(Anchored):
         point = list(coords) if self.result.shape else []
         value = self.name("element", formula(self, point))
         body = [*self.lets, *self.finish({self.node.results[0]: value}, point)]
+        if self.unless is not None:
+            condition, instead = self.unless
+            body = [If(condition, tuple(self.finish({self.node.results[0]: instead}, point)), tuple(body))]
         return self.nest.kernel(around.around(body), tasks.count, grain=grain_for(tasks),
                                 writes=self.group.outputs, flops=product(list(sizes)))
 
@@ -98,22 +102,28 @@ def gather_nd(k: Indexed, point: list[Expr]) -> Expr:
 def pad(k: Indexed, point: list[Expr]) -> Expr:
     x, *fill = inputs_of(k)
     attrs, coords, inside = k.node.attrs, [], []
+    empty: list[Expr] = []
     for axis, at in enumerate(point):
         before, after = attrs["before"][axis], attrs["after"][axis]
         if before == 0 and after == 0:
             coords.append(at)
             continue
         crop, crop_end = _crop(before), _crop(after)  # negative amounts crop before anything else happens
+        left = x.tensor.shape[axis] - crop - crop_end
         place = k.name("place", sub(at, k.nest.size(before + crop)))
-        last = k.name("last", k.nest.size(x.tensor.shape[axis] - crop - crop_end - 1))
+        last = k.name("last", k.nest.size(left - 1))
         if attrs["mode"] == "constant":
             inside += [Apply("less_equal", (i64(0), place), DType.BOOL), Apply("less_equal", (place, last), DType.BOOL)]
+            if not isinstance(left, int) or left <= 0:
+                empty.append(Apply("less", (k.nest.size(left - 1), i64(0)), DType.BOOL))
         coords.append(add(k.name("from", _source(k, attrs["mode"], place, last)), i64(crop)))
     value: Expr = k.element(x, coords)
     if not inside:
         return value
     dtype = value.dtype
     other = k.element(fill[0], []) if fill else Const(False if dtype is DType.BOOL else 0, dtype)
+    if empty:  # nothing may be read then, whatever comes of it
+        k.unless = _all(empty, "logical_or"), other
     return Select(_all(inside), value, other)
 
 
@@ -174,10 +184,10 @@ def _as_i64(e: Expr) -> Expr:
     return e if e.dtype is DType.I64 else Cast(e, DType.I64)
 
 
-def _all(tests: Sequence[Expr]) -> Expr:
+def _all(tests: Sequence[Expr], join: str = "logical_and") -> Expr:
     found = tests[0]
     for test in tests[1:]:
-        found = Apply("logical_and", (found, test), DType.BOOL)
+        found = Apply(join, (found, test), DType.BOOL)
     return found
 
 

@@ -69,6 +69,16 @@ def test_pad(target: Target, mode: str, before: tuple[int, ...], after: tuple[in
 
 
 @targets
+@pytest.mark.parametrize(("rows", "before", "after"), [(0, 2, 1), (2, -2, 3), (3, -1, -2), (4, 1, -1)])
+@pytest.mark.parametrize("open_size", [False, True])
+def test_pad_of_nothing_reads_nothing(target: Target, rows: int, before: int, after: int, open_size: bool) -> None:
+    """Far rows too: those of an empty axis have places in memory that nobody owns."""
+    x, fill = value((sym("N") if open_size else rows, 4000)), value(())
+    node = ops.pad.node(x, fill, before=(before, 1), after=(after, 0))
+    check_node(node, {x: floats(rows, 4000), fill: floats()}, target, env={"N": rows})
+
+
+@targets
 def test_pad_by_an_open_amount(target: Target) -> None:
     n = sym("N")
     x = value((2, n))
