@@ -35,7 +35,8 @@ FREE_ZERO = frozenset("minimum maximum clip relu reduce_max reduce_min max_pool 
 # How far each op may be off, in units in the last place of the type it computes in; DEFAULT for those not listed.
 DEFAULT = 4.0
 ULPS = {"add": 1.0, "sub": 1.0, "mul": 1.0, "div": 1.0, "sqrt": 1.0, "reciprocal": 1.0, "conv": 32.0,
-        "conv_transpose": 16.0, "matmul": 16.0, "reduce_sum": 16.0, "reduce_mean": 16.0, "reduce_prod": 32.0,
+        "conv_transpose": 16.0, "matmul": 16.0, "matmul_coded": 32.0, "reduce_sum": 16.0, "reduce_mean": 16.0,
+        "reduce_prod": 32.0,
         "cumsum": 16.0, "cumprod": 32.0, "det": 64.0, "lstm": 32.0, "gru": 32.0, "rnn": 32.0, "attention": 32.0,
         "layer_norm": 16.0, "instance_norm": 16.0, "group_norm": 16.0, "rms_norm": 16.0, "pow": 256.0, "lrn": 256.0,
         "resize": 16.0, "lp_pool": 16.0, "avg_pool": 16.0}

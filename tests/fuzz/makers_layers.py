@@ -3,7 +3,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from lepton.ir import ops
+from lepton.ir import dims, ops
 from lepton.ir.core import Value
 from lepton.ir.dims import Dim
 from lepton.ir.types import DType
@@ -39,6 +39,20 @@ def matmul_integer(d: Draw) -> Value | None:
     za = d.fresh(a.tensor.dtype, rows) if d.chance(0.5) else None
     zb = d.fresh(b.tensor.dtype, b.tensor.shape[-1:] if d.chance(0.3) else ()) if d.chance(0.5) else None
     return d.apply(ops.matmul_integer, a, b, za, zb)
+
+
+def matmul_coded(d: Draw) -> Value | None:
+    x = d.pick(lambda t: t is DType.F32, least=1)
+    dtype = d.choose.choice((DType.U8, DType.I8, DType.U4, DType.U4, DType.I4, DType.U2, DType.I2))
+    if x is None:
+        return None
+    inner, columns, block = x.tensor.shape[-1], d.dim(), d.choose.choice((1, 2, 4, 16, 32))
+    codes = d.fresh(dtype, (inner, columns))
+    blocks = dims.ceildiv(inner, block), columns
+    scale = d.fresh(DType.F32, blocks, hard=False)
+    zero = d.fresh(DType.F32, blocks, hard=False) if d.chance(0.4) else None
+    table = d.fresh(DType.F32, (1 << dtype.bits,), hard=False) if not dtype.is_signed and d.chance(0.3) else None
+    return d.apply(ops.matmul_coded, x, codes, scale, zero, table, block=block)
 
 
 def attention(d: Draw) -> Value | None:
@@ -286,6 +300,7 @@ def det(d: Draw) -> Value | None:
 
 
 MAKERS: tuple[tuple[Maker, int], ...] = (
-    (matmul, 5), (matmul_integer, 1), (attention, 1), (conv, 4), (conv_integer, 1), (conv_transpose, 1), (pool, 3),
+    (matmul, 5), (matmul_coded, 1), (matmul_integer, 1), (attention, 1), (conv, 4), (conv_integer, 1),
+    (conv_transpose, 1), (pool, 3),
     (norm, 3), (recurrent, 1), (quantize, 1), (dequantize, 1), (dynamic_quantize, 1), (resize, 2), (det, 1),
 )

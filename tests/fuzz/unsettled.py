@@ -12,14 +12,15 @@ from typing import Any
 
 import numpy as np
 
+from lepton.ir import ops
 from lepton.ir.core import Node
-from lepton.ir.op import OPS
+from lepton.ir.op import OPS, Op
 from lepton.ir.tensor import Array
 from lepton.ir.types import DType
 
 Operands = Sequence[Array | None]
 # Sums of products or of elements: where the terms' finite parts could overflow in one order, NaN or inf may come.
-SUMS = frozenset("matmul conv conv_transpose reduce_sum reduce_mean avg_pool cumsum batch_norm".split())
+SUMS = frozenset("matmul matmul_coded conv conv_transpose reduce_sum reduce_mean avg_pool cumsum batch_norm".split())
 PRODUCTS = {"reduce_prod": "reduce_sum", "cumprod": "cumsum"}  # and what sums their logarithms
 # Magnitudes, as powers of the largest number, beyond which an op may overflow on the way to a finite result.
 STEEP = {"lrn": 0.45, "det": 0.15, "attention": 0.45, "lstm": 0.45, "gru": 0.45, "rnn": 0.45, "resize": 0.95,
@@ -35,8 +36,12 @@ def unsettled(
     name = node.op.name
     masks: list[Array] = [np.zeros(r.shape, np.bool_) for r in results]
     found: list[Sequence[Array]] = []
-    if name in SUMS:
-        found.append([sums(node, operands, attrs)])
+    if name == "matmul_coded":
+        x, *weights = operands
+        known = node.op.reference(np.eye(len(np.asarray(weights[0])), dtype=np.float32), *weights, **attrs)
+        found.append([sums(ops.matmul, [x, np.asarray(known)], {})])
+    elif name in SUMS:
+        found.append([sums(node.op, operands, attrs)])
     if name in PRODUCTS:
         found.append([products(name, operands, attrs)])
     if name == "lp_pool":
@@ -66,10 +71,10 @@ def _each(operands: Operands, change: Callable[[Array], Array]) -> list[Array | 
         return [x if x is None or not DType.of(x).is_float else change(x.astype(np.float64)) for x in operands]
 
 
-def sums(node: Node, operands: Operands, attrs: dict[str, Any]) -> Array:
+def sums(op: Op, operands: Operands, attrs: dict[str, Any]) -> Array:
     """Where the magnitudes of the finite terms sum to nearly the largest number. f64 is scaled down, not to overflow
     here."""
-    name, largest, scale = node.op.name, _largest(operands), 1.0
+    name, largest, scale = op.name, _largest(operands), 1.0
     if _floats(operands)[0].dtype == np.float64:
         factors = name in ("matmul", "conv", "conv_transpose", "batch_norm")
         scale, largest = 2.0**-400, largest * 2.0 ** (-800 if factors else -400)
@@ -77,7 +82,7 @@ def sums(node: Node, operands: Operands, attrs: dict[str, Any]) -> Array:
     if name == "batch_norm":
         x, factor, bias, mean = map(np.asarray, terms[:4])
         terms = [x, factor, bias * scale, -mean, np.asarray(operands[4]).astype(np.float64)]
-    bound = np.asarray(node.op.reference(*terms, **attrs))
+    bound = np.asarray(op.reference(*terms, **attrs))
     if name == "reduce_mean":
         bound = bound * (_floats(operands)[0].size / max(1, bound.size))
     if name == "avg_pool":
