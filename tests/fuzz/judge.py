@@ -72,7 +72,7 @@ class Noise:
         ulps = ULPS.get(name, DEFAULT) * (4 if self.lax else 1)
         moved = [None if x is None else self._move(_widened(node, x), ulps) for x in operands]
         if self.lax and self.odd and name in FLUSHED:
-            moved = [None if x is None else _without_subnormals(x) for x in moved]
+            moved = [x if x is None or self.rng.random() < 0.5 else _without_subnormals(x) for x in moved]
         outcome = node.op.reference(*moved, **attrs)
         again = [np.asarray(r) for r in (outcome if isinstance(outcome, tuple) else (outcome,))]
         if name in CANCELLING and moved[0] is not None:
