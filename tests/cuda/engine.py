@@ -2,14 +2,18 @@
 whose kernels are the simulator's. Every run is made twice, with asynchronous copies late and at once; both must agree.
 
     python -m tests.conformance.run_suite --backend tests.cuda.engine:prepare --include 'test_softmax'
+
+What CUDA refuses, faster: `--backend tests.cuda.engine:spelled` writes the kernels' text and runs nothing of it.
 """
 from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import ExitStack
 from typing import Any
+from unittest import mock
 
-from lepton import backend
+from lepton import backend, driver
+from lepton.codegen.cuda.device import device_code
 from tests.conformance.compare import check_outputs
 from tests.cuda.fakecuda import fake_driver, installed
 from tests.cuda.simulated import header
@@ -39,6 +43,18 @@ class Prepared:
         for rep in (self.rep, *getattr(self.rep, "_made", {}).values()):
             if hasattr(rep, "model") and hasattr(rep.model, "seed"):
                 rep.model.seed(0)
+
+
+def spelled(model: Any) -> Any:
+    """For the conformance suite, as `prepare`: compiled for CUDA as far as the kernels' text; the CPU answers."""
+    def compile(source: Any, **options: Any) -> Any:
+        done = driver.lower(source, driver.Options.of({**options, "target": TARGET}))
+        for program, target in done.programs:
+            device_code(program, target)
+        return driver.compile(source, **options)
+
+    _installed.enter_context(mock.patch.object(backend, "compile", compile))
+    return backend.prepare(model)
 
 
 _installed = ExitStack()
