@@ -9,12 +9,28 @@
 /* A huge page: one fault where small pages take 512, and one entry of the TLB. */
 #define HUGE_PAGE ((size_t)2 << 20)
 
+/* Of a last page this much must be wanted, to be worth the rest: the fault of a huge page clears all of it. */
+#define WORTH_A_PAGE (HUGE_PAGE / 4)
+
 static void *allocate_with_libc(void *context, size_t size, size_t alignment) {
   (void)context;
-  if (size < HUGE_PAGE) return aligned_alloc(alignment, size); /* a multiple of alignment: see lpt_allocate */
+  size_t pages = (size + HUGE_PAGE - WORTH_A_PAGE) / HUGE_PAGE;
+  if (!pages) return aligned_alloc(alignment, size); /* a multiple of alignment: see lpt_allocate */
   void *block = aligned_alloc(HUGE_PAGE, (size + HUGE_PAGE - 1) / HUGE_PAGE * HUGE_PAGE);
-  if (block) madvise(block, size / HUGE_PAGE * HUGE_PAGE, MADV_HUGEPAGE); /* advice: it may be refused */
+  if (block) madvise(block, pages * HUGE_PAGE, MADV_HUGEPAGE); /* advice: it may be refused */
   return block;
+}
+
+/* Larger weights lie so that they are mapped in large pages, whose faults are few (codegen/link.py). */
+#define MOST_AT_ONCE ((uint64_t)32 << 20)
+
+void lpt_map_ahead(const void *weights, uint64_t size) {
+#ifdef MADV_POPULATE_READ
+  uintptr_t start = (uintptr_t)weights & ~(uintptr_t)4095;
+  if (size && size <= MOST_AT_ONCE) madvise((void *)start, (uintptr_t)weights + size - start, MADV_POPULATE_READ);
+#else
+  (void)weights, (void)size;
+#endif
 }
 
 static void release_with_libc(void *context, void *block) {
