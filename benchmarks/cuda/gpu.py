@@ -25,8 +25,8 @@ from pathlib import Path
 from typing import Any
 
 SHARES = {"env": 40, "kernels": 120, "sanitizer": 60, "models": 90, "ops": 110, "speed": 140}  # seconds of 560
-TESTS = ("tests/cuda/test_templates.py", "tests/cuda/test_integers.py", "tests/codegen/test_lower_map.py",
-         "tests/codegen/test_lower_rows.py")
+TESTS = ("tests/cuda/test_templates.py", "tests/cuda/test_integers.py", "tests/cuda/test_warpgroups.py",
+         "tests/codegen/test_lower_map.py", "tests/codegen/test_lower_rows.py")
 
 
 def main() -> int:

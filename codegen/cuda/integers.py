@@ -12,8 +12,9 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from lepton.codegen.cuda.products import places, tile_of, windows
-from lepton.codegen.cuda.templates.product import Factor, Matrix, Product, Zero, Zeros
+from lepton.codegen.cuda.products import kernel_of, places, tile_of, windows
+from lepton.codegen.cuda.templates.product import Factor, Matrix, Zero, Zeros
+from lepton.codegen.cuda.warpgroups import tiles_of, warpgroup_tile
 from lepton.codegen.group import Group, LowerOptions, lowers
 from lepton.codegen.kernel import Kernel, packed
 from lepton.codegen.loops import Apply, Cast, Expr, Let, Load, Ref, i64
@@ -27,7 +28,7 @@ from lepton.codegen.templates.epilogue import ACCUMULATOR, Epilogue
 from lepton.codegen.templates.fused import Bindings, Fused, Strides, constant_array, outer
 from lepton.ir import ops
 from lepton.ir.core import Value
-from lepton.ir.dims import Dim, ceildiv, product
+from lepton.ir.dims import Dim, product
 from lepton.ir.tensor import Array
 from lepton.ir.types import DType, TensorType
 
@@ -50,7 +51,7 @@ def lower_matmul_integer(group: Group, options: LowerOptions) -> Kernel:
         return _of_values(group, fused, problem, left)
     if problem.weights.size == 0 or (zb is not None and right is None):
         return generic_matmul(group, options)
-    return _weighted(group, fused, problem, left, np.zeros(1, np.int32) if right is None else right, a)
+    return _weighted(group, options, fused, problem, left, np.zeros(1, np.int32) if right is None else right, a)
 
 
 def _of_values(group: Group, fused: Fused, problem: Problem, left: integer.Zeros) -> Kernel:
@@ -71,7 +72,10 @@ def _of_values(group: Group, fused: Fused, problem: Problem, left: integer.Zeros
     exact = left.value is None and left.number == 0 and zb is None
     zeros = None if exact else Zeros(_zero(bindings, left), right, True)
     epilogue = fused.epilogue(bindings, problem.views)
-    return _kernel(group, bindings, problem.batch, (problem.m,), problem.n, problem.k, *factors, zeros, epilogue)
+    kind = _kind(a.tensor.dtype, b.tensor.dtype)
+    tile = tile_of(problem.m, problem.n, problem.k, product(problem.batch), DType.I32, kind)
+    return kernel_of(group, bindings, DType.I32, problem.batch, (problem.m,), problem.n, problem.k, *factors, epilogue,
+                     tile, zeros)
 
 
 def _zero(bindings: Bindings, zero: integer.Zeros) -> Zero:
@@ -82,31 +86,40 @@ def _zero(bindings: Bindings, zero: integer.Zeros) -> Zero:
 
 @dataclass(frozen=True, slots=True)
 class Weights:
-    """A constant right factor, packed: its bytes, the zero point that they still have, Σ (b - zb) of each column."""
+    """A constant right factor: its bytes [group, n, k], the zero points that they still have, Σ (b - zb) per column."""
 
-    matrix: Matrix
-    zero: Zero | None
+    bytes: Array
+    zero: Array | None
     sums: Array
 
     @classmethod
-    def of(cls, bindings: Bindings, weights: Array, zero: Array, before: Strides) -> Weights:
-        """`weights` [group, n, k], `zero` [group, n] or a number; `before`: the strides of the entries of a batch."""
-        groups, n, k = weights.shape
+    def of(cls, weights: Array, zero: Array) -> Weights:
+        """`zero` [group, n] or a number."""
+        groups, n, _ = weights.shape
         zero = np.broadcast_to(zero.astype(np.int32).reshape(-1), (groups * n,))
         rest = weights.astype(np.int32) - zero.reshape(groups, n, 1)
-        fits = -128 <= rest.min() and rest.max() <= 127
-        padded = np.pad(rest.astype(np.int8) if fits else weights, ((0, 0), (0, 0), (0, -k % RUN)))
-        dtype, step = DType.I8 if padded.dtype == np.int8 else DType.U8, padded.shape[-1]
-        steps = (*(s * step for s in before), step, 1)
-        operand = bindings.operand(packed(padded), TensorType(dtype, padded.shape), steps)
-        own = None
-        if not fits:
-            own = Zero(0, bindings.operand(packed(zero), TensorType(DType.I32, zero.shape), (*before, 1)))
-        return cls(Matrix(operand, step), own, rest.sum(-1).astype(np.int32).reshape(-1))
+        sums = rest.sum(-1).astype(np.int32).reshape(-1)
+        if -128 <= rest.min() and rest.max() <= 127:
+            return cls(rest.astype(np.int8), None, sums)
+        return cls(weights, zero, sums)
 
-    def zeros(self) -> Zeros | None:
+    @property
+    def dtype(self) -> DType:
+        return DType.I8 if self.bytes.dtype == np.int8 else DType.U8
+
+    def matrix(self, bindings: Bindings, before: Strides) -> Matrix:
+        """As it lies, filled up; `before`: the strides of the entries of a batch, in columns."""
+        padded = np.pad(self.bytes, ((0, 0), (0, 0), (0, -self.bytes.shape[2] % RUN)))
+        step = padded.shape[-1]
+        steps = (*(s * step for s in before), step, 1)
+        return Matrix(bindings.operand(packed(padded), TensorType(self.dtype, padded.shape), steps), step)
+
+    def zeros(self, bindings: Bindings, before: Strides) -> Zeros | None:
         """What the tile has to take off."""
-        return None if self.zero is None else Zeros(Zero(), self.zero, False)
+        if self.zero is None:
+            return None
+        operand = bindings.operand(packed(self.zero), TensorType(DType.I32, self.zero.shape), (*before, 1))
+        return Zeros(Zero(), Zero(0, operand), False)
 
 
 def less_left(bindings: Bindings, epilogue: Epilogue, left: integer.Zeros, sums: Array, steps: Strides) -> Epilogue:
@@ -125,29 +138,34 @@ def less_left(bindings: Bindings, epilogue: Epilogue, left: integer.Zeros, sums:
     return replace(epilogue, loads=(*epilogue.loads, *loads), lets=(whole, *epilogue.lets))
 
 
-def _weighted(group: Group, fused: Fused, problem: Problem, left: integer.Zeros, zero: Array, a: Value) -> Kernel:
+def _weighted(group: Group, options: LowerOptions, fused: Fused, problem: Problem, left: integer.Zeros, zero: Array,
+              a: Value) -> Kernel:
     """The product with constant weights in matrix form."""
     assert problem.weights is not None
     bindings, none = Bindings(), (0,) * len(problem.batch)
     factor = Matrix(bindings.operand(outer(group, a), a.tensor, problem.a))
-    weights = Weights.of(bindings, problem.weights.T[None], zero, none)
+    weights = Weights.of(problem.weights.T[None], zero)
     epilogue = less_left(bindings, fused.epilogue(bindings, problem.views), left, weights.sums, (*none, 0, 1))
-    return _kernel(group, bindings, problem.batch, (problem.m,), problem.n, problem.k, factor, weights.matrix,
-                   weights.zeros(), epilogue)
+    return _kernel(group, options, bindings, problem.batch, (problem.m,), factor, weights, none, epilogue)
 
 
-def _kernel(group: Group, bindings: Bindings, batch: tuple[Dim, ...], rows: tuple[Dim, ...], n: Dim, k: Dim,
-            left: Factor, right: Matrix, zeros: Zeros | None, epilogue: Epilogue) -> Kernel:
-    kind = "".join("s8" if f.operand.dtype.is_signed else "u8" for f in (left, right))
-    m = product(rows)
-    tile = tile_of(m, n, k, product(batch), DType.I32, kind)
-    sizes = bindings.sizes
-    columns, depth = sizes((n, k))
-    body = Product(0, 0, DType.I32, sizes(batch), sizes(rows), columns, depth, left, right, epilogue, tile, zeros)
-    body = body.counted(len(bindings.bound), len(bindings.table.dims))
-    tasks = product((*batch, ceildiv(m, tile.rows), ceildiv(n, tile.columns)))
-    return Kernel(group.name, body, tuple(bindings.bound), tasks, bindings.table.dims,
-                  flops=product((*batch, 2, m, n, k)), writes=group.outputs)
+def _kernel(group: Group, options: LowerOptions, bindings: Bindings, batch: tuple[Dim, ...], rows: tuple[Dim, ...],
+            left: Factor, weights: Weights, before: Strides, epilogue: Epilogue) -> Kernel:
+    """`before`: the strides of the entries of a batch, in columns of the weights."""
+    m, entries, (_, n, k) = product(rows), product(batch), weights.bytes.shape
+    kind = _kind(left.operand.dtype, weights.dtype)
+    tile = warpgroup_tile(options.target, kind, weights.bytes, m, entries) if weights.zero is None else None
+    if tile is not None:
+        tiles = tuple(-(-s // tile.columns) if isinstance(s, int) else s for s in before)
+        right = tiles_of(bindings, tile, weights.bytes, weights.dtype, tiles)
+        return kernel_of(group, bindings, DType.I32, batch, rows, n, k, left, right, epilogue, tile)
+    matrix, zeros = weights.matrix(bindings, before), weights.zeros(bindings, before)
+    return kernel_of(group, bindings, DType.I32, batch, rows, n, k, left, matrix, epilogue,
+                     tile_of(m, n, k, entries, DType.I32, kind), zeros)
+
+
+def _kind(left: DType, right: DType) -> str:
+    return "".join("s8" if d.is_signed else "u8" for d in (left, right))
 
 
 @lowers(ops.conv_integer, family="cuda")
@@ -169,18 +187,18 @@ def lower_conv_integer(group: Group, options: LowerOptions) -> Kernel:
     if shape.groups > 1 and (shape.filters < 8 or shape.depth < 8):
         return generic_conv(group, options)  # a tile would be mostly empty
     if shape.pointwise:
-        return _weighted(group, fused, pixels(shape), left, zero, x)
-    return _conv(group, fused, shape, left, zero, x)
+        return _weighted(group, options, fused, pixels(shape), left, zero, x)
+    return _conv(group, options, fused, shape, left, zero, x)
 
 
-def _conv(group: Group, fused: Fused, shape: Shape, left: integer.Zeros, zero: Array, x: Value) -> Kernel:
+def _conv(group: Group, options: LowerOptions, fused: Fused, shape: Shape, left: integer.Zeros, zero: Array,
+          x: Value) -> Kernel:
     """Rows are output places, columns a group's filters."""
     bindings, (rows, steps) = Bindings(), places(shape)
     own = _zero(bindings, left)
     factor = replace(windows(bindings, group, shape, x), fill=own)
     bytes = shape.weights.transpose(0, 2, 3, 4, 1).reshape(shape.groups, shape.filters, shape.depth)
-    weights = Weights.of(bindings, bytes, zero, (shape.filters,))
+    weights = Weights.of(bytes, zero)
     epilogue = less_left(bindings, fused.epilogue(bindings, steps), left, weights.sums,
                          (shape.filters, *(0,) * len(rows), 1))
-    return _kernel(group, bindings, (shape.groups,), rows, shape.filters, shape.depth, factor, weights.matrix,
-                   weights.zeros(), epilogue)
+    return _kernel(group, options, bindings, (shape.groups,), rows, factor, weights, (shape.filters,), epilogue)

@@ -5,7 +5,19 @@ from __future__ import annotations
 
 import numpy as np
 
-from lepton.codegen.cuda.templates.product import Columns, Matrix, PlainTile, Product, TensorTile, Tile, Windows
+from lepton.codegen.cuda.templates.product import (
+    Columns,
+    Factor,
+    Matrix,
+    PlainTile,
+    Product,
+    TensorTile,
+    Tile,
+    Windows,
+    Zeros,
+)
+from lepton.codegen.cuda.templates.warpgroup import Tiles, WarpgroupProduct, WarpgroupTile
+from lepton.codegen.cuda.warpgroups import tiles_of, warpgroup_tile
 from lepton.codegen.group import Group, LowerOptions, lowers
 from lepton.codegen.kernel import Kernel, packed
 from lepton.codegen.llvm.convert import widened
@@ -15,6 +27,7 @@ from lepton.codegen.lower.halves import upper_halves
 from lepton.codegen.lower.matmul import problem_of
 from lepton.codegen.lower.matmul_cost import Problem
 from lepton.codegen.lower.products import generic_conv, generic_matmul
+from lepton.codegen.templates.epilogue import Epilogue
 from lepton.codegen.templates.fused import Bindings, Fused, Strides, collapse, constant_array, narrow_operand, outer
 from lepton.ir import ops
 from lepton.ir.core import Value
@@ -83,26 +96,44 @@ def matmul_kernel(group: Group, options: LowerOptions, fused: Fused, problem: Pr
                   factors: tuple[Value, Value]) -> Kernel:
     """The kernel of a product in matrix form."""
     bindings, (a, b), dtype = Bindings(), factors, factors[0].tensor.dtype
-    kind = kind_of(dtype, options, problem.m, problem.n, problem.k, product(problem.batch))
+    entries = product(problem.batch)
+    kind = kind_of(dtype, options, problem.m, problem.n, problem.k, entries)
     few = isinstance(problem.m, int) and problem.m <= MOST_ROWS_OF_COLUMNS and dtype in PLAIN
     few = few and (problem.weights is not None or problem.b[-2] == 1)
     left = Matrix(bindings.operand(outer(group, a), a.tensor, problem.a))
+    tile: Tile | WarpgroupTile = tile_of(problem.m, problem.n, problem.k, entries, dtype, kind)
+    right: Matrix | Tiles
     if problem.weights is None:
         *batch, k_step, n_step = problem.b
         right = Matrix(bindings.operand(outer(group, b), b.tensor, (*batch, n_step, k_step)))
     else:
-        right = weights_of(bindings, problem.weights, dtype, len(problem.batch), turned=few or kind is not None)
+        weights, none = words(problem.weights.T[None], dtype), (0,) * len(problem.batch)
+        tile = warpgroup_tile(options.target, kind, weights, problem.m, entries) or tile
+        right = tiles_of(bindings, tile, weights, dtype, none) if isinstance(tile, WarpgroupTile) else weights_of(
+            bindings, problem.weights, dtype, len(none), turned=few or kind is not None)
     epilogue = fused.epilogue(bindings, problem.views)
-    tile = tile_of(problem.m, problem.n, problem.k, product(problem.batch), dtype, kind)
-    (m, n, k), batch_sizes = bindings.sizes((problem.m, problem.n, problem.k)), bindings.sizes(problem.batch)
-    body = (Columns if few else Product)(
-        0, 0, widened(fused.result.tensor.dtype), batch_sizes, (m,), n, k, left, right, epilogue, tile)
-    body = body.counted(len(bindings.bound), len(bindings.table.dims))
-    tasks = product((*problem.batch, problem.n)) if few else product(
-        (*problem.batch, ceildiv(problem.m, tile.rows), ceildiv(problem.n, tile.columns)))
-    flops = product((*problem.batch, 2, problem.m, problem.n, problem.k))
-    return Kernel(group.name, body, tuple(bindings.bound), tasks, bindings.table.dims, flops=flops,
-                  writes=group.outputs)
+    return kernel_of(group, bindings, widened(fused.result.tensor.dtype), problem.batch, (problem.m,), problem.n,
+                     problem.k, left, right, epilogue, tile, few=few)
+
+
+def kernel_of(group: Group, bindings: Bindings, sums: DType, batch: tuple[Dim, ...], rows: tuple[Dim, ...], n: Dim,
+              k: Dim, left: Factor, right: Matrix | Tiles, epilogue: Epilogue, tile: Tile | WarpgroupTile,
+              zeros: Zeros | None = None, *, few: bool = False) -> Kernel:
+    """The kernel of a product [*batch, *rows, n] whose operands are bound."""
+    m, sizes = product(rows), bindings.sizes
+    (columns, depth), entries, places = sizes((n, k)), sizes(batch), sizes(rows)
+    counts = len(bindings.bound), len(bindings.table.dims)
+    body: Product
+    if isinstance(tile, WarpgroupTile):
+        assert isinstance(right, Tiles)
+        body = WarpgroupProduct(*counts, sums, entries, places, columns, depth, left, right, epilogue, tile)
+    else:
+        assert isinstance(right, Matrix)
+        make = Columns if few else Product
+        body = make(*counts, sums, entries, places, columns, depth, left, right, epilogue, tile, zeros)
+    tasks = product((*batch, n)) if few else product((*batch, ceildiv(m, tile.rows), ceildiv(n, tile.columns)))
+    return Kernel(group.name, body, tuple(bindings.bound), tasks, bindings.table.dims,
+                  flops=product((*batch, 2, m, n, k)), writes=group.outputs)
 
 
 def weights_of(bindings: Bindings, weights: Array, dtype: DType, batch: int, *, turned: bool) -> Matrix:
@@ -146,16 +177,19 @@ def conv_kernel(group: Group, options: LowerOptions, fused: Fused, shape: Shape,
     """Rows are output places, columns a group's filters."""
     bindings, dtype, (rows, steps) = Bindings(), x.tensor.dtype, places(shape)
     m, k = product(rows), shape.depth
-    kind = kind_of(dtype, options, m, shape.filters, k, shape.groups)
-    tile = tile_of(m, shape.filters, k, shape.groups, dtype, kind)
+    kind, weights = kind_of(dtype, options, m, shape.filters, k, shape.groups), filters(shape, dtype)
+    found = warpgroup_tile(options.target, kind, weights, m, shape.groups)
+    tile = found or tile_of(m, shape.filters, k, shape.groups, dtype, kind)
     epilogue = fused.epilogue(bindings, steps)
-    body = Product(
-        0, 0, widened(fused.result.tensor.dtype), (shape.groups,), bindings.sizes(rows), shape.filters, k,
-        windows(bindings, group, shape, x), filters(bindings, shape, dtype), epilogue, tile)
-    body = body.counted(len(bindings.bound), len(bindings.table.dims))
-    tasks = product((shape.groups, ceildiv(m, tile.rows), -(-shape.filters // tile.columns)))
-    return Kernel(group.name, body, tuple(bindings.bound), tasks, bindings.table.dims, flops=shape.flops,
-                  writes=group.outputs)
+    left = windows(bindings, group, shape, x)
+    right: Matrix | Tiles
+    if found:
+        right = tiles_of(bindings, found, weights, dtype, (-(-shape.filters // found.columns),))
+    else:
+        steps_of = (shape.filters * k, k, 1)
+        right = Matrix(bindings.operand(packed(weights), TensorType(dtype, weights.shape), steps_of))
+    return kernel_of(group, bindings, widened(fused.result.tensor.dtype), (shape.groups,), rows, shape.filters, k, left,
+                     right, epilogue, tile)
 
 
 def places(shape: Shape) -> tuple[tuple[Dim, ...], list[Strides]]:
@@ -173,8 +207,7 @@ def windows(bindings: Bindings, group: Group, shape: Shape, x: Value) -> Windows
                    shape.dilations, bindings.sizes(shape.pads), shape.channels)
 
 
-def filters(bindings: Bindings, shape: Shape, dtype: DType) -> Matrix:
-    """[group, filter, (d, h, w, channel)]."""
-    k = shape.depth
-    array = words(np.ascontiguousarray(shape.weights.transpose(0, 2, 3, 4, 1)).reshape(-1, k), dtype)
-    return Matrix(bindings.operand(packed(array), TensorType(dtype, array.shape), (shape.filters * k, k, 1)))
+def filters(shape: Shape, dtype: DType) -> Array:
+    """[group, filter, (d, h, w, channel)], as it lies in memory."""
+    array = words(np.ascontiguousarray(shape.weights.transpose(0, 2, 3, 4, 1)), dtype)
+    return array.reshape(shape.groups, shape.filters, shape.depth)

@@ -5,7 +5,8 @@ from collections.abc import Sequence
 from functools import cache
 from importlib.resources import files
 
-COMMON = ("math.cuh", "ops.cuh", "block.cuh", "product.cuh", "tensor.cuh", "attention.cuh")
+COMMON = ("math.cuh", "ops.cuh", "block.cuh", "product.cuh", "tensor.cuh", "warpgroup.cuh",
+          "attention.cuh")
 
 
 @cache

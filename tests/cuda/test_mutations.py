@@ -16,6 +16,7 @@ import pytest
 import lepton.codegen.cuda.lowering
 from lepton.codegen.cuda import products
 from lepton.codegen.cuda.templates.product import PlainTile, TensorTile, Tile
+from lepton.codegen.cuda.templates.warpgroup import WarpgroupTile
 from lepton.codegen.group import Group, LowerOptions, lowering_of
 from lepton.codegen.kernel import Kernel, Packed
 from lepton.codegen.target import Target
@@ -53,6 +54,15 @@ def weighted(tile: Tile) -> Case:
     node = ops.matmul(a, ops.constant(value=Tensor.of(random((320, 150), DType.F16)))).producer
     assert node is not None
     return node, {a: random((150, 320), DType.F16)}
+
+
+def by_warpgroups() -> Case:
+    """Three tiles for two blocks, ten steps in a ring of four places."""
+    products.warpgroup_tile = lambda *_: WarpgroupTile("f16", 64, 4)  # type: ignore[attr-defined]
+    a = harness.value((300, 640), DType.F16)
+    node = ops.matmul(a, ops.constant(value=Tensor.of(random((640, 50), DType.F16)))).producer
+    assert node is not None
+    return node, {a: random((300, 640), DType.F16)}
 
 
 def few_rows() -> Case:
@@ -145,6 +155,28 @@ BUGS = [
         bytes_product),
     Bug("bytes: sums of other columns", "of_columns[j][1], column", "of_columns[j][0], column", bytes_product),
     Bug("bytes: zero points do not multiply", "zero * u32(ks)", "0u", bytes_product),
+    Bug("warp groups: places are filled that are in use",
+        "lp_barrier_wait(empty(shared, at), (step / Stages & 1) ^ 1);", "", by_warpgroups),
+    Bug("warp groups: what is not there is multiplied", "lp_barrier_wait(full(shared, at), step / Stages & 1);", "",
+        by_warpgroups),
+    Bug("warp groups: the other phase is awaited", "(step / Stages & 1) ^ 1", "step / Stages & 1", by_warpgroups),
+    Bug("warp groups: places are given back too early", "lp_products_wait<1>();", "lp_products_wait<2>();",
+        by_warpgroups),
+    Bug("warp groups: results before the last products", "lp_products_wait<0>();\n    if", "if", by_warpgroups),
+    Bug("warp groups: copies that are on their way count", "lp_copy_wait<lag>();", "lp_copy_wait<lag + 1>();",
+        by_warpgroups),
+    Bug("warp groups: the last copies count before they are there", "lp_copy_wait<0>();\n    for (int s = step",
+        "for (int s = step", by_warpgroups),
+    Bug("warp groups: writes are not published", "    lp_publish();\n    lp_sync_warp();", "    lp_sync_warp();",
+        by_warpgroups),
+    Bug("warp groups: a lane speaks for its warp", "    lp_publish();\n    lp_sync_warp();", "    lp_publish();",
+        by_warpgroups),
+    Bug("warp groups: half of the bytes are awaited", "at), BN * 128);\n", "at), BN * 64);\n", by_warpgroups),
+    Bug("warp groups: chunks are not permuted", "((chunk ^ (row & 7)) << 4)", "(chunk << 4)", by_warpgroups),
+    Bug("warp groups: both multiply the same rows", "from + thread / 128 * 8192 + k * 32", "from + k * 32",
+        by_warpgroups),
+    Bug("warp groups: nobody waits for the barriers' start", "lp_publish();\n    }\n    lp_sync();",
+        "lp_publish();\n    }", by_warpgroups),
     Bug("attention: no barrier before values replace keys", "      lp_sync();\n      bring(v", "      bring(v",
         partial(attention, DType.F32)),
     Bug("attention: no barrier before values are read", "      lp_sync();\n      weigh", "      weigh",

@@ -28,6 +28,7 @@ from lepton.codegen.cuda.templates.product import (
     Zeros,
 )
 from lepton.codegen.cuda.templates.text import DeviceBody
+from lepton.codegen.cuda.templates.warpgroup import Tiles, WarpgroupProduct, WarpgroupTile
 from lepton.codegen.loops import Ref
 from lepton.codegen.target import CUDA_TARGETS
 from lepton.codegen.templates.epilogue import ACCUMULATOR, Epilogue, Operand
@@ -49,6 +50,15 @@ def product(tile: Tile, dtype: DType, sums: DType = F32, *, k_first: bool = Fals
             make: Callable[..., Product] = Product, m: int = 512) -> DeviceBody:
     right = matrix(1, dtype, 1, 512) if k_first else matrix(1, dtype, 512, 1)
     return make(3, 0, sums, (), (m,), 512, 512, matrix(0, dtype, 512, 1), right, stored(2, dtype, sums, 512, 1), tile)
+
+
+def by_warpgroups(tile: WarpgroupTile, dtype: DType, sums: DType = F32, *, windows: bool = False) -> DeviceBody:
+    """4096 x 4096 x 512, or 3x3 over [8, 56, 56, 64]."""
+    plain = product(TensorTile("f16", *SHAPES[0]), dtype, sums) if not windows else convolution(
+        TensorTile("f16", *SHAPES[0]), dtype, sums)
+    assert isinstance(plain, Product)
+    tiles = Tiles(Operand(1, dtype, (*(0 for _ in plain.batch), tile.columns * 512)))
+    return WarpgroupProduct(3, 0, sums, plain.batch, plain.rows, plain.n, plain.k, plain.a, tiles, plain.epilogue, tile)
 
 
 def bytes_product(tile: Tile, columns: bool | None) -> DeviceBody:
@@ -105,6 +115,21 @@ MORE: dict[str, tuple[DeviceBody, int, Sequence[str]]] = {
 }
 
 
+# Of sm_90a alone.
+BULK = ("UBLKCP", "SYNCS", "USETMAXREG", COPY)
+WARPGROUPS: dict[str, tuple[DeviceBody, int, Sequence[str]]] = {
+    "warpgroup_f16": (by_warpgroups(WarpgroupTile("f16", 256, 4), F16), 168, ("HGMMA.64x256x16.F32 ", *BULK)),
+    "warpgroup_bf16": (by_warpgroups(WarpgroupTile("bf16", 128, 6), BF16), 168, ("HGMMA.64x128x16.F32.BF16", *BULK)),
+    "warpgroup_narrow": (by_warpgroups(WarpgroupTile("f16", 64, 8), F16), 168, ("HGMMA.64x64x16.F32 ", *BULK)),
+    "warpgroup_conv": (by_warpgroups(WarpgroupTile("f16", 64, 8), F16, windows=True), 168,
+                       ("HGMMA.64x64x16.F32 ", *BULK)),
+    "warpgroup_wide_conv": (by_warpgroups(WarpgroupTile("bf16", 256, 4), BF16, windows=True), 168,
+                            ("HGMMA.64x256x16.F32.BF16", *BULK)),
+    "warpgroup_bytes": (by_warpgroups(WarpgroupTile("u8s8", 256, 4), DType.U8, I32), 168,
+                        ("IGMMA.64x256x32.U8.S8", *BULK)),
+}
+
+
 @cache
 def library() -> nvrtc.Nvrtc | None:
     try:
@@ -153,3 +178,8 @@ def test_templates(tmp_path: Path) -> None:
 @pytest.mark.parametrize("arch", ["sm_80", "sm_90a", "sm_120"])
 def test_templates_everywhere(arch: str, tmp_path: Path) -> None:
     check(KERNELS | MORE, arch, tmp_path)
+
+
+def test_warpgroups(tmp_path: Path) -> None:
+    """ptxas also says where products of warp groups wait for each other, which they must not (C75xx)."""
+    check(WARPGROUPS, "sm_90a", tmp_path)

@@ -11,9 +11,10 @@ typedef int i32; typedef unsigned int u32; typedef long long i64; typedef unsign
 #define LP_THREADS (i64)blockDim.x
 #define LP_BLOCK (i64)blockIdx.x
 #define LP_BLOCKS (i64)gridDim.x
-#define LP_SHARED extern __shared__ __align__(16) unsigned char lp_shared[];
+#define LP_SHARED extern __shared__ __align__(1024) unsigned char lp_shared[];
 
 LP_INLINE void lp_sync() { __syncthreads(); }
+LP_INLINE void lp_sync_warp() { __syncwarp(); }
 LP_INLINE u32 lp_shuffle_down(u32 x, int by) { return __shfl_down_sync(0xFFFFFFFFu, x, by); }
 LP_INLINE u32 lp_shuffle_xor(u32 x, int by) { return __shfl_xor_sync(0xFFFFFFFFu, x, by); }
 
@@ -61,6 +62,65 @@ LP_INLINE u32 lp_to_tf32(u32 x) {  // the nearest of the numbers that tensor cor
   asm("cvt.rna.tf32.f32 %0, %1;" : "=r"(y) : "r"(x));
   return y;
 }
+
+#ifdef __CUDA_ARCH_FEAT_SM90_ALL
+#define LP_WARPGROUPS
+// --- barriers in shared memory that wait for arrivals and for bytes; copies of many bytes by one thread (sm_90) ---
+LP_INLINE void lp_barrier_start(u64 *b, int arrivals) {
+  asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" :: "r"(lp_shared_address(b)), "r"(arrivals) : "memory");
+}
+LP_INLINE void lp_barriers_started() { asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory"); }
+LP_INLINE void lp_barrier_expect(u64 *b, u32 bytes) {  // an arrival, and so many bytes to come
+  asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" :: "r"(lp_shared_address(b)), "r"(bytes) : "memory");
+}
+LP_INLINE void lp_barrier_arrive(u64 *b) {
+  asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" :: "r"(lp_shared_address(b)) : "memory");
+}
+LP_INLINE void lp_barrier_wait(u64 *b, u32 parity) {  // until the phase of this parity is over
+  asm volatile("{ .reg .pred done; again_%=: mbarrier.try_wait.parity.shared::cta.b64 done, [%0], %1; @!done bra again_%=; }"
+               :: "r"(lp_shared_address(b)), "r"(parity) : "memory");
+}
+LP_INLINE void lp_copy_bulk(void *to, const void *from, u32 bytes, u64 *b) {
+  asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];"
+               :: "r"(lp_shared_address(to)), "l"(from), "r"(bytes), "r"(lp_shared_address(b)) : "memory");
+}
+// What this thread wrote to shared memory may be read by products of warp groups and by copies.
+LP_INLINE void lp_publish() { asm volatile("fence.proxy.async.shared::cta;" ::: "memory"); }
+template <int N> LP_INLINE void lp_registers_more() { asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" :: "n"(N)); }
+template <int N> LP_INLINE void lp_registers_less() { asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" :: "n"(N)); }
+
+// --- products of warp groups (sm_90a): 64 rows by 2 R columns, 32 bytes along k, both factors in shared memory ---
+LP_INLINE void lp_products_begin() { asm volatile("wgmma.fence.sync.aligned;" ::: "memory"); }
+LP_INLINE void lp_products_commit() { asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory"); }
+template <int N> LP_INLINE void lp_products_wait() { asm volatile("wgmma.wait_group.sync.aligned %0;" :: "n"(N) : "memory"); }
+LP_INLINE u64 lp_rows128(const void *p) {  // rows of 128 bytes, chunks permuted; eight rows are 1024 bytes
+  return u64(lp_shared_address(p) >> 4) | 1ull << 16 | 64ull << 32 | 1ull << 62;
+}
+#define LP_TEN(t) "%" #t "0, %" #t "1, %" #t "2, %" #t "3, %" #t "4, %" #t "5, %" #t "6, %" #t "7, %" #t "8, %" #t "9, "
+#define LP_NAMES_32 "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, " LP_TEN(1) LP_TEN(2) "%30, %31"
+#define LP_NAMES_64 "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, " LP_TEN(1) LP_TEN(2) LP_TEN(3) LP_TEN(4) LP_TEN(5) \
+  "%60, %61, %62, %63"
+#define LP_NAMES_128 "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, " LP_TEN(1) LP_TEN(2) LP_TEN(3) LP_TEN(4) LP_TEN(5) \
+  LP_TEN(6) LP_TEN(7) LP_TEN(8) LP_TEN(9) LP_TEN(10) LP_TEN(11) "%120, %121, %122, %123, %124, %125, %126, %127"
+#define LP_SUMS_4(c, i) "+" c(d[i]), "+" c(d[i + 1]), "+" c(d[i + 2]), "+" c(d[i + 3])
+#define LP_SUMS_16(c, i) LP_SUMS_4(c, i), LP_SUMS_4(c, i + 4), LP_SUMS_4(c, i + 8), LP_SUMS_4(c, i + 12)
+#define LP_SUMS_32(c, i) LP_SUMS_16(c, i), LP_SUMS_16(c, i + 16)
+#define LP_SUMS_64(c, i) LP_SUMS_32(c, i), LP_SUMS_32(c, i + 32)
+#define LP_SUMS_128(c, i) LP_SUMS_64(c, i), LP_SUMS_64(c, i + 64)
+#define LP_PRODUCTS_OF(name, R, shape, types, more, T, c, left, right) \
+  LP_INLINE void name(T (&d)[R], u64 a, u64 b) { \
+    asm volatile("{ .reg .pred add; setp.eq.u32 add, 0, 0; wgmma.mma_async.sync.aligned." shape types " {" LP_NAMES_##R \
+                 "}, " left ", " right ", add" more "; }" : LP_SUMS_##R(c, 0) : "l"(a), "l"(b)); \
+  }
+#define LP_PRODUCTS(name, k, types, more, T, c) \
+  LP_PRODUCTS_OF(name, 32, "m64n64" k, types, more, T, c, "%32", "%33") \
+  LP_PRODUCTS_OF(name, 64, "m64n128" k, types, more, T, c, "%64", "%65") \
+  LP_PRODUCTS_OF(name, 128, "m64n256" k, types, more, T, c, "%128", "%129")
+LP_PRODUCTS(lp_products_f16, "k16", ".f32.f16.f16", ", 1, 1, 0, 0", float, "f")
+LP_PRODUCTS(lp_products_bf16, "k16", ".f32.bf16.bf16", ", 1, 1, 0, 0", float, "f")
+LP_PRODUCTS(lp_products_s8s8, "k32", ".s32.s8.s8", "", i32, "r")
+LP_PRODUCTS(lp_products_u8s8, "k32", ".s32.u8.s8", "", i32, "r")
+#endif
 
 LP_INLINE float lp_from_f16(u16 h) { float f; asm("cvt.f32.f16 %0, %1;" : "=f"(f) : "h"(h)); return f; }
 LP_INLINE u16 lp_to_f16(float f) { u16 h; asm("cvt.rn.f16.f32 %0, %1;" : "=h"(h) : "f"(f)); return h; }

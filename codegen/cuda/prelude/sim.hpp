@@ -29,10 +29,14 @@ typedef int32_t i32; typedef uint32_t u32; typedef long long i64; typedef unsign
 
 namespace lp_sim {
 struct Copy { void *to; const void *from; bool there; };
+struct Bulk { void *to; const void *from; u32 bytes; u64 *barrier; };
 struct Fiber {
   void *stack; int thread; bool done; u64 slot[4];
   std::vector<Copy> open;                    // asynchronous copies of no group yet
   std::deque<std::vector<Copy>> groups;
+  std::vector<std::function<void()>> products;   // of warp groups, not yet committed
+  std::deque<std::vector<std::function<void()>>> product_groups;
+  std::vector<size_t> written;               // chunks of shared memory that products may not read yet
 };
 struct Barrier { std::vector<int> waiting; };
 static const size_t STACK = 128 * 1024;
@@ -51,6 +55,9 @@ static std::function<void()> *body;
 static u64 seed = 88172645463325252ull;
 static bool late = true;  // asynchronous copies happen when they are waited for; otherwise at once
 static size_t shared_size;
+static std::vector<Bulk> bulk;             // copies on their way
+static std::vector<char> unpublished;      // for each 16 bytes; empty where nobody asks
+static int idle;                           // turns of those who wait for barriers in shared memory, without news
 static u64 row_reads, row_waves;  // of ldmatrix: reads of eight rows, and turns that shared memory takes for them
 
 static inline u64 draw() { seed ^= seed << 13; seed ^= seed >> 7; seed ^= seed << 17; return seed; }
@@ -93,7 +100,9 @@ static void start() {
   (*body)();
   Fiber *me = now;
   me->done = true;
-  if (--live == 0) lp_sim_switch(&me->stack, scheduler);
+  if (!me->products.empty() || !me->product_groups.empty()) fail("products that nobody waited for");
+  if (--live == 0 && !bulk.empty()) fail("copies that nobody waited for");
+  if (live == 0) lp_sim_switch(&me->stack, scheduler);
   if (!everyone.waiting.empty()) fail("a thread left where others wait at a barrier");
   next(me);
 }
@@ -122,6 +131,9 @@ static void launch(i64 grid, int size, size_t shared_bytes, std::function<void()
   for (block = 0; block < grid; ++block) {
     memset(shared, 0xFF, shared_bytes);
     everyone = Barrier();
+    bulk.clear();
+    unpublished.clear();
+    idle = 0;
     policy = int((draw() >> 20) % 3);
     favourite = int((draw() >> 20) % (size / 32));
     ready.clear();
@@ -134,7 +146,7 @@ static void launch(i64 grid, int size, size_t shared_bytes, std::function<void()
       *--top = nullptr;
       *--top = (void *)start;
       for (int k = 0; k < 6; ++k) *--top = nullptr;
-      fibers[i] = Fiber{top, i, false, {}, {}, {}};
+      fibers[i] = Fiber{top, i, false, {}, {}, {}, {}, {}, {}};
     }
     for (int i : order) ready.push_back(i);
     now = &fibers[ready.front()];
@@ -171,13 +183,20 @@ static void inside(const void *p) {
   const unsigned char *c = (const unsigned char *)p;
   if (c < shared || c + 16 > shared + shared_size) fail("16 bytes outside shared memory");
 }
+static void wrote(const void *p) {
+  const size_t chunk = ((const unsigned char *)p - shared) / 16;
+  if (chunk >= unpublished.size()) return;
+  unpublished[chunk] = 1;
+  now->written.push_back(chunk);
+}
 static void do_copy(const Copy &c) {
+  wrote(c.to);
   if (c.there) memcpy(c.to, c.from, 16);
   else memset(c.to, 0, 16);
 }
 }  // namespace lp_sim
 LP_INLINE void lp_load16(const void *p, u32 (&x)[4]) { lp_sim::aligned(p, "a load of 16 bytes off its place"); memcpy(x, p, 16); }
-LP_INLINE void lp_store16(void *p, const u32 (&x)[4]) { lp_sim::aligned(p, "a store of 16 bytes off its place"); memcpy(p, x, 16); }
+LP_INLINE void lp_store16(void *p, const u32 (&x)[4]) { lp_sim::aligned(p, "a store of 16 bytes off its place"); memcpy(p, x, 16); lp_sim::wrote(p); }
 LP_INLINE void lp_copy16(void *to, const void *from, bool there) {
   lp_sim::aligned(to, "a copy of 16 bytes to a place off 16");
   lp_sim::inside(to);
@@ -260,6 +279,111 @@ LP_MMA(lp_mma_s8u8, i32, S8, U8) LP_MMA(lp_mma_u8u8, i32, U8, U8)
 LP_INLINE u32 lp_to_tf32(u32 x) {  // to the nearest, halves away from 0
   return (x & 0x7F800000u) == 0x7F800000u ? x : (x + 0x1000u) & 0xFFFFE000u;
 }
+
+// --- barriers in shared memory, copies of many bytes, products of warp groups ---
+#define LP_WARPGROUPS
+namespace lp_sim {
+struct Counter { i16 all, left; i32 bytes_phase; };  // bytes to come, twice, and the parity of the phase
+static Counter *counter(u64 *b) {
+  inside((const char *)b - 8);
+  return (Counter *)b;
+}
+static void changed(Counter *c, int arrivals, int bytes) {
+  c->left -= arrivals;
+  c->bytes_phase += 2 * bytes;
+  idle = 0;
+  if (c->left < 0) fail("more arrivals at a barrier than it waits for");
+  if (c->left == 0 && c->bytes_phase >> 1 == 0) { c->left = c->all; c->bytes_phase ^= 1; }
+}
+static void do_bulk(const Bulk &b) {
+  memcpy(b.to, b.from, b.bytes);
+  for (u32 i = 0; i < b.bytes; i += 16) unpublished[((unsigned char *)b.to - shared + i) / 16] = 0;
+  changed(counter(b.barrier), 0, -(int)b.bytes);
+}
+static void some_copy() {
+  if (bulk.empty()) return;
+  std::swap(bulk[draw() % bulk.size()], bulk.back());
+  const Bulk b = bulk.back();
+  bulk.pop_back();
+  do_bulk(b);
+}
+static void yield() {  // to each in its turn: nobody is far ahead of those who wait for him
+  Fiber *me = now;
+  if (++idle > 200000) fail("a barrier in shared memory that stays closed");
+  ready.push_back(me->thread);
+  now = &fibers[ready.front()];
+  ready.pop_front();
+  if (now != me) lp_sim_switch(&me->stack, now->stack);
+}
+static const unsigned char *element(u64 rows, int row, int byte) {
+  u32 at = (u32)(rows & 0x3FFF) << 4;
+  at += row / 8 * ((u32)(rows >> 32 & 0x3FFF) << 4) + row % 8 * 128 + byte;
+  at ^= (at >> 7 & 7) << 4;
+  if (at >= shared_size) fail("a product reads outside shared memory");
+  if (unpublished[at / 16]) fail("a product reads what was not published");
+  return shared + at;
+}
+template <class T, class Left, class Right, int R> static void products(T (&d)[R], u64 a, u64 b) {
+  const int lane = now->thread % 32, first = now->thread / 32 % 4 * 16 + lane / 4;
+  for (int i = 0; i < R; ++i) {
+    const int row = first + (i >> 1 & 1) * 8, column = (i >> 2) * 8 + lane % 4 * 2 + (i & 1);
+    for (int k = 0; k < 32; k += 4) {
+      u32 x, y;
+      memcpy(&x, element(a, row, k), 4);
+      memcpy(&y, element(b, column, k), 4);
+      for (int e = 0; e < Left::count; ++e) d[i] += Left::of(x, e) * Right::of(y, e);
+    }
+  }
+}
+}  // namespace lp_sim
+LP_INLINE void lp_barrier_start(u64 *b, int arrivals) {
+  lp_sim::unpublished.resize(lp_sim::shared_size / 16 + 1);
+  *lp_sim::counter(b) = {(i16)arrivals, (i16)arrivals, 0};
+}
+LP_INLINE void lp_barriers_started() {}
+LP_INLINE void lp_barrier_expect(u64 *b, u32 bytes) { lp_sim::changed(lp_sim::counter(b), 1, (int)bytes); }
+LP_INLINE void lp_barrier_arrive(u64 *b) { lp_sim::changed(lp_sim::counter(b), 1, 0); }
+LP_INLINE void lp_barrier_wait(u64 *b, u32 parity) {
+  lp_sim::Counter *c = lp_sim::counter(b);
+  while ((u32)(c->bytes_phase & 1) == parity) {
+    lp_sim::some_copy();
+    if ((u32)(c->bytes_phase & 1) == parity) lp_sim::yield();
+  }
+}
+LP_INLINE void lp_copy_bulk(void *to, const void *from, u32 bytes, u64 *b) {
+  lp_sim::aligned(to, "a copy to a place off 16");
+  lp_sim::aligned(from, "a copy from a place off 16");
+  lp_sim::inside(to);
+  lp_sim::inside((char *)to + bytes - 16);
+  if (bytes % 16) lp_sim::fail("a copy of other than multiples of 16 bytes");
+  if (lp_sim::late) lp_sim::bulk.push_back({to, from, bytes, b});
+  else lp_sim::do_bulk({to, from, bytes, b});
+}
+LP_INLINE void lp_publish() {
+  for (size_t chunk : lp_sim::now->written) lp_sim::unpublished[chunk] = 0;
+  lp_sim::now->written.clear();
+}
+template <int N> static inline void lp_registers_more() {}
+template <int N> static inline void lp_registers_less() {}
+LP_INLINE void lp_products_begin() {}
+LP_INLINE void lp_products_commit() {
+  lp_sim::now->product_groups.push_back(std::move(lp_sim::now->products));
+  lp_sim::now->products.clear();
+}
+template <int N> static inline void lp_products_wait() {
+  auto &groups = lp_sim::now->product_groups;
+  for (; groups.size() > (size_t)N; groups.pop_front())
+    for (auto &product : groups.front()) product();
+  lp_sync_warp();
+}
+LP_INLINE u64 lp_rows128(const void *p) {
+  return u64((const unsigned char *)p - lp_sim::shared) >> 4 | 1ull << 16 | 64ull << 32 | 1ull << 62;
+}
+#define LP_PRODUCTS(name, T, Left, Right) template <int R> static inline void name(T (&d)[R], u64 a, u64 b) { \
+  auto all = [&d, a, b] { lp_sim::products<T, lp_sim::Left, lp_sim::Right, R>(d, a, b); }; \
+  if (lp_sim::late) lp_sim::now->products.push_back(all); else all(); }
+LP_PRODUCTS(lp_products_f16, float, F16, F16) LP_PRODUCTS(lp_products_bf16, float, Bf16, Bf16)
+LP_PRODUCTS(lp_products_s8s8, i32, S8, S8) LP_PRODUCTS(lp_products_u8s8, i32, U8, S8)
 
 LP_INLINE float lp_from_f16(u16 h) { _Float16 x; memcpy(&x, &h, 2); return (float)x; }
 LP_INLINE u16 lp_to_f16(float f) { _Float16 x = (_Float16)f; u16 h; memcpy(&h, &x, 2); return h; }
