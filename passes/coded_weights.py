@@ -256,11 +256,14 @@ class CodedWeights(Pass):
     """matmul(x, dequantize(levels of w))  ->  matmul_coded(x, levels of w, scales)
 
     For products of at most `rows` rows, or of a number known only at run time: those wait for weights, which are fewer
-    bytes this way. Others, and weights of fewer than `least` elements, become floats when compiling."""
+    bytes this way. And for those of `many` rows or more (0: for none), where decoding takes a few hundredths of the
+    product's time. In between it takes up to a third: there, and where there are fewer than `least` weights, they
+    become floats when compiling."""
 
     name: ClassVar[str] = "coded-weights"
     math: Math = "default"
     rows: int = 16
+    many: int = 96
     least: int = 4096
 
     def run(self, graph: Graph) -> bool:
@@ -283,7 +286,7 @@ class CodedWeights(Pass):
         size, rows = w.tensor.size, x.tensor.size // x.tensor.shape[-1] if x.tensor.shape[-1] != 0 else 0
         if not isinstance(size, int) or size < self.least or tensor_of(x) is not None:
             return False
-        return not isinstance(rows, int) or rows <= self.rows
+        return not isinstance(rows, int) or rows <= self.rows or 0 < self.many <= rows
 
     def replace(self, graph: Graph, node: Node, known: dict[Value, Operands | None]) -> bool:
         x, w = node.inputs[:2]

@@ -42,7 +42,7 @@ def pipeline_for(target_family: str, level: int, math: str, precision: Precision
     clean: list[Pass] = [Canonicalise(policy), Fold(), CSE()]
     device = target_family == "cuda"    # whose products read halves
     widen: list[Pass] = [DeviceHalves(policy)] if device else [WidenHalves(policy)]
-    coded: list[Pass] = [] if device else [CodedWeights(policy)]
+    coded: list[Pass] = [] if device else [CodedWeights(policy, many=96 if precision == "f32" else 0)]
     parts: list[Pass] = [Parts()] if tiles and policy == "fast" and precision == "f32" else []
     if level == 1:
         return [IntegerRegions(policy), *coded, *([] if device else widen), Fold(), *clean,

@@ -183,13 +183,13 @@ class Calibration:
             chosen(known, names, ())
 
 
-def quantize_model(model: Source, bits: int = 8, calibration: Any = None, *, progress: Tell = silent,
-                   dims: Mapping[str, int] | None = None, **recipe: Any) -> Graph:
+def quantize_model(model: Source, bits: int = 8, calibration: Any = None, *, weights_only: bool = False,
+                   progress: Tell = silent, dims: Mapping[str, int] | None = None, **recipe: Any) -> Graph:
     """The model with its layers quantised, as a graph for `lepton.compile`, `to_onnx` or another rewrite.
 
     `model`: a path, bytes, an onnx.ModelProto or a Graph. `calibration`: data, see `lepton.compress.data`. `recipe`:
-    the fields of `Recipe` (kind, ranges, rounding, skip, ...). Raises LeptonError."""
-    made = recipe_of({"bits": bits, **recipe})
+    the fields of `Recipe` (kind, ranges, rounding, skip, ...); `weights_only` is kind "weights". Raises LeptonError."""
+    made = recipe_of({"bits": bits, **({"kind": "weights"} if weights_only else {}), **recipe})
     return Calibration.of(model, calibration, progress, dims=dict(dims or {})).quantize(made)
 
 

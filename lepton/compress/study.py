@@ -15,13 +15,14 @@ from lepton.ir.diagnostics import LeptonError, UsageError
 if TYPE_CHECKING:
     from lepton.compress.searching import Plan, Point, Search
 
-KINDS = ["static", "dynamic", "float"]
+KINDS = ["static", "dynamic", "weights", "float"]
 FORMS = ["plain", "channels", "16x1", "factors"]     # what happens to the graph before it is quantised
 PLAIN = {"kind": "static", "ranges": "mse", "share": 0.0, "depthwise": True, "least": 0, "rounding": "nearest",
          "equalize": False, "form": "plain", "shared": 0.0}
 FIRST: tuple[dict[str, Any], ...] = (                # first of all plain int8, then one of each kind
     {}, {"share": 0.2}, {"depthwise": False, "least": 16}, {"form": "channels", "channels": 0.1, "whole": 0.3},
-    {"form": "factors", "factors": 0.003, "whole": 0.2}, {"kind": "float", "form": "16x1", "zeros": 0.6, "whole": 0.2})
+    {"form": "factors", "factors": 0.003, "whole": 0.2}, {"kind": "float", "form": "16x1", "zeros": 0.6, "whole": 0.2},
+    {"kind": "weights", "bits": 4})
 OUTSIDE = 10.0   # added to the value of a point outside the budget
 
 
@@ -103,6 +104,10 @@ class Study:
             return recipe_of({"kind": kind, **form})
         if kind == "dynamic":
             return recipe_of({"kind": kind, "skip": sorted(n for n in skip if facts[n][1]), **form})
+        if kind == "weights":
+            bits = trial.suggest_categorical("bits", [8, 4])
+            return recipe_of({"kind": kind, "bits": bits, "block": 32 if bits == 4 else 0, "rounding": rounding,
+                              "skip": sorted(n for n in skip if facts[n][1]), **form})
         return recipe_of({"kind": kind, "ranges": ranges, "skip": sorted(skip), "rounding": rounding,
                           "equalize": equalize, **form})
 
@@ -138,7 +143,7 @@ def _sampler(plan: Plan) -> Any:
     if plan.method == "random":
         return optuna.samplers.RandomSampler(seed=plan.seed)
     space: dict[str, Any] = {
-        "kind": KINDS, "ranges": ["mse", "percentile"], "share": [0.0, 0.1, 0.3], "depthwise": [True, False],
+        "kind": ["static", "dynamic", "float"], "ranges": ["mse", "percentile"], "share": [0.0, 0.1, 0.3], "depthwise": [True, False],
         "least": [0], "rounding": ["nearest", "adaround"], "equalize": [False], "form": ["plain", "channels"],
         "channels": [0.1, 0.25], "whole": [0.3], "shared": [0.0]}
     return optuna.samplers.GridSampler(space, seed=plan.seed)

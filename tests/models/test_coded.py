@@ -145,3 +145,12 @@ def test_the_summary_says_how_many_bits(tmp_path: Path) -> None:
     words = f"(of them 15.4 k weights in {8 * row['coded']['bytes'] / K / N:.1f} bits each)"
     assert words in as_text([path], report, verbose=False)
     assert words in text(artifact_record(str(path)))
+
+
+@pytest.mark.parametrize("rows", [16, 17, 95, 96])
+def test_the_number_of_rows_decides(rows: int) -> None:
+    """Between few rows and many, decoding would take too much of the time; bf16 has no use for it but at few rows."""
+    for precision, most in (("f32", 16 if rows < 96 else rows), ("bf16", 16)):
+        done = lower(blocked_dequantize(rows), Options.of({"precision": precision}))
+        found = {n.op for n in done.graphs[0].walk()}
+        assert (ops.matmul_coded in found) == (rows <= most)
