@@ -92,9 +92,9 @@ def _head(record: Mapping[str, Any], shape: Times) -> list[str]:
     remarks = []
     if isa:
         free = [NAMES[e] for e in shape.engines if e not in (*shape.peers, "lepton")]
-        remarks = [f"Limited to {isa.upper()}: Lepton by its target, OpenVINO's oneDNN by `ONEDNN_MAX_CPU_ISA` (its "
-                   "matrix products through MLAS are not)" + (f"; {' and '.join(free)} have no such switch, are shown "
-                                                              "and not ranked." if free else ".")]
+        remarks = [f"Limited to {isa.upper()}: Lepton by its target, OpenVINO's oneDNN by `ONEDNN_MAX_CPU_ISA`; matrix "
+                   "products that OpenVINO gives to MLAS (half of a transformer's) run with all that the CPU has. ONNX "
+                   "Runtime and MNN have no such switch" + (", are shown and not ranked." if free else ".")]
     if shape.busy > SHARED:
         remarks.append(f"Other programs took {shape.busy:.0%} of the same cores' time" + (
             "." if alone else ": threads that wait for each other lose most by that, and the ratios say little about a "
