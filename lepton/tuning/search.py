@@ -3,7 +3,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from statistics import median
 from typing import Any, Protocol
 
@@ -36,9 +36,15 @@ class Job:
     count: int
     flops: int
     options: LowerOptions
+    made: dict[Schedule, Kernel] = field(default_factory=dict)
 
     def kernel(self, schedule: Schedule) -> Kernel:
-        """The kernel cut so."""
+        """The kernel cut so. It is kept: packing weights takes time."""
+        if schedule not in self.made:
+            self.made[schedule] = self._lower(schedule)
+        return self.made[schedule]
+
+    def _lower(self, schedule: Schedule) -> Kernel:
         def choose(choice: Choice) -> Schedule:
             return schedule if choice.key == self.choice.key else choice.model()
 
@@ -86,6 +92,7 @@ def jobs(graph: Graph, options: LowerOptions) -> tuple[list[Job], int, int]:
     for choices in found.values():
         job = Job(choices[0], len(choices), 0, options)
         flops = job.kernel(choices[0].model()).flops
+        job.made.clear()
         made.append(replace(job, flops=flops if isinstance(flops, int) else 0))
     return sorted(made, key=lambda j: -j.flops * j.count), unknown, weights
 
@@ -125,6 +132,7 @@ def _measured(job: Job, threads: int, weights: int, deadline: float) -> Row:
         return Compiled(job.kernel(schedule), target, memory, threads, processor_time)
 
     best = search(job, trial, threads, lambda: time.perf_counter() > deadline)
+    job.made.clear()
     return Row(cpu(), compiler(), target.name, threads, job.choice.key, str(best.schedule), best.seconds,
                str(job.choice.model()), best.model_seconds, best.tried)
 

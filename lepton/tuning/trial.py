@@ -24,6 +24,7 @@ SAMPLE_S = 4e-4          # what a sample should take at least, so that reading t
 SMALL = 1 << 16          # bytes: constants up to this are taken as they are
 ARENA = 64 << 20         # bytes that weights are spread over at most
 PAGE = 4096
+PATTERN = 1 << 16        # numbers after which they repeat
 CHUNKS_PER_THREAD = 4    # as the runtime's pool deals a kernel's tasks out (runtime_c/src/pool.c)
 WAKING_S = 3e-6          # what it costs to have another thread join in
 Clock = Callable[[], float]
@@ -70,9 +71,10 @@ def _filled(size: int, floats: bool) -> Array:
     made = aligned(size + 2 * PAGE)
     rng = np.random.default_rng(0)
     if floats:
-        halves = made.view(np.uint16)[:made.nbytes // 2]
-        pattern = (rng.integers(0x3F00, 0x4000, 1 << 16) | rng.integers(0, 2, 1 << 16) << 15).astype(np.uint16)
-        halves[:] = np.resize(pattern, halves.size)
+        pattern = (rng.integers(0x3F00, 0x4000, PATTERN) | rng.integers(0, 2, PATTERN) << 15).astype(np.uint16)
+        for start in range(0, made.size, 2 * PATTERN):
+            part = made[start:start + 2 * PATTERN]
+            part[:] = pattern.view(np.uint8)[:part.size]
     return made
 
 
