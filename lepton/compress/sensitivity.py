@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from lepton.compress.observe import Inputs
-from lepton.compress.quantize import Recipe
+from lepton.compress.quantize import Calibration, Recipe
 from lepton.ir.tensor import Array
 from lepton.passes.compress.grids import nearest, row_scales
 from lepton.passes.compress.layers import Layer, layers
@@ -32,16 +32,19 @@ class Damage:
     pruned: float = 0.0
 
 
-def damages(search: Search, seconds: float) -> list[Damage]:
-    """Every layer, the worst first. Losses are measured for the layers with most noise, as far as the time reaches."""
-    calibration = search.calibration
-    stats = calibration.inputs(PLAIN.form)
-    found = []
+def estimated(calibration: Calibration) -> list[Damage]:
+    """Every layer, the noisiest first, by one look at the data."""
+    stats, found = calibration.inputs(PLAIN.form), []
     for layer in layers(calibration.graph, with_activations=True):
         seen = stats.get(layer.name)
         found.append(Damage(layer.name) if seen is None else
                      Damage(layer.name, _noise(layer, seen), None, _lost_half(layer, seen)))
-    found.sort(key=lambda d: -d.noise)
+    return sorted(found, key=lambda d: -d.noise)
+
+
+def damages(search: Search, seconds: float) -> list[Damage]:
+    """Every layer, the worst first. Losses are measured for the layers with most noise, as far as the time reaches."""
+    calibration, found = search.calibration, estimated(search.calibration)
     end = time.monotonic() + seconds
     for i, damage in enumerate(found):
         if time.monotonic() > end:
