@@ -18,6 +18,7 @@ from llvmlite import binding as llvm
 from lepton.codegen.llvm.builder import Int, Module, Val, literal, vec
 from lepton.codegen.llvm.machine import compile_module, initialize
 from lepton.codegen.target import Target
+from lepton.codegen.templates.blocks import FIRST_A, FIRST_W, HIGH, configure, release
 from lepton.codegen.templates.dots import FMA, Dot
 from lepton.ir.tensor import Array
 from lepton.ir.types import DType
@@ -25,6 +26,7 @@ from lepton.ir.types import DType
 LEVELS = ("L2", "L3", "memory")
 ROUNDS = 15               # the best of so many counts: what else runs here only ever slows a loop down
 ROUND_S = 2e-3
+SUMS = 4                  # tiles of sums of the loop of tiles
 READS = 8                 # vectors a turn of the reading loop
 Run = Callable[[], None]
 
@@ -91,6 +93,9 @@ def _rate(loops: list[tuple[Run, float]]) -> float:
 
 def peak_loop(target: Target, dot: Dot = FMA) -> tuple[Run, float]:
     """Independent products and sums in registers; how many operations a call does."""
+    if dot.matrix:
+        tiles, turns = _tile_code(target, dot), 2_000
+        return lambda: tiles(None, None, None, 0, turns), 2.0 * dot.group * HIGH**3 * SUMS * turns
     lanes, turns = target.lanes(DType.F32), 20_000
     scratch = aligned(256)
     function, chains = _peak_code(target, dot), _chains(target)
@@ -121,6 +126,26 @@ def _peak_code(target: Target, dot: Dot) -> Any:
     for other in sums[1:]:
         total = fn.op("xor" if dot.group == 4 else "fadd", total, other)
     fn.store(total, Val("ptr", "%scratch"), 0, 4)
+    return native_code(module, target, "peak")
+
+
+@cache
+def _tile_code(target: Target, dot: Dot) -> Any:
+    """Products of whole tiles of zeros, to four sums, as in a kernel's inner loop."""
+    module = Module()
+    fn = module.kernel("peak")
+    configure(fn, HIGH, HIGH)
+    for register in range(SUMS + 4):
+        fn.call("void", "llvm.x86.tilezero", [Val("i8", str(register))])
+
+    def turn(_: Int, state: list[Val]) -> list[Val]:
+        for sums in range(SUMS):
+            factors = FIRST_A + sums // 2, FIRST_W + sums % 2
+            fn.call("void", f"llvm.x86.{dot.matrix}", [Val("i8", str(r)) for r in (sums, *factors)])
+        return state
+
+    fn.loop(Val("i64", "%hi"), turn)
+    release(fn)
     return native_code(module, target, "peak")
 
 

@@ -76,7 +76,7 @@ def works(program: Program, shapes: Sequence[Sequence[int]], ceilings: Ceilings)
 
 def dots(program: Program) -> set[Dot]:
     """The kinds of products in the program: each has a peak of its own."""
-    return {dot for kernel in program.kernels for dot in _found(kernel.body, Dot)}
+    return {dot.kind for kernel in program.kernels for dot in _found(kernel.body, Dot)}
 
 
 class _Sizes:
@@ -93,7 +93,7 @@ class _Sizes:
 
 
 def _work(index: int, step: Step, kernel: Kernel, size: _Sizes, home: str, ceilings: Ceilings) -> Work:
-    dot = next(_found(kernel.body, Dot), FMA)
+    dot = next(_found(kernel.body, Dot), FMA).kind
     words = tuple(_remarks(kernel, ceilings))
     nodes = tuple(dict.fromkeys(loc.name for loc in step.loc))
     return Work(index, step.name, type(kernel.body).__name__, nodes, dot, size(kernel.flops),
@@ -224,7 +224,8 @@ def report(found: Sequence[Row], ceilings: Ceilings) -> dict[str, Any]:
 
 
 def _dot_name(dot: Dot) -> str:
-    return {1: "f32", 2: "bf16", 4: "i8"}.get(dot.group, f"groups of {dot.group}")
+    name = {1: "f32", 2: "bf16", 4: "i8"}.get(dot.group, f"groups of {dot.group}")
+    return f"{name} tiles" if dot.matrix else name
 
 
 def _by_kind(found: Sequence[Row], total: float) -> dict[str, dict[str, float]]:

@@ -15,7 +15,7 @@ their top bits are flipped as they are read, which moves them by 128; the sums' 
 """
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from lepton.codegen.llvm.builder import Function, Val, lanes_of, literal, vec
 from lepton.codegen.llvm.convert import from_memory
@@ -40,6 +40,11 @@ class Dot:
     def sums(self) -> DType:
         """What products of groups add up to."""
         return DType.I32 if self.group == 4 else DType.F32
+
+    @property
+    def kind(self) -> Dot:
+        """What its speed depends on, as long as W need not be fetched."""
+        return replace(self, stored=None)
 
     def width(self, dtype: DType) -> int:
         """Bytes of a group of W, for sums of this type."""

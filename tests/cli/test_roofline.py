@@ -32,7 +32,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def product(rows: Dim, k: int, columns: int) -> Graph:
     x = Value(TensorType(DType.F32, (rows, k)), name="x")
-    w = ops.constant(value=Tensor.of(np.ones((k, columns), np.float32)))
+    w = ops.constant(value=Tensor.of(np.full((k, columns), 1 / 3, np.float32)))    # no halves, which are stored as such
     return Graph.of("g", (x,), (ops.relu(ops.matmul(x, w)),))
 
 
@@ -134,3 +134,15 @@ def test_ceilings_of_this_machine() -> None:
     assert limits.bytes["L2"] > 1e8
     assert limits.sizes["L3"] > limits.sizes["L2"] > 0
     assert [limits.level_of(size) for size in (1, limits.sizes["L3"], limits.sizes["L3"] + 1)] == ["L2", "L3", "memory"]
+
+
+def test_weights_that_are_halves() -> None:
+    """They take half the bytes, and are multiplied as floats are."""
+    x, w = Value(TensorType(DType.F32, (8, 64)), name="x"), ops.constant(value=Tensor.of(np.ones((64, 32), np.float32)))
+    graph = Graph.of("g", (x,), (ops.matmul(x, w),))
+    limits = Ceilings(1, {FMA: 1e9}, {"L2": 1e9, "L3": 1e9, "memory": 1e9}, {"L2": 1 << 20, "L3": 1 << 24})
+    (work,) = found(graph, (8, 64), limits)
+    assert work.dot == FMA
+    assert sum(work.traffic.values()) == 4 * (8 * 64 + 8 * 32) + 2 * 64 * 32
+    ((program, _),) = lower(graph, Options()).programs
+    assert roofline.dots(program) == {FMA}

@@ -12,12 +12,14 @@ from llvmlite import binding as llvm
 
 import lepton
 import lepton.codegen.lower
+from lepton import ceilings
 from lepton.codegen import build
 from lepton.codegen.group import LowerOptions
 from lepton.codegen.kernel import Kernel
 from lepton.codegen.llvm.machine import calls, compile_module
 from lepton.codegen.lower.tiled import chunk_of
 from lepton.codegen.target import TARGETS
+from lepton.codegen.templates.dots import tiles_dot
 from lepton.codegen.templates.tiled import TiledConvolution, TiledGemm
 from lepton.ir import ops
 from lepton.ir.core import Graph, Node, Value
@@ -294,6 +296,18 @@ def test_floats_in_parts() -> None:
     assert plain < 1e-6
     assert error(passes="parts{products=6},fuse") <= plain
     assert 2e-6 < error(passes="parts{products=3},fuse") == error(math="fast") < 6e-6
+
+
+def test_peak(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The roofline's ceiling counts the operations that its loop does."""
+    llvm.load_library_permanently(str(tiles.library()))
+    monkeypatch.setattr(ceilings, "compile_module",
+                        lambda module, target: compile_module(tiles.with_calls(str(module)), target))
+    counts = (ctypes.c_int64 * 4).in_dll(ctypes.CDLL(str(tiles.library())), "tile_counts")
+    run, operations = ceilings.peak_loop(EMULATED, tiles_dot(DType.BF16))
+    before = counts[2]
+    run()
+    assert operations == 2 * 16 * 16 * 32 * (counts[2] - before)
 
 
 def test_few_rows_are_vectors() -> None:
