@@ -91,6 +91,13 @@ def attention(batch: int, heads: int, length: int, size: int, dtype: str) -> Cas
                 dtype, flops=4 * batch * heads * length**2 * size)
 
 
+# For the simulator: one of each kind.
+SMALL = (
+    product(8, 24, 16, "f32"), product(8, 24, 16, "f16"), conv(1, 4, 8, 8, 3), attention(1, 2, 9, 8, "f32"),
+    Case("softmax 3x50", "Softmax", ((3, 50),)),
+    Case("layer norm 3x20", "LayerNormalization", ((3, 20), (20,), (20,)), weights=2),
+    Case("gelu 100", "Gelu", ((100,),)),
+)
 CASES = (
     *(product(n, n, n, d) for d in ("f32", "f16") for n in (256, 1024, 4096, 8192)),
     product(1, 4096, 4096, "f32"), product(1, 4096, 4096, "f16"),

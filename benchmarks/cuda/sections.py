@@ -18,10 +18,12 @@ from typing import Any
 import numpy as np
 
 from benchmarks.cuda.gpu import TESTS
-from benchmarks.cuda.operators import CASES, Case
+from benchmarks.cuda.operators import CASES, SMALL, Case
 
 ROUNDS, TURNS = 30, 5
 TOLERANCE = 1e-3
+SIMULATED = "simulate" in sys.argv[4:]   # small, on the fake driver
+FEW = ("tests/codegen/test_lower_map.py", "-k", "x86-avx2 and broadcast")  # of the kernels' tests, then
 Record = dict[str, Any]
 
 
@@ -38,7 +40,7 @@ def device() -> str:
 
 
 def torch_or_none() -> Any:
-    return import_module("torch") if find_spec("torch") else None
+    return import_module("torch") if find_spec("torch") and not SIMULATED else None
 
 
 def median_ms(call: Callable[[], Any], until: float) -> float:
@@ -75,11 +77,13 @@ def graphed(call: Callable[[], Any]) -> Callable[[], Any]:
 def env(until: float, _models: Path | None) -> None:
     from lepton.codegen.cuda.nvrtc import nvrtc
 
-    query = ["nvidia-smi", "--query-gpu=name,driver_version", "--format=csv,noheader"]
+    query = ["echo", "simulated"] if SIMULATED else [
+        "nvidia-smi", "--query-gpu=name,driver_version", "--format=csv,noheader"]
     seen = subprocess.run(query, capture_output=True, text=True, check=False).stdout.strip()
     torch = torch_or_none()
     tell(gpu=seen, target=device(), nvrtc=nvrtc().version, torch=torch.__version__ if torch else None)
     if torch is None:
+        tell(missing="torch: no ceilings")
         return
     a = torch.randn(1 << 28, device="cuda")
     b = torch.empty_like(a)
@@ -90,9 +94,31 @@ def env(until: float, _models: Path | None) -> None:
     tell(name="torch bf16 8192^3", ms=ms, tflops=2 * 8192**3 / ms / 1e9)
 
 
+def wrappers(until: float, _models: Path | None) -> None:
+    from benchmarks.cuda.driver import Device
+    from benchmarks.cuda.wrappers import WRAPPERS, simulated, source
+    from lepton.codegen.cuda.nvrtc import nvrtc
+    from lepton.codegen.cuda.source import device_source
+    from lepton.codegen.target import CUDA_TARGETS
+
+    if shutil.which("g++") is None:
+        tell(missing="g++: no simulator to compare with")
+        return
+    arch = CUDA_TARGETS[device()].arch
+    here, image = Device(), nvrtc().compile(device_source([source(WRAPPERS)]), arch).data
+    there = simulated(WRAPPERS)
+    for i, wrapper in enumerate(WRAPPERS):
+        if time.monotonic() > until:
+            tell(name=wrapper.name, ok=False, error="no time left")
+            continue
+        difference = wrapper.difference(wrapper.on_device(here, image, f"k{i}"), wrapper.on_simulator(there, f"k{i}"))
+        tell(name=wrapper.name, ok=difference <= wrapper.tolerance, difference=difference)
+
+
 def pytest_record(prefix: list[str], arguments: list[str], until: float) -> None:
     """Run pytest with kernels on the GPU and tell its counts."""
-    command = [*prefix, sys.executable, "-m", "pytest", "-q", "-n0", "-p", "benchmarks.cuda.replay", *arguments]
+    fake = ["-p", "tests.cuda.on_fake"] if SIMULATED else []
+    command = [*prefix, sys.executable, "-m", "pytest", "-q", "-n0", *fake, "-p", "benchmarks.cuda.replay", *arguments]
     try:
         left = max(5.0, until - time.monotonic())
         done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=left)
@@ -104,6 +130,9 @@ def pytest_record(prefix: list[str], arguments: list[str], until: float) -> None
 
 
 def kernels(until: float, _models: Path | None) -> None:
+    if SIMULATED:
+        pytest_record([], list(FEW), until)
+        return
     for i, path in enumerate(TESTS):
         pytest_record([], [path, *([] if "cuda" in path else ["-k", "x86-avx2"])],
                       time.monotonic() + (until - time.monotonic()) / (len(TESTS) - i))
@@ -112,7 +141,7 @@ def kernels(until: float, _models: Path | None) -> None:
 def sanitizer(until: float, _models: Path | None) -> None:
     tool = shutil.which("compute-sanitizer")
     if tool is None:
-        tell(ok=False, error="compute-sanitizer is not installed")
+        tell(missing="compute-sanitizer")
         return
     for i, kind in enumerate(("memcheck", "racecheck")):
         pytest_record([tool, "--tool", kind, "--error-exitcode", "9"], [TESTS[0], "-x"],
@@ -123,7 +152,7 @@ def cases(models: Path | None) -> Iterator[tuple[str, Any, list[Record]]]:
     """Name, model, and inputs of several runs."""
     from tests.cuda import test_artifacts
 
-    for make in test_artifacts.MODELS:
+    for make in test_artifacts.MODELS[:2] if SIMULATED else test_artifacts.MODELS:
         made, feeds = make()
         yield make.__name__, made.SerializeToString(), feeds
     for path in sorted(models.glob("*.onnx")) if models else ():
@@ -164,7 +193,7 @@ def kernel_ms(model: Any, feeds: Record) -> float:
     session = model.session()
     session.run(feeds)
     taken = []
-    for _ in range(ROUNDS):
+    for _ in range(1 if SIMULATED else ROUNDS):
         session.profile()
         session.run(feeds)
         taken.append(sum(t.seconds for t in session.step_times()) * 1e3)
@@ -174,9 +203,9 @@ def kernel_ms(model: Any, feeds: Record) -> float:
 def ops(until: float, _models: Path | None) -> None:
     import lepton
 
-    torch, target = torch_or_none(), device()
-    for i, case in enumerate(CASES):
-        end = time.monotonic() + (until - time.monotonic()) / (len(CASES) - i)
+    torch, target, wanted = torch_or_none(), device(), SMALL if SIMULATED else CASES
+    for i, case in enumerate(wanted):
+        end = time.monotonic() + (until - time.monotonic()) / (len(wanted) - i)
         if time.monotonic() > until:
             tell(name=case.name, ok=False, error="no time left")
             continue
@@ -199,7 +228,7 @@ def speed(until: float, folder: Path | None) -> None:
     torch = torch_or_none()
     paths = sorted(folder.glob("*.onnx")) if folder else []
     if torch is None or not paths or find_spec("onnx2torch") is None:
-        tell(ok=False, error="speed needs torch, onnx2torch and --models FOLDER")
+        tell(missing="torch, onnx2torch or --models FOLDER")
         return
     for i, path in enumerate(paths):
         end = time.monotonic() + (until - time.monotonic()) / (len(paths) - i)
@@ -214,7 +243,8 @@ def speed(until: float, folder: Path | None) -> None:
         net = convert(str(path)).cuda().eval()
         ways: dict[str, Callable[[], Callable[[], Any]]] = {
             "torch_graph_ms": lambda: graphed(lambda: net(*there.values())),  # noqa: B023
-            "torch_compile_ms": lambda: _compiled(torch, net, list(there.values()))}  # noqa: B023
+            "torch_compile_ms": lambda: _compiled(torch, net, list(there.values()), "reduce-overhead"),  # noqa: B023
+            "torch_autotune_ms": lambda: _compiled(torch, net, list(there.values()), "max-autotune")}  # noqa: B023
         for name, way in ways.items():
             with torch.no_grad():
                 try:
@@ -224,13 +254,16 @@ def speed(until: float, folder: Path | None) -> None:
         tell(name=path.stem, **record)
 
 
-def _compiled(torch: Any, net: Any, arguments: list[Any]) -> Callable[[], Any]:
-    made = torch.compile(net, mode="reduce-overhead")
+def _compiled(torch: Any, net: Any, arguments: list[Any], mode: str) -> Callable[[], Any]:
+    made = torch.compile(net, mode=mode)
     return lambda: made(*arguments)
 
 
 SECTIONS: dict[str, Callable[[float, Path | None], None]] = {
-    "env": env, "kernels": kernels, "sanitizer": sanitizer, "models": models, "ops": ops, "speed": speed}
+    "env": env, "wrappers": wrappers, "kernels": kernels, "sanitizer": sanitizer, "models": models, "ops": ops,
+    "speed": speed}
 
 if __name__ == "__main__":
+    if SIMULATED:
+        from tests.cuda import on_fake  # noqa: F401  (installs it)
     SECTIONS[sys.argv[1]](time.monotonic() + float(sys.argv[2]), Path(sys.argv[3]) if sys.argv[3] else None)
