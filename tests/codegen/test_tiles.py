@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import ctypes
 import re
+from collections.abc import Iterator
 from typing import Any
 
 import ml_dtypes
@@ -13,7 +14,6 @@ from llvmlite import binding as llvm
 import lepton
 import lepton.codegen.lower
 from lepton import ceilings
-from lepton.codegen import build
 from lepton.codegen.group import LowerOptions
 from lepton.codegen.kernel import Kernel
 from lepton.codegen.llvm.machine import calls, compile_module
@@ -243,11 +243,9 @@ def test_configured_once_a_call() -> None:
 
 
 @pytest.fixture
-def machine(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The target x86-amx runs here."""
-    llvm.load_library_permanently(str(tiles.library()))
-    monkeypatch.setitem(TARGETS, "x86-amx", EMULATED)
-    monkeypatch.setattr(build, "compile_module", lambda text, target: compile_module(tiles.with_calls(text), target))
+def machine() -> Iterator[None]:
+    with tiles.emulating():
+        yield
 
 
 @pytest.mark.usefixtures("machine")

@@ -1,14 +1,28 @@
-"""Kernels for x86-amx on machines without AMX: their tile instructions become calls of tiles.c."""
+"""Kernels for x86-amx on machines without AMX: their tile instructions become calls of tiles.c.
+
+    python -m tests.codegen.tiles MODEL.onnx …
+
+compiles models for x86-amx, runs them so, and compares them with AVX-512's in f32 (quantised ones are equal)."""
 from __future__ import annotations
 
 import functools
 import subprocess
+import sys
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
+from unittest import mock
 
+import numpy as np
 import pytest
+from llvmlite import binding as llvm
 
+import lepton
+from lepton.codegen import build
+from lepton.codegen.llvm.machine import compile_module
 from lepton.codegen.target import AMX, TARGETS, Target, runs_here
 
 # The rest of it is what this CPU has, which machines without AMX may be.
@@ -36,3 +50,31 @@ def library() -> Path:
     subprocess.run(["cc", "-O2", "-march=haswell", "-ffp-contract=off", "-shared", "-fPIC", "-o", made, source, "-lm"],
                    check=True)
     return made
+
+
+@contextmanager
+def emulating() -> Iterator[None]:
+    """The target x86-amx runs here."""
+    llvm.load_library_permanently(str(library()))
+    with mock.patch.dict(TARGETS, {"x86-amx": EMULATED}), mock.patch.object(
+            build, "compile_module", lambda text, target: compile_module(with_calls(text), target)):
+        yield
+
+
+def main() -> None:
+    from benchmarks.precision import distance, feeds
+
+    def run(path: Path, **options: Any) -> list[np.ndarray]:
+        answers = lepton.compile(path, threads=1, level=3, **options)(*feeds(path).values())
+        return [np.asarray(a) for a in (answers if isinstance(answers, list | tuple) else [answers])]
+
+    for path in map(Path, sys.argv[1:]):
+        want = run(path, target="x86-avx512vnni")
+        with emulating():
+            for options in ({}, {"precision": "bf16"}, {"math": "fast"}):
+                got = run(path, target="x86-amx", **options)
+                print(f"{path.stem:24s} {options or 'f32'!s:24} {distance(got, want):.2e}", flush=True)
+
+
+if __name__ == "__main__":
+    main()
