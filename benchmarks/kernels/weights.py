@@ -33,8 +33,9 @@ FORMS = {"f32": (32, 0, False), "int8": (8, 0, False), "int4 b32": (4, 32, False
 COLD = 128 << 20      # bytes of copies
 GPT2 = Decoder(layers=12, width=768, heads=12, vocabulary=50257, positions=1024)
 RECIPES: dict[str, dict[str, Any]] = {
-    "f32": {}, "int8": {"kind": "weights", "bits": 8}, "int4 b32": {"kind": "weights", "bits": 4, "block": 32},
-    "palette 16": {"kind": "palette", "bits": 4}}
+    "f32": {}, "int8": {"kind": "weights", "bits": 8, "embeddings": True},
+    "int4 b32": {"kind": "weights", "bits": 4, "block": 32, "embeddings": True},
+    "palette 16": {"kind": "palette", "bits": 4, "embeddings": True}}
 
 
 def constant(array: Array) -> Value:

@@ -25,7 +25,7 @@ from lepton.passes.compress.masks import Pattern
 from lepton.passes.compress.palettize_weights import PalettizeWeights
 from lepton.passes.compress.quantize_dynamic import QuantizeDynamic
 from lepton.passes.compress.quantize_static import MOST, QuantizeStatic, spell_ranges
-from lepton.passes.compress.quantize_weights import QuantizeWeights
+from lepton.passes.compress.quantize_weights import QuantizeWeights, quantize_tables
 
 Kind = Literal["static", "dynamic", "weights", "palette", "float"]
 Rounding = Literal["nearest", "gptq", "adaround"]
@@ -45,6 +45,7 @@ class Recipe:
     equalize: bool = False                       # balance the channels of neighbouring convolutions first
     smooth: float = 0.0                          # SmoothQuant's alpha for matmuls; 0: off
     awq: bool = False                            # activation-aware scaling, kind "weights"
+    embeddings: bool = False                     # tables whose rows are looked up, too: i8, kind "weights", "palette"
     only: tuple[str, ...] = ()                   # layers by name; (): all
     skip: tuple[str, ...] = ()
     prune: float = 0.0                           # share of channels, or of weights in a pattern, that goes first
@@ -174,6 +175,8 @@ class Calibration:
                 _Weights(recipe.bits, recipe.block, **common).using(recipe, stats).run(graph)
             case "palette":
                 PalettizeWeights(recipe.bits, **common).run(graph)
+        if recipe.embeddings:
+            quantize_tables(graph)
         return graph
 
     def _check_names(self, recipe: Recipe) -> None:

@@ -3,14 +3,15 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lepton.compress.quantize import Recipe, recipe_of
 from lepton.compress.sensitivity import Damage
-from lepton.ir.diagnostics import LeptonError, UsageError
+from lepton.ir.diagnostics import LeptonError, ResourceError, UsageError
 
 if TYPE_CHECKING:
     from lepton.compress.searching import Plan, Point, Search
@@ -66,25 +67,39 @@ class Study:
     def remembered(self, name: str, make: Callable[[], Any]) -> Any:
         """Something that takes long to find out, once for a study."""
         if name not in self.study.user_attrs:
-            self.study.set_user_attr(name, json.dumps(make()))
+            found = json.dumps(make())
+            with self.writing():
+                self.study.set_user_attr(name, found)
         return json.loads(self.study.user_attrs[name])
 
     def run(self, ranked: Sequence[Damage], least: float) -> None:
         """Trials until there are as many as planned, or the time is up (one at least)."""
         plan = self.search.plan
         if not self.study.trials and plan.method != "grid":
-            for change in FIRST:
-                self.study.enqueue_trial({**PLAIN, **change})
+            with self.writing():
+                for change in FIRST:
+                    self.study.enqueue_trial({**PLAIN, **change})
         while len(self.points) < plan.trials and (self.search.left() > 0 or not self.points):
             self.search.tell(f"trial {len(self.points) + 1}/{plan.trials}")
-            trial = self.study.ask()
-            recipe = self.recipe(trial, ranked)
+            with self.writing():
+                trial = self.study.ask()
+                recipe = self.recipe(trial, ranked)
             known = next((p for p in self.points if p.recipe == recipe), None)
             point = known or self.search.point(recipe)
             value = point.value(plan.objective) + (OUTSIDE + least - point.score if point.score < least else 0.0)
-            trial.set_user_attr("point", json.dumps(asdict(point)))
-            self.study.tell(trial, value)
+            with self.writing():
+                trial.set_user_attr("point", json.dumps(asdict(point)))
+                self.study.tell(trial, value)
             self.points.append(point)
+
+    @contextmanager
+    def writing(self) -> Iterator[None]:
+        """Raises ResourceError where the study cannot be written; what was tried before is kept."""
+        try:
+            yield
+        except OSError as error:
+            raise ResourceError(f"cannot write the study {self.search.plan.study}: {error.strerror}",
+                                help="the same command goes on from the trials before, once there is room") from error
 
     def recipe(self, trial: Any, ranked: Sequence[Damage]) -> Recipe:
         """What a trial's parameters stand for: `share` of the layers, those that hurt most, stay in f32, and so do
@@ -143,9 +158,9 @@ def _sampler(plan: Plan) -> Any:
     if plan.method == "random":
         return optuna.samplers.RandomSampler(seed=plan.seed)
     space: dict[str, Any] = {
-        "kind": ["static", "dynamic", "float"], "ranges": ["mse", "percentile"], "share": [0.0, 0.1, 0.3], "depthwise": [True, False],
-        "least": [0], "rounding": ["nearest", "adaround"], "equalize": [False], "form": ["plain", "channels"],
-        "channels": [0.1, 0.25], "whole": [0.3], "shared": [0.0]}
+        "kind": ["static", "dynamic", "float"], "ranges": ["mse", "percentile"], "share": [0.0, 0.1, 0.3],
+        "depthwise": [True, False], "least": [0], "rounding": ["nearest", "adaround"], "equalize": [False],
+        "form": ["plain", "channels"], "channels": [0.1, 0.25], "whole": [0.3], "shared": [0.0]}
     return optuna.samplers.GridSampler(space, seed=plan.seed)
 
 

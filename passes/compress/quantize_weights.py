@@ -7,16 +7,18 @@ from typing import ClassVar
 import numpy as np
 
 from lepton.ir import ops
-from lepton.ir.core import Graph
+from lepton.ir.core import Graph, Node
 from lepton.ir.diagnostics import UsageError
 from lepton.ir.rewrite import Accuracy, sweep
 from lepton.ir.tensor import Array
 from lepton.ir.types import DType
 from lepton.passes.base import Pass, count
-from lepton.passes.compress.grids import TINY, nearest
+from lepton.passes.common import array_of, elements, substitute
+from lepton.passes.compress.grids import TINY, nearest, row_scales
 from lepton.passes.compress.layers import Layer, chosen, constant, layers, set_weight
 
 TYPES = {4: DType.I4, 8: DType.I8}
+MOST = 127      # level of a table
 
 
 @dataclass(frozen=True)
@@ -24,7 +26,10 @@ class QuantizeWeights(Pass):
     """matmul(x, w)  ->  matmul(x, dequantize(levels of w))
 
     Symmetric levels of `bits` bits (4 or 8); each output channel has a scale, or, with `block` > 0 and for matmuls,
-    each `block` inputs of it. Weights of fewer than `least` elements stay."""
+    each `block` inputs of it. Weights of fewer than `least` elements stay. With `tables`, rows that are looked up in
+    a matrix (embeddings) are levels of 8 bits, each row with a scale:
+
+    gather(t, ids)  ->  dequantize(gather(levels of t, ids), gather(scales, ids))"""
 
     name: ClassVar[str] = "quantize-weights"
     accuracy: ClassVar[Accuracy] = "approximate"
@@ -33,6 +38,7 @@ class QuantizeWeights(Pass):
     only: tuple[str, ...] = ()
     skip: tuple[str, ...] = ()
     least: int = 64
+    tables: bool = False
 
     @property
     def most(self) -> int:
@@ -50,8 +56,9 @@ class QuantizeWeights(Pass):
         for layer in found:
             self.quantize(layer)
         count("quantized layers", len(found))
+        tables = quantize_tables(graph, self.least) if self.tables else 0
         sweep(graph)
-        return bool(found)
+        return bool(found or tables)
 
     def quantize(self, layer: Layer) -> None:
         matrix, axis = layer.matrix, layer.channel_axis
@@ -66,6 +73,35 @@ class QuantizeWeights(Pass):
         else:
             value = ops.dequantize(levels, constant(scales[:, 0].copy()), axis=axis)
         set_weight(layer, value)
+
+
+def quantize_tables(graph: Graph, least: int = 64) -> int:
+    """Let gathers of rows of a constant matrix read bytes; how many there were."""
+    found = [n for n in graph.nodes if _is_table(n, least)]
+    for node in found:
+        _quantize_table(graph, node)
+    count("quantized tables", len(found))
+    return len(found)
+
+
+def _is_table(node: Node, least: int) -> bool:
+    if node.op is not ops.gather or node.attrs["axis"] != 0:
+        return False
+    table = array_of(node.inputs[0])
+    return (table is not None and table.ndim == 2 and table.dtype == np.float32 and table.size >= least
+            and table.shape[1] > 1 and bool(np.isfinite(table).all()))
+
+
+def _quantize_table(graph: Graph, node: Node) -> None:
+    source, ids = node.inputs
+    assert source is not None
+    table = elements(source)
+    scales = row_scales(table, MOST)
+    levels = constant(nearest(table, scales[:, None], MOST).astype(np.int8))
+    rows = ops.gather(levels, ids, axis=0, loc=node.loc)
+    steps = ops.gather(constant(scales[:, None].copy()), ids, axis=0, loc=node.loc)
+    value = ops.dequantize(rows, steps, axis=rows.tensor.rank - 1, block=table.shape[1], loc=node.loc)
+    substitute(graph, node.result, value)
 
 
 def block_scales(matrix: Array, block: int, most: int) -> Array:

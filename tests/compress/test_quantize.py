@@ -203,3 +203,22 @@ def test_statistics_have_one_row_for_each_group() -> None:
     assert isinstance(deep, Inputs)
     assert deep.gram.shape == (8, 9, 9)
     assert deep.mean.shape == (8, 9)
+
+
+def test_embeddings_become_bytes() -> None:
+    """Rows looked up, then a product that reads codes; ONNX Runtime agrees with the graph, the artifact is small."""
+    rng = np.random.default_rng(4)
+    table, w = rng.standard_normal((300, 64)).astype(np.float32), rng.standard_normal((64, 96)).astype(np.float32)
+    nodes = [helper.make_node("Gather", ["t", "ids"], ["x"]), helper.make_node("MatMul", ["x", "w"], ["y"])]
+    graph = helper.make_graph(nodes, "look", [helper.make_tensor_value_info("ids", 7, ["n"])],
+                              [helper.make_tensor_value_info(n, 1, None) for n in ("x", "y")],
+                              [numpy_helper.from_array(table, "t"), numpy_helper.from_array(w, "w")])
+    source = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    made = quantize_model(source, weights_only=True, embeddings=True)
+    ids = np.array([3, 299, 0, -1])
+    session = onnxruntime.InferenceSession(to_onnx(made).SerializeToString())
+    model = lepton.compile(made)
+    for got, want in zip(model(ids), session.run(None, {"ids": ids}), strict=True):
+        np.testing.assert_allclose(got, want, rtol=0, atol=1e-5 * float(np.abs(want).max()))
+    np.testing.assert_allclose(model(ids)[0], table[ids], rtol=0, atol=float(np.abs(table).max()) / 127)
+    assert model.metadata["statistics"]["weights"] < 0.3 * (table.nbytes + w.nbytes)
