@@ -23,6 +23,7 @@ from lepton.ir.tensor import Array
 SAMPLE_S = 4e-4          # what a sample should take at least, so that reading the clock costs nothing
 SMALL = 1 << 16          # bytes: constants up to this are taken as they are
 ARENA = 64 << 20         # bytes that weights are spread over at most
+SCRATCH = 8 << 20        # bytes that are enough for most
 PAGE = 4096
 PATTERN = 1 << 16        # numbers after which they repeat
 CHUNKS_PER_THREAD = 4    # as the runtime's pool deals a kernel's tasks out (runtime_c/src/pool.c)
@@ -36,7 +37,15 @@ class Memory:
     def __init__(self, accesses: Mapping[Value, Access], cold: int) -> None:
         self.accesses, self.cold = accesses, min(cold, ARENA)
         self._values: dict[Value, Array] = {}
+        self._scratch = aligned(SCRATCH)
         self.kept: list[Array] = []
+
+    def scratch(self, size: int) -> int:
+        """The address of memory that candidates take in turns, as kernels do: where its pages lie favours none."""
+        if size > self._scratch.nbytes:
+            self.kept.append(self._scratch)
+            self._scratch = aligned(size)
+        return int(self._scratch.ctypes.data)
 
     def value(self, value: Value) -> int:
         """The address of element (0, …, 0)."""
@@ -88,7 +97,7 @@ class Compiled:
         assert isinstance(kernel.tasks, int)
         assert isinstance(kernel.grain, int)
         assert isinstance(kernel.scratch, int)
-        self._memory, self._scratch, self._clock = memory, aligned(max(kernel.scratch, 64)), clock
+        self._memory, self._scratch, self._clock = memory, memory.scratch(kernel.scratch), clock
         places = [memory.constant(o) if isinstance(o, Packed) else [memory.value(o)] for o in kernel.operands]
         self._tables = [_pointers([p[turn % len(p)] for p in places]) for turn in range(max(map(len, places)))]
         self._parts, self._ranges = _dealt(kernel.tasks, kernel.grain, threads)
@@ -102,7 +111,7 @@ class Compiled:
             self._turns = max(self._turns * 2, int(self._turns * SAMPLE_S / max(spent, 1e-7) * 0.8))
 
     def _calls(self, turns: int) -> None:
-        code, scratch = self._code, self._scratch.ctypes.data
+        code, scratch = self._code, self._scratch
         for _ in range(turns):
             table = self._tables[self._turn % len(self._tables)]
             self._turn += 1
