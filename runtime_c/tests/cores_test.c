@@ -60,6 +60,8 @@ static void this_machine(void) {
   CHECK(!(features & LPT_CPU_AVX512) == !(__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512vl") &&
                                           __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq")));
   CHECK(!(features & LPT_CPU_AVX512_VNNI) == !__builtin_cpu_supports("avx512vnni"));
+  CHECK(lpt_cpu_enable(features & ~(uint64_t)LPT_CPU_AMX));
+  if (!(features & LPT_CPU_AMX)) CHECK(!lpt_cpu_enable(features | LPT_CPU_AMX)); /* the system hands out no tiles */
 #elif defined(__aarch64__)
   CHECK((lpt_cpu_features() & ~(uint64_t)LPT_CPU_NEON_DOTPROD) == LPT_CPU_NEON);
 #endif
