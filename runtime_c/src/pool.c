@@ -2,9 +2,9 @@
  * pool.c: one small thread pool per process (per library that holds this runtime).
  *
  * A parallel region is one store: `job` holds a counter and the number of threads taking part. Each
- * thread has a range of chunks of its own, in order. It takes them from the front, as one call as many
- * as leave a quarter, since a kernel prepares something at the start of each call; who has run out
- * takes single ones from the end of another's. So a thread that the system has not woken or keeps off its core
+ * thread has a range of chunks of its own, in order. It takes them from the front: as one call as many
+ * as leave a quarter, since a kernel prepares something at the start of each call, then one by one; who
+ * has run out takes single ones from the end of another's. So a thread that the system has not woken or keeps off its core
  * costs its share of the work, not the wait for it: on a busy machine that is the difference between
  * microseconds and a time slice.
  *
@@ -28,7 +28,7 @@
 
 #include "runtime.h"
 
-enum { SPIN_NANOSECONDS = 25000, PAUSES_PER_LOOK = 16, STOP = 0xffff, CHUNKS_PER_THREAD = 4 };
+enum { SPIN_NANOSECONDS = 25000, PAUSES_PER_LOOK = 16, STOP = 0xffff, CHUNKS_PER_THREAD = 8 };
 
 typedef struct range {
   _Alignas(64) _Atomic uint64_t word; /* low half of the job's counter << 32 | next << 16 | end */
@@ -92,7 +92,7 @@ typedef struct chunks {
 } chunks;
 
 /* Of thread `owner`'s range, if the job still is the one with this tag and any are left: one from the
- * end, or from the front all but a quarter. */
+ * end, or from the front all but a quarter, one of the last two. */
 static chunks take(uint32_t owner, uint32_t tag, bool from_end) {
   _Atomic uint64_t *word = &pool.ranges[owner].word;
   uint64_t old = atomic_load_explicit(word, memory_order_relaxed), new;
@@ -100,17 +100,16 @@ static chunks take(uint32_t owner, uint32_t tag, bool from_end) {
   do {
     uint32_t next = old >> 16 & 0xffff, end = old & 0xffff;
     if (old >> 32 != tag || next >= end) return (chunks){0, 0};
-    uint32_t count = from_end ? 1 : end - next - (end - next) / 4;
+    uint32_t left = end - next, count = from_end || left <= 2 ? 1 : left - left / 4;
     taken = (chunks){from_end ? end - 1 : next, count};
     new = from_end ? old - 1 : old + ((uint64_t)count << 16);
   } while (!atomic_compare_exchange_weak_explicit(word, &old, new, memory_order_acq_rel, memory_order_relaxed));
   return taken;
 }
 
-/* Chunks differ in size by one task at most. */
+/* Chunks differ in size by one task at most, and so do the ranges of threads that have as many. */
 static int64_t start_of(uint32_t chunk) {
-  int64_t share = pool.tasks / pool.chunks, rest = pool.tasks % pool.chunks;
-  return chunk * share + (chunk < rest ? chunk : rest);
+  return chunk * (pool.tasks / pool.chunks) + chunk * (pool.tasks % pool.chunks) / pool.chunks;
 }
 
 /* The thread's own range, then what others have left. How many chunks it ran. */

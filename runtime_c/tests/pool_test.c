@@ -80,7 +80,7 @@ static void the_threads_run_at_the_same_time(void) {
 static void grain_limits_the_pieces(void) {
   lpt_pool_acquire(8);
   static const struct { int64_t tasks, grain; uint32_t most; } rows[] = {
-    {10, 10, 1}, {19, 10, 1}, {20, 10, 2}, {35, 10, 3}, {1000, 10, 32}, {5, 0, 5}, {5, -3, 5},
+    {10, 10, 1}, {19, 10, 1}, {20, 10, 2}, {35, 10, 3}, {1000, 10, 64}, {5, 0, 5}, {5, -3, 5},
     {5, INT64_MAX, 1},
   };
   for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
