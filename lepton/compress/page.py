@@ -33,7 +33,8 @@ def _summary(report: Report) -> list[str]:
 def told(recipe: Mapping[str, Any]) -> str:
     """A recipe in a few words."""
     words = {"static": f"int8, ranges by {recipe['ranges']}", "dynamic": "int8, ranges while it runs",
-             "weights": f"weights in {recipe['bits']} bits", "float": "f32"}[recipe["kind"]].split(", ")
+             "weights": f"weights in {recipe['bits']} bits", "palette": f"palettes of {2 ** recipe['bits']} weights",
+             "float": "f32"}[recipe["kind"]].split(", ")
     if recipe["kind"] != "float" and recipe["rounding"] != "nearest":
         words.append(recipe["rounding"])
     words += [name for name in ("equalize", "smooth", "awq") if recipe[name] and recipe["kind"] != "float"]

@@ -52,6 +52,7 @@ class Study:
             raise UsageError(f"cannot keep the study in {path}: there is no folder {path.parent}")
         if plan.study and path.exists() and not path.is_file():
             raise UsageError(f"cannot keep the study in {path}: it is no regular file")
+        _drop_half_line(path)
         try:
             storage = optuna.storages.JournalStorage(JournalFileBackend(str(path))) if plan.study else None
             others = [s.study_name for s in storage.get_all_studies()] if storage else []
@@ -147,6 +148,18 @@ class Study:
                 fields |= {"prune": trial.suggest_float("zeros", 0.3, 0.9), "pattern": form}
                 whole |= levels
         return {**fields, "whole": sorted(whole)}
+
+
+def _drop_half_line(path: Path) -> None:
+    """What a kill or a full disk left of a study's last line: the next one would be written behind it, on the same
+    line. Files that are no studies stay as they are."""
+    if not path.is_file():
+        return
+    with path.open("rb+") as file:
+        text = file.read()
+        whole = text.rfind(b"\n") + 1
+        if text.startswith(b'{"op_code"') and whole < len(text):
+            file.truncate(whole)
 
 
 def _sampler(plan: Plan) -> Any:

@@ -1,4 +1,4 @@
-"""A small convolutional network, for scikit-learn's digits or other small pictures, trained by gradient descent here."""
+"""A small convolutional network, for scikit-learn's digits or other small pictures, trained here by descent."""
 from __future__ import annotations
 
 from functools import cache

@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import json
+import resource
 from pathlib import Path
 from typing import Any
 
@@ -78,6 +79,51 @@ def test_goes_on_where_it_was_stopped(folder: Path, tmp_path: Path, monkeypatch:
     assert main(command(folder, tmp_path / "m.so")) == 0
     assert len(made) == 3
     assert (tmp_path / "m.so").exists()
+
+
+def test_a_study_cut_off_goes_on(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """As a kill or a full disk leaves it: the last line is half there. What is whole counts."""
+    study = tmp_path / "s.study"
+    words = command(folder, tmp_path / "m.so", "--study", str(study), "--json", "--trials")
+    assert main([*words, "1"]) == 0
+    assert json.loads(capsys.readouterr().out)["trials"] == 1
+    with study.open("ab") as file:
+        file.write(b'{"op_code": 8, "worker_id": "x", "trial_')
+    assert main([*words, "2"]) == 0
+    assert json.loads(capsys.readouterr().out)["trials"] == 2
+    assert all(json.loads(line) for line in study.read_text().splitlines())
+
+
+def test_other_files_are_not_cut(tmp_path: Path, folder: Path) -> None:
+    other = tmp_path / "letter.txt"
+    other.write_text("first line\nsecond")
+    assert main(command(folder, tmp_path / "m.so", "--study", str(other))) == 2
+    assert other.read_text() == "first line\nsecond"
+
+
+def test_a_full_disk_is_said_and_costs_nothing(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+                                               capsys: pytest.CaptureFixture[str]) -> None:
+    """Files may not grow beyond what the study has before its trial's result: exit 5, no artifact, and the same command
+    later finds what was there."""
+    study, original = tmp_path / "s.study", Search.point
+    words = command(folder, tmp_path / "m.so", "--study", str(study), "--trials", "1")
+
+    def point(self: Search, recipe: Recipe) -> Point:
+        made = original(self, recipe)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (study.stat().st_size + 8, limits[1]))
+        return made
+
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    monkeypatch.setattr(Search, "point", point)
+    try:
+        assert main(words) == 5
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert f"cannot write the study {study}" in capsys.readouterr().err
+    assert [p.name for p in tmp_path.iterdir() if p.suffix == ".so"] == []
+    monkeypatch.setattr(Search, "point", original)
+    monkeypatch.setattr("lepton.compress.searching.damages", lambda *_: pytest.fail("measured again"))
+    assert main(words) == 0
 
 
 def test_a_study_of_something_else_is_refused(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
