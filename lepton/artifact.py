@@ -16,7 +16,7 @@ import numpy as np
 
 from lepton import functions
 from lepton._rt import ffi, lib
-from lepton.devices import DeviceArray
+from lepton.devices import DeviceArray, Lent, OnGpu
 from lepton.ir.diagnostics import LeptonError, ResourceError, UsageError
 from lepton.ir.structure import Structure
 from lepton.ports import Array, Port, as_input, as_output, pointer, read_ports, read_strings
@@ -94,6 +94,7 @@ class Session:
         self._shapes: list[tuple[int, ...] | None] = [None] * len(model.inputs)
         self._out_shapes: list[tuple[int, ...]] | None = None  # None: to be asked for
         self._steps: tuple[Any, int] = (ffi.NULL, 0)
+        self.runs = 0  # begun so far
 
     def __call__(self, *arrays: Any) -> Any:
         """Run on arrays in the order of the inputs; the output, or a tuple of them."""
@@ -126,7 +127,8 @@ class Session:
         Inputs are numpy arrays or DLPack objects on the CPU, of the model's dtype and shape. C-contiguous ones are
         read in place, others copied first. `outputs` may name arrays of yours (C-contiguous, writeable) that are
         written in place; the other outputs come as new arrays. A model on a GPU also takes arrays that lie there
-        (DLPack, __cuda_array_interface__), as inputs and as memory for outputs. Raises LeptonError.
+        (DLPack, __cuda_array_interface__), as inputs and as memory for outputs; `lepton.devices.ON_GPU` in the place of
+        an output leaves it there (`lepton.devices.Lent`). Raises LeptonError.
         """
         names = self.model._input_names
         if not isinstance(feeds, Mapping) or len(feeds) != len(names) or any(name not in feeds for name in names):
@@ -180,6 +182,7 @@ class Session:
             where = pointer(array)
             self._rows[i].data, self._rows[i].device = where, type(array) is DeviceArray
             held.append((array, where))
+        self.runs += 1
         shapes = self._out_shapes
         if shapes is None:
             shapes = self._resolve()
@@ -203,12 +206,16 @@ class Session:
         return self._out_shapes
 
     def _place_outputs(self, shapes: Sequence[tuple[int, ...]], given: Mapping[str, Any] | None,
-                       held: list[Any]) -> list[Array | None]:
+                       held: list[Any]) -> list[Array | OnGpu | None]:
         """The arrays that will hold the results; None where the runtime must find out the size."""
-        results: list[Array | None] = []
+        results: list[Array | OnGpu | None] = []
         for port, row, shape in zip(self.model.outputs, self._out_rows, shapes, strict=True):
             result: Array | None = None
             row.device = 0
+            if given is not None and isinstance(given.get(port.name), OnGpu):
+                row.data, row.device = ffi.NULL, 1
+                results.append(given[port.name])
+                continue
             if given is not None and port.name in given:
                 result = given[port.name]
                 memory = as_output(result, port, shape)
@@ -226,10 +233,12 @@ class Session:
             results.append(result)
         return results
 
-    def _late_result(self, index: int, result: Array | None) -> Array:
+    def _late_result(self, index: int, result: Array | OnGpu | None) -> Any:
         """The result, or a copy of what the runtime keeps in memory of its own."""
         row, port = self._out_rows[index], self.model.outputs[index]
         shape = tuple(row.shape[0:row.rank])
+        if isinstance(result, OnGpu):
+            return Lent(self, int(ffi.cast("uintptr_t", row.data)), port.dtype, shape)
         if port.dtype == object:
             texts = read_strings(row.data, shape)
             if result is None:

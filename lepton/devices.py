@@ -6,12 +6,16 @@ https://numba.readthedocs.io/en/stable/cuda/cuda_array_interface.html.
 from __future__ import annotations
 
 import ctypes
+import os
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from lepton.ir.diagnostics import UsageError
+from lepton.ir.diagnostics import LeptonError, UsageError
+
+if TYPE_CHECKING:
+    from lepton.artifact import Session
 
 CUDA, CUDA_MANAGED = 2, 13  # DLDeviceType
 DEFAULT_STREAM = 1          # __dlpack__'s word for the legacy default stream, which a session's stream waits for
@@ -25,6 +29,36 @@ class DeviceArray:
     dtype: np.dtype[Any]
     shape: tuple[int, ...]
     owner: object
+
+
+class OnGpu:
+    """In place of an array for an output: the result stays on the GPU, as a `Lent`."""
+
+
+ON_GPU = OnGpu()
+
+
+class Lent:
+    """A result in a session's own memory on the GPU, until the session runs again. Other libraries read it by
+    __cuda_array_interface__ (torch.as_tensor, cupy.asarray), other sessions as an input."""
+
+    def __init__(self, session: Session, address: int, dtype: np.dtype[Any], shape: tuple[int, ...]) -> None:
+        self.dtype, self.shape = dtype, shape
+        self._session, self._address, self._run = session, address, session.runs
+
+    @property
+    def __cuda_array_interface__(self) -> dict[str, Any]:
+        """Raises UsageError when the session has run again, and for types that the interface has no word for."""
+        if self._session.runs != self._run:
+            raise UsageError("the session has run again: its earlier results on the GPU are gone",
+                             help="copy what is to stay, or give each run a session of its own")
+        if self.dtype.kind not in "biufc":
+            raise UsageError(f"__cuda_array_interface__ has no word for elements of type {self.dtype.name}")
+        return {"shape": self.shape, "typestr": self.dtype.str, "data": (self._address, False), "strides": None,
+                "stream": DEFAULT_STREAM, "version": 3}
+
+    def __repr__(self) -> str:
+        return f"Lent({self.dtype.name}{list(self.shape)} on the GPU)"
 
 
 class _Tensor(ctypes.Structure):
@@ -92,9 +126,27 @@ def _from_interface(value: Any, what: str) -> DeviceArray:
     shape, dtype = tuple(facts["shape"]), np.dtype(facts["typestr"])
     if facts.get("mask") is not None:
         raise UsageError(f"{what}: arrays with a mask are not read")
+    if facts.get("stream") not in (None, DEFAULT_STREAM):
+        _wait(int(facts["stream"]), what)
     if facts.get("strides") is not None:
         _check_dense(shape, facts["strides"], dtype.itemsize, what)
     return DeviceArray(int(facts["data"][0]), dtype, shape, value)
+
+
+def _wait(stream: int, what: str) -> None:
+    """For what another library has queued on a stream of its own. Raises LeptonError with the driver's words."""
+    try:
+        driver = ctypes.CDLL(os.environ.get("LEPTON_LIBCUDA") or "libcuda.so.1")
+    except OSError as error:
+        raise UsageError(f"{what} lies on a GPU, and there is no CUDA driver: {error}") from error
+    context, words = ctypes.c_void_p(), ctypes.c_char_p()
+    code = driver.cuDevicePrimaryCtxRetain(ctypes.byref(context), 0) or driver.cuCtxPushCurrent_v2(context)
+    if not code:
+        code = driver.cuStreamSynchronize(ctypes.c_void_p(stream))
+        driver.cuCtxPopCurrent_v2(ctypes.byref(context))
+    if code:
+        driver.cuGetErrorString(code, ctypes.byref(words))
+        raise LeptonError(f"{what}: cannot wait for its stream: {(words.value or b'?').decode()}")
 
 
 def _check_dense(shape: tuple[int, ...], strides: Any, unit: int, what: str) -> None:

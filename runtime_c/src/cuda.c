@@ -164,6 +164,18 @@ static lepton_status no_room(lepton_session *session, const lepton_port *port, s
   return lpt_cuda_no_memory(session, what, bytes);
 }
 
+/* The session writes its results where they lay the last time. */
+static lepton_status check_lent(lepton_session *session, uint32_t index, const void *data) {
+  for (uint32_t i = 0; i < session->program->n_outputs; i++) {
+    const lpt_block *block = &session->cuda->outputs[i];
+    uintptr_t start = (uintptr_t)block->data, at = (uintptr_t)data;
+    if (start && at >= start && at < start + block->capacity)
+      return lpt_fail(session, LEPTON_INVALID_ARGUMENT, "input '%s' lies in memory of this session's own, lent for '%s'",
+                      session->program->inputs[index].name, session->program->outputs[i].name);
+  }
+  return LEPTON_OK;
+}
+
 lepton_status lpt_cuda_take(lepton_session *session, uint32_t index, const lepton_tensor *tensor, void **out_base) {
   struct lpt_cuda_session *c = session->cuda;
   bool strings = tensor->dtype == LEPTON_STRING;
@@ -171,7 +183,7 @@ lepton_status lpt_cuda_take(lepton_session *session, uint32_t index, const lepto
   int64_t bytes = lpt_tensor_bytes(strings ? LEPTON_I64 : tensor->dtype, tensor->rank, tensor->shape);
   if (tensor->device == LEPTON_CUDA) {
     *out_base = tensor->data;
-    return LEPTON_OK;
+    return check_lent(session, index, tensor->data);
   }
   if (!lpt_block_reserve(&session->memory, &c->inputs[index], (size_t)bytes))
     return no_room(session, &session->program->inputs[index], (size_t)bytes);

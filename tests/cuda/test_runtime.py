@@ -7,6 +7,7 @@ import shutil
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ import lepton
 from lepton.codegen.cuda import nvrtc
 from lepton.codegen.cuda.nvrtc import nvrtc as real_nvrtc
 from lepton.commands.inspect_ import artifact_record, text
+from lepton.devices import ON_GPU
 from lepton.ir.diagnostics import LeptonError, ResourceError, UsageError
 from tests.cuda.fakecuda import Fake, OnDevice, installed
 from tests.cuda.simulated import COMPILER
@@ -241,10 +243,69 @@ def test_dlpack_on_the_device_is_read_there(artifact: Path, expected: Any, fake:
         np.testing.assert_allclose(lepton.load(artifact)(Packed(there)), expected(x), rtol=1e-5)
 
 
+def test_results_stay_on_the_device(artifact: Path, expected: Any, fake: Fake) -> None:
+    model = lepton.load(artifact)
+    x, session, other = draw(4, 12), model.session(), model.session()
+    want = expected(x)
+    lent = session.run({"x": x}, {"y": ON_GPU})["y"]
+    facts = lent.__cuda_array_interface__
+    assert (lent.shape, facts["shape"], facts["typestr"]) == (want.shape, want.shape, "<f4")
+    np.testing.assert_allclose(np.frombuffer(ctypes.string_at(facts["data"][0], want.nbytes), np.float32).reshape(4, 5),
+                               want, rtol=1e-5)
+    widened = np.zeros((4, 12), np.float32)  # a model that reads what another one lends
+    with OnDevice(fake, widened) as there:
+        lent_too = other.run({"x": there}, {"y": ON_GPU})["y"]
+    with pytest.raises(LeptonError, match=r"input 'x': expected f32\[N,12\], got f32\[4,5\]"):
+        session.run({"x": lent_too})
+    session(x)
+    with pytest.raises(UsageError, match="has run again"):
+        _ = lent.__cuda_array_interface__
+    with pytest.raises(UsageError, match="output 'y' lies on a GPU; the model was compiled for x86-sse4"):
+        expected.run({"x": x}, {"y": ON_GPU})
+
+
+def test_lent_results_are_inputs_of_other_sessions(fake: Fake, tmp_path: Path) -> None:
+    made = model_of([node("Mul", ["x", "x"], ["y"])], [value("x", ["N"])], [value("y", ["N"])], [])
+    lepton.compile_to(made.SerializeToString(), tmp_path / "m.so", target="cuda-sm90")
+    model = lepton.load(tmp_path / "m.so")
+    first, second, x = model.session(), model.session(), draw(9)
+    lent = first.run({"x": x}, {"y": ON_GPU})["y"]
+    np.testing.assert_allclose(second(lent), x**4, rtol=1e-5)
+    for given in (lent, Packed(SimpleNamespace(like=x, address=lent.__cuda_array_interface__["data"][0]))):
+        with pytest.raises(UsageError, match="input 'x' lies in memory of this session's own, lent for 'y'"):
+            first.run({"x": given}, {"y": ON_GPU})
+    np.testing.assert_allclose(first(x), x**2, rtol=1e-5)
+
+
+def test_a_stream_of_anothers_is_waited_for(artifact: Path, expected: Any, fake: Fake) -> None:
+    stream, x = ctypes.c_void_p(), draw(4, 12)
+    driver = fake.library
+    driver.cuCtxPushCurrent_v2(fake._context())
+    assert driver.cuStreamCreate(ctypes.byref(stream), 1) == 0
+    with OnDevice(fake, np.zeros_like(x)) as there:
+        assert driver.cuMemcpyHtoDAsync_v2(ctypes.c_uint64(there.address), ctypes.c_void_p(x.ctypes.data),
+                                           ctypes.c_size_t(x.nbytes), stream) == 0
+        there.__cuda_array_interface__["stream"] = stream.value
+        np.testing.assert_allclose(lepton.load(artifact)(there), expected(x), rtol=1e-5)
+        assert driver.cuStreamDestroy_v2(stream) == 0
+        there.__cuda_array_interface__["stream"] = 77
+        with pytest.raises(LeptonError, match="cannot wait for its stream: as the fake driver says"):
+            lepton.load(artifact)(there)
+    driver.cuCtxPopCurrent_v2(ctypes.byref(ctypes.c_void_p()))
+
+
+def test_outputs_are_written_by_dlpack_too(artifact: Path, expected: Any, fake: Fake) -> None:
+    x = draw(3, 12)
+    want = expected(x)
+    with OnDevice(fake, np.zeros_like(want)) as out:
+        lepton.load(artifact).run({"x": x}, {"y": Packed(out)})
+        np.testing.assert_allclose(out.numpy(), want, rtol=1e-5)
+
+
 class Packed:
     """The same memory by DLPack alone, as torch has it: the capsule is numpy's, with another device and address."""
 
-    def __init__(self, array: OnDevice, number: int = 0) -> None:
+    def __init__(self, array: Any, number: int = 0) -> None:
         self.array, self.number = array, number
 
     def __dlpack_device__(self) -> tuple[int, int]:
