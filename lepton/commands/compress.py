@@ -27,7 +27,7 @@ input); an array `labels` holds the labels. Half of it is used to choose, the ot
 
 
 def add(commands: Any) -> None:
-    parser = add_parser(commands, "compress", "quantise a model within a budget of accuracy", EXAMPLES)
+    parser = add_parser(commands, "compress", "quantise and prune a model within a budget of accuracy", EXAMPLES)
     # argparse takes only plain numbers for values that begin with a minus; "-0.5%" is one too.
     setattr(parser, "_negative_number_matcher", re.compile(r"^-\d*\.?\d+%?$"))  # noqa: B010
     parser.add_argument("model", help="model.onnx or graph.lir, not quantised yet")
