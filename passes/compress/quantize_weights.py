@@ -105,10 +105,15 @@ def _quantize_table(graph: Graph, node: Node) -> None:
 
 
 def block_scales(matrix: Array, block: int, most: int) -> Array:
-    """[outputs, blocks] f32: the largest magnitude in each block of a row falls on the level `most`."""
+    """[outputs, blocks] f32: the largest magnitude in each block of a row falls on the level `most`, or near it: scales
+    of blocks are numbers of 16 bits where these are fine enough."""
     rows, width = matrix.shape
     size = block or width
     padded = np.zeros((rows, -(-width // size) * size))
     padded[:, :width] = np.abs(matrix)
     largest = padded.reshape(rows, -1, size).max(axis=2)
-    return np.asarray(np.maximum(largest, TINY * most) / most, np.float32)
+    scales = np.asarray(np.maximum(largest, TINY * most) / most, np.float32)
+    with np.errstate(over="ignore"):
+        halves = scales.astype(np.float16).astype(np.float32)
+    fine = block and np.isfinite(halves).all() and scales.min(initial=1) >= np.finfo(np.float16).smallest_normal
+    return halves if fine else scales
