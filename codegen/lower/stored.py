@@ -22,7 +22,7 @@ def halved(target: Target, weights: Array) -> tuple[Dot, Array]:
     for dtype in (DType.F16, DType.BF16):
         if weights.dtype == np.float32 and (dtype is DType.BF16 or has_half(target)):
             narrow = np.float16 if dtype is DType.F16 else ml_dtypes.bfloat16
-            if _exact(weights.reshape(-1)[:GLANCE], narrow) and _exact(weights, narrow):
+            if _exact(weights.flat[:GLANCE], narrow) and _exact(weights, narrow):
                 return Dot(stored=dtype), weights.astype(narrow)
     return FMA, weights
 
