@@ -125,7 +125,7 @@ def upsample(r: Recipe) -> None:
 def pad(r: Recipe) -> None:
     x, opset = r.array(r.shape(1, 4, low=2)), r.pick(2, 11, 13, 18, 19, 21)
     mode = r.pick("constant", "reflect", "edge", *(["wrap"] if opset >= 19 else []))
-    low = -1 if mode == "constant" and r.chance(0.3) else 0
+    low = -1 if r.chance(0.3) else 0
     axes = sorted(r.choose.sample(range(x.ndim), r.choose.randrange(1, x.ndim + 1))) if opset >= 18 and r.chance(0.5) \
         else list(range(x.ndim))
     amounts = [r.pick(low, 0, 1) for _ in axes * 2]
