@@ -18,7 +18,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
-from lepton.ir.diagnostics import LeptonError, ResourceError, UsageError
+from lepton.ir.diagnostics import LeptonError, NotInstalledError, ResourceError, UsageError
 
 Weights = Callable[[BinaryIO], object] | Iterable[bytes | bytearray | memoryview]
 
@@ -105,7 +105,7 @@ def is_host(triple: str) -> bool:
 
 
 def find_compiler(triple: str, cc: str | None = None) -> list[str]:
-    """The C compiler to call for `triple`, as a command line. Raises LeptonError that says how to get one."""
+    """The C compiler to call for `triple`, as a command line. Raises NotInstalledError that says how to get one."""
     arch = triple.split("-")[0]
     variable = "LEPTON_CC" if is_host(triple) else f"LEPTON_CC_{arch.upper()}"
     for source, asked in (("the option cc", cc), (variable, os.environ.get(variable))):
@@ -122,7 +122,7 @@ def find_compiler(triple: str, cc: str | None = None) -> list[str]:
     if zig := _zig(arch):
         return zig
     package = "gcc" if is_host(triple) else f"gcc-{arch}-linux-gnu"
-    raise LeptonError(
+    raise NotInstalledError(
         f"no C compiler for {triple}: tried {', '.join(names)} and the ziglang package",
         help=f"install one (Debian: apt install {package}; anywhere: pip install ziglang), or set {variable}")
 

@@ -36,7 +36,14 @@ def __getattr__(name: str) -> Any:
         return import_module("lepton.compress")
     if name not in _HOMES:
         raise AttributeError(f"module 'lepton' has no attribute {name!r}")
-    found = globals()[name] = getattr(import_module(_HOMES[name]), name)
+    try:
+        found = globals()[name] = getattr(import_module(_HOMES[name]), name)
+    except ModuleNotFoundError as error:
+        from lepton.terminal import not_installed
+
+        if (told := not_installed(error)) is None:
+            raise
+        raise told from error
     return found
 
 

@@ -16,7 +16,7 @@ from lepton.commands.common import aliases, described, open_model
 from lepton.driver import Compiled, Options, Report, checked, lower, program_of, run_here
 from lepton.inputs import make_inputs, ports_of
 from lepton.ir.core import Graph, Node, User, Value
-from lepton.ir.diagnostics import LeptonError, UsageError
+from lepton.ir.diagnostics import LeptonError, NotInstalledError, UsageError
 from lepton.ir.evaluate import evaluate
 from lepton.ir.op import Trait
 from lepton.ir.structure import Structure
@@ -44,7 +44,8 @@ class Tolerance:
 
 @dataclass(frozen=True)
 class Request:
-    """What to compare: a model, compiled with `options` or as `so`; `against`: references, () for all there are."""
+    """What to compare: a model, compiled with `options` or as `so`, on inputs of these sizes (of its open dimensions);
+    `against`: references, () for all there are."""
 
     model: str
     so: str | None
@@ -105,8 +106,7 @@ def compare(request: Request) -> Comparison:
         done = lower(request.model, request.options)
         graph = done.original
         model = run_here(done, request.options)
-    sizes = request.sizes if request.so is not None else {}
-    feeds = make_inputs(ports_of(graph), request.inputs, sizes, request.seed, aliases(model))
+    feeds = make_inputs(ports_of(graph), request.inputs, request.sizes, request.seed, aliases(model))
     _check_ports(model, feeds)
     model.seed(request.options.seed)  # whatever a .so was compiled with: the interpreter draws by this one
     got = model.run_ports(feeds)
@@ -117,7 +117,8 @@ def compare(request: Request) -> Comparison:
             want = _REFERENCES[name](request.model, graph, feeds)
         except NotThere as error:
             if name in request.against:
-                raise UsageError(f"cannot compare with {name}: {error}") from error
+                missing = isinstance(error.__cause__, ImportError)
+                raise (NotInstalledError if missing else UsageError)(f"cannot compare with {name}: {error}") from error
             found.notes.append(f"not compared with {name}: {error}")
             continue
         found.references[name] = _rows(want, got, request.tolerance)

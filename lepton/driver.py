@@ -38,6 +38,7 @@ from lepton.passes.instruments import Reproducer
 from lepton.passes.pipeline import Pipeline, parse_pipeline
 from lepton.ranges import Dims
 from lepton.reproducer import kept
+from lepton.terminal import not_installed
 from lepton.tuning import cache as tuning_cache
 from lepton.tuning import search as tuning
 
@@ -138,7 +139,12 @@ def load_graph(source: Source, options: Options) -> Graph:
     if isinstance(source, Graph):
         return clone(source)
     fixed, _ = ranges.split(options.dims)
-    return frontends.load(source, dims=fixed, values=options.values, structure=options.structure)
+    try:
+        return frontends.load(source, dims=fixed, values=options.values, structure=options.structure)
+    except ModuleNotFoundError as error:
+        if (told := not_installed(error)) is None:
+            raise
+        raise told from error
 
 
 def checked(source: Source, options: Options) -> Graph:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from lepton import functions
 from lepton.ir.diagnostics import LeptonError, UsageError
-from lepton.passes.base import PASSES
+from lepton.passes.base import LOADED, PASSES
 
 _LOADED: dict[Path, tuple[int, int]] = {}  # as they were: time of change and size
 
@@ -45,7 +45,7 @@ def _load(file: Path) -> None:
 
 
 def _execute(file: Path) -> None:
-    spec = importlib.util.spec_from_file_location(f"lepton_loaded_{file.stem}", file)
+    spec = importlib.util.spec_from_file_location(f"{LOADED}{file.stem}", file)
     if spec is None or spec.loader is None:
         raise UsageError(f"cannot load {file}", help="give a Python file")
     module = importlib.util.module_from_spec(spec)

@@ -12,7 +12,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from lepton.ir.diagnostics import Exit, LeptonError, UsageError
+from lepton.ir.diagnostics import Exit, LeptonError, NotInstalledError, UsageError
 from lepton.knobs import NO_COLOR
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -49,10 +49,9 @@ def run(tool: str, body: Callable[[], int], argv: Sequence[str], repro: Path | N
         _forget_stdout()
         return int(Exit.OK)
     except ModuleNotFoundError as error:
-        if (error.name or "").partition(".")[0] in COMPILER_NEEDS:
-            _say(f"{tool}: error: {error.name} is not installed\n"
-                 "  = help: this installation can run artifacts; to compile, install all of Lepton: pip install .")
-            return int(Exit.UNSUPPORTED)
+        if (told := not_installed(error)) is not None:
+            _say(f"{tool}: error: {told}")
+            return int(told.exit)
         _say(f"{tool}: internal error: {error}")
         _leave_reproducer(tool, argv, repro)
         return int(Exit.INTERNAL)
@@ -67,6 +66,14 @@ def run(tool: str, body: Callable[[], int], argv: Sequence[str], repro: Path | N
         _say(f"{tool}: internal error: {type(error).__name__}: {error}")
         _leave_reproducer(tool, argv, repro)
         return int(Exit.INTERNAL)
+
+
+def not_installed(error: ModuleNotFoundError) -> NotInstalledError | None:
+    """What to say where one of the compiler's packages is missing; None: it is another one, which must be there."""
+    if (error.name or "").partition(".")[0] not in COMPILER_NEEDS:
+        return None
+    return NotInstalledError(f"{error.name} is not installed", help="this installation can run artifacts; to compile, "
+                             "install all of Lepton: pip install . in its checkout")
 
 
 def _forget_stdout() -> None:

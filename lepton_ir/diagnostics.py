@@ -79,6 +79,10 @@ class UnsupportedError(LeptonError):
     """The model needs something Lepton cannot do (yet)."""
 
 
+class NotInstalledError(LeptonError):
+    """A package, a library or a tool that this needs is not there."""
+
+
 class ResourceError(LeptonError):
     """A limit on size, memory or time was met."""
 

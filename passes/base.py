@@ -40,6 +40,8 @@ ALLOWED: Mapping[Math, frozenset[Accuracy]] = {
 
 PASSES: dict[str, type[Pass]] = {}  # the passes whose modules are imported; `registry.find` imports on demand
 
+LOADED = "lepton_loaded_"  # what the modules of plug-ins are called, and then their files
+
 _BARE = re.compile(r"[A-Za-z0-9_.:/+-]+")
 
 

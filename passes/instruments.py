@@ -18,7 +18,7 @@ from lepton.ir.rewrite import Accuracy, apply
 from lepton.ir.sample import difference, random_run
 from lepton.ir.sidecar import SUFFIX, save_constants
 from lepton.ir.verify import verify
-from lepton.passes.base import Pass, RewritePass, counting
+from lepton.passes.base import LOADED, Pass, RewritePass, counting
 
 if TYPE_CHECKING:
     from lepton.passes.pipeline import Pipeline
@@ -162,6 +162,13 @@ class SelfCheck(Instrument):
         self.want = got  # each pass may move them a little
 
 
+def plugin_of(pass_: Pass) -> Path | None:
+    """The plug-in that a pass comes from."""
+    module = type(pass_).__module__
+    file = getattr(sys.modules.get(module), "__file__", None) if module.startswith(LOADED) else None
+    return Path(file).resolve() if file else None
+
+
 class Reproducer(Instrument):
     """When a pass breaks, write the graph as it was before that pass, in the form of a golden test.
 
@@ -194,7 +201,8 @@ class Reproducer(Instrument):
             left_out = self.constants(graph, path)
         except OSError as problem:
             return f"no reproducer could be written: {problem}"
-        return f"reproduce with `lepton-opt {path}`{left_out}"
+        loaded = "".join(f" --load-plugin {file}" for file in dict.fromkeys(map(plugin_of, self.passes)) if file)
+        return f"reproduce with `lepton-opt{loaded} {path}`{left_out}"
 
     def constants(self, graph: Graph, path: Path) -> str:
         total = sum(t.nbytes for n in graph.walk() if (t := n.attrs.get("value")) is not None)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
+import traceback
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -129,5 +130,9 @@ def _is_bug(error: Exception) -> bool:
 
 def _internal(step: Step, error: Exception, help: str) -> LeptonError:
     said = error.message if isinstance(error, LeptonError) else f"{type(error).__name__}: {error}"
-    return LeptonError(f"internal error in pass '{step.pass_}': {said}", where=getattr(error, "where", None),
-                       help=f"this is a bug in Lepton{'; ' if help else ''}{help}", exit=Exit.INTERNAL)
+    where, file = getattr(error, "where", None), tools.plugin_of(step.pass_)
+    if file is not None and not isinstance(error, LeptonError):
+        lines = [f.lineno for f in traceback.extract_tb(error.__traceback__) if Path(f.filename).resolve() == file]
+        return UsageError(f"in pass '{step.pass_}' of {file}{f':{lines[-1]}' if lines else ''}: {said}", help=help)
+    return LeptonError(f"internal error in pass '{step.pass_}': {said}", where=where, exit=Exit.INTERNAL,
+                       help=f"this is a bug in {file or 'Lepton'}{'; ' if help else ''}{help}")

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-from lepton.ir.diagnostics import UsageError
+from lepton.ir.diagnostics import NotInstalledError, UsageError
 
 HELP = "pip install 'lepton-compiler[cuda]', or set LEPTON_NVRTC to libnvrtc.so of a CUDA 12.9 or 13 toolkit"
 
@@ -104,14 +104,14 @@ def lowered_ptx(ptx: bytes, version: str = "8.0") -> bytes:
 
 @cache
 def nvrtc() -> Nvrtc:
-    """The library. Raises UsageError where there is none."""
+    """The library. Raises NotInstalledError where there is none, UsageError where it cannot be loaded."""
     for path in _candidates():
         if path.exists():
             try:
                 return Nvrtc(path)
             except OSError as error:
                 raise UsageError(f"cannot load {path}: {error}", help=HELP) from error
-    raise UsageError("compiling for CUDA needs NVRTC, which is not installed", help=HELP)
+    raise NotInstalledError("compiling for CUDA needs NVRTC, which is not installed", help=HELP)
 
 
 def _candidates() -> list[Path]:

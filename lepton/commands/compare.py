@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from lepton.commands.common import add_inputs, add_parser, add_threads
 from lepton.ir.diagnostics import Exit, UsageError
-from lepton.terminal import count, parse_dims, parse_structure
+from lepton.terminal import count, parse_dims, parse_sizes, parse_structure
 
 if TYPE_CHECKING:
     from lepton.compare import Comparison
@@ -28,7 +28,8 @@ def add(commands: Any) -> None:
     parser.add_argument("--model", dest="which", metavar="NAME", help="of an --so that holds several: which one")
     add_inputs(parser)
     add_threads(parser)
-    parser.add_argument("--seed", type=count, default=0, metavar="N", help="of the random inputs (default 0)")
+    parser.add_argument("--seed", "--random", type=count, default=0, metavar="N",
+                        help="of the random inputs, which stand for what is not given (default 0)")
     parser.add_argument("--target", default="native", metavar="T", help="what to compile for")
     parser.add_argument("-O", dest="level", type=int, choices=range(4), default=2, metavar="0..3",
                         help="how much to optimise (default 2)")
@@ -44,15 +45,18 @@ def add(commands: Any) -> None:
 
 def execute(args: argparse.Namespace) -> Exit:
     """WRONG where an output differs by more than is allowed. Raises LeptonError."""
+    from lepton import ranges
     from lepton.compare import Request, Tolerance, compare
     from lepton.driver import Options
 
     if not args.rtol >= 0 or not args.atol >= 0:
         raise UsageError("--rtol and --atol must be 0 or more")
+    dims = parse_dims(args.dim) if args.so else parse_sizes(args.dim)
+    sizes = ranges.usual(dims) if args.so else ranges.usual(ranges.split(dims)[1])
     options = Options.of({"target": args.target, "level": args.level, "math": args.math, "threads": args.threads,
-                          "dims": {} if args.so else parse_dims(args.dim),
+                          "dims": {} if args.so else dims,
                           "structure": parse_structure(args.structure), "plugins": tuple(args.plugins)})
-    request = Request(args.model, args.so, options, parse_dims(args.dim), tuple(args.input), args.seed,
+    request = Request(args.model, args.so, options, sizes, tuple(args.input), args.seed,
                       Tolerance(args.rtol, args.atol), tuple(args.against or ()), args.which)
     found = compare(request)
     print(json.dumps(found.record()) if args.json else text(found))

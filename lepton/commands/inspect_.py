@@ -108,7 +108,7 @@ def text(record: Mapping[str, Any]) -> str:
     def shown(port: Mapping[str, Any]) -> str:
         return f"{port['name']}: {port['dtype']}[{','.join(map(str, port['shape']))}]"
 
-    ops = record["ops"]
+    ops = {op: n for op, n in record["ops"].items() if op != "fusion"}
     kind = "graph" if record["kind"] == "graph" else "compiled model"
     kind += f" '{record['name']}'" if "name" in record else ""
     lines = [f"{record['model']}: {kind}, "

@@ -25,7 +25,7 @@ def _summary(report: Report) -> list[str]:
     lines.append(f"| ms a run | {time['before']:.4g} | {time['after']:.4g} | {time['before'] / time['after']:.2f}× |")
     share = weights["before"] / max(weights["after"], 1)
     lines.append(f"| bytes of weights | {weights['before']} | {weights['after']} | {share:.2f}× |")
-    kept = f"; {len(report['recipe']['skip'])} layers stay in f32" if report["recipe"]["kind"] != "float" else ""
+    kept = f"; {_many(len(report['recipe']['skip']), 'layer')} in f32" if report["recipe"]["kind"] != "float" else ""
     return [*lines, "", f"Recipe: {told(report['recipe'])}{kept}. {_many(report['trials'], 'trial')}, "
             f"{_many(len(report['refused']), 'point')} refused on held-out data.", *_plain(report)]
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from lepton.compress.quantize import Recipe, recipe_of
 from lepton.compress.sensitivity import Damage
-from lepton.ir.diagnostics import LeptonError, ResourceError, UsageError
+from lepton.ir.diagnostics import LeptonError, NotInstalledError, ResourceError, UsageError
 
 if TYPE_CHECKING:
     from lepton.compress.searching import Plan, Point, Search
@@ -36,14 +36,14 @@ class Study:
 
     @classmethod
     def open(cls, search: Search) -> Study:
-        """A new study, or the one in the file. Raises UsageError where optuna is missing or the file is of another
-        search."""
+        """A new study, or the one in the file. Raises NotInstalledError without optuna, UsageError where the file is of
+        another search."""
         try:
             import optuna
             from optuna.storages.journal import JournalFileBackend
         except ImportError as error:
-            raise UsageError("searching needs optuna, which is not installed",
-                             help="pip install 'lepton-compiler[compress]'") from error
+            raise NotInstalledError("searching needs optuna, which is not installed",
+                                    help="pip install 'lepton-compiler[compress]'") from error
         optuna.logging.set_verbosity(optuna.logging.ERROR)
         logging.getLogger("optuna").setLevel(logging.ERROR)
         plan, sampler = search.plan, _sampler(search.plan)

@@ -60,6 +60,25 @@ static int64_t open_size(const arguments *a, const char *name) {
   return 1;
 }
 
+/* Whether -d gives sizes, and to open dimensions of the inputs. */
+static int check_dims(const arguments *a, const lepton_api *api) {
+  for (int k = 0; k < a->n_dims; k++) {
+    const char *size = strchr(a->dims[k], '=');
+    char *end = NULL;
+    bool known = false;
+    for (size_t i = 0; size && i < api->n_inputs; i++)
+      for (int j = 0; j < api->inputs[i].rank; j++) {
+        const char *name = api->inputs[i].dims[j];
+        size_t length = (size_t)(size - a->dims[k]);
+        known |= api->inputs[i].shape[j] < 0 && strlen(name) == length && !strncmp(name, a->dims[k], length);
+      }
+    if (!size || strtoll(size + 1, &end, 10) < 0 || end == size + 1 || *end)
+      return fail(a->dims[k], "is not NAME=SIZE");
+    if (!known) return fail(a->dims[k], "names no open dimension of an input");
+  }
+  return 0;
+}
+
 /* The lines of a file as strings, whose bytes stay until the program ends. */
 static int read_lines(FILE *file, lepton_string *out, size_t count) {
   char *line = NULL;
@@ -147,6 +166,7 @@ static int parse(int argc, char **argv, arguments *a) {
   for (int i = 1; i < argc; i++) {
     if (!strcmp(argv[i], "-d") && i + 1 < argc && a->n_dims < 16) a->dims[a->n_dims++] = argv[++i];
     else if (!strcmp(argv[i], "-o") && i + 1 < argc) a->output = argv[++i];
+    else if (argv[i][0] == '-' && argv[i][1]) return fail(argv[i], "is no option, lacks its value, or is one too many");
     else if (!a->model) a->model = argv[i];
     else if (a->n_inputs < 64) a->inputs[a->n_inputs++] = argv[i];
   }
@@ -168,7 +188,7 @@ int main(int argc, char **argv) {
   printf("target %s\n", api->target ? api->target : "none");
   for (size_t i = 0; i < api->n_inputs; i++) print_port("input", &api->inputs[i]);
   for (size_t i = 0; i < api->n_outputs; i++) print_port("output", &api->outputs[i]);
-  int failed = run(&a, api);
+  int failed = check_dims(&a, api) || run(&a, api);
   dlclose(library);
   return failed;
 }

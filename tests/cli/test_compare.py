@@ -57,7 +57,16 @@ def test_without_a_reference(folder: Path, lepton_tool: Invoke, monkeypatch: pyt
     assert code == 0
     assert "not compared with onnxruntime: it is not installed" in out
     code, _, err = lepton_tool("compare", "mlp.onnx", "--against", "onnxruntime")
-    assert (code, "cannot compare with onnxruntime" in err) == (2, True)
+    assert (code, "cannot compare with onnxruntime" in err) == (3, True)
+    code, _, err = lepton_tool("compare", "mlp.onnx", "--dim", "N=5", "--random", "7", "--json")
+    assert code == 0, err
+
+
+def test_ranges_are_compared_at_their_usual_size(folder: Path, artifact: Path, lepton_tool: Invoke) -> None:
+    code, out, err = lepton_tool("compare", "mlp.onnx", "--dim", "N=1..6..9", "--random", "3")
+    assert code == 0, err
+    assert "x: f32[6,16]" in out
+    assert lepton_tool("compare", "mlp.onnx", "--so", artifact, "--dim", "N=1..6..9")[0] == 2
 
 
 @pytest.mark.parametrize("words", [("--rtol", "-1"), ("--atol", "nan"), ("--dim", "Q=1"), ("--so", "gone.so")])

@@ -6,6 +6,7 @@ import os
 import re
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -111,7 +112,8 @@ def test_refused_by_verification_is_4(work: Path, name: str, option: str, words:
     assert f"in pass '{name}'" in done.stderr
     assert words in done.stderr
     (graph,) = work.glob("lepton-repro-*/*.lir")
-    assert f"lepton-opt {graph.relative_to(work)}" in done.stderr
+    assert f"lepton-opt --load-plugin {work / 'bad.py'} {graph.relative_to(work)}" in done.stderr
+    assert f"a bug in {work / 'bad.py'}" in done.stderr
 
 
 def test_out_of_time_is_5(work: Path) -> None:
@@ -131,19 +133,33 @@ def test_out_of_memory_is_5(work: Path) -> None:
     assert "out of memory" in tiny.stderr
 
 
-def test_a_bug_is_70_and_leaves_a_reproducer(work: Path) -> None:
-    done = _compile(work, "mlp.onnx", "--load-plugin", "breaks.py", "--passes", "fold,breaks")
-    assert done.returncode == int(Exit.INTERNAL) == 70
-    assert "internal error in pass 'breaks': ZeroDivisionError" in done.stderr
+def test_a_bug_is_70_and_leaves_a_reproducer(work: Path, leptonc: Invoke, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lepton.passes.cse.CSE.run", _lose)
+    code, _, err = leptonc("mlp.onnx", "--passes", "fold,cse", "-o", "model.so")
+    assert code == int(Exit.INTERNAL) == 70
+    assert "internal error in pass 'cse': KeyError: 'lost'" in err
     (folder,) = work.glob("lepton-repro-*")
-    assert f"This is a bug in Lepton. What is needed to reproduce it lies in {folder.name}/" in done.stderr
-    assert "leptonc mlp.onnx --load-plugin breaks.py --passes fold,breaks" in (folder / "command.txt").read_text()
-    assert "1 // 0" in (folder / "traceback.txt").read_text()
+    assert f"This is a bug in Lepton. What is needed to reproduce it lies in {folder.name}/" in err
+    assert "leptonc mlp.onnx --passes fold,cse" in (folder / "command.txt").read_text()
+    assert "KeyError" in (folder / "traceback.txt").read_text()
     assert {"lepton", "llvm", "onnx", "python"} <= json.loads((folder / "versions.json").read_text()).keys()
     (graph,) = folder.glob("*.lir")
-    assert graph.read_text().startswith("// RUN: breaks")
+    assert graph.read_text().startswith("// RUN: cse")
     assert "matmul" in graph.read_text()
-    replay = call("opt", graph, "--load-plugin", "breaks.py", "-o", "-", cwd=work)
+
+
+def test_a_crash_of_ones_own_pass_is_ones_own(work: Path) -> None:
+    """Its file and line are named, and what reproduces it is left."""
+    done = _compile(work, "mlp.onnx", "--load-plugin", "breaks.py", "--passes", "fold,breaks")
+    assert done.returncode == int(Exit.USAGE)
+    line = BROKEN_PASS.splitlines().index("        return 1 // 0") + 1
+    assert f"in pass 'breaks' of {work / 'breaks.py'}:{line}: ZeroDivisionError" in done.stderr
+    assert "bug in Lepton" not in done.stderr
+    (graph,) = work.glob("lepton-repro-*/*.lir")
+    assert graph.read_text().startswith("// RUN: breaks")
+    words = f"lepton-opt --load-plugin {work / 'breaks.py'} {graph.relative_to(work)}"
+    assert f"`{words}`" in done.stderr
+    replay = call("opt", *words.split()[1:], "-o", "-", cwd=work)
     assert "ZeroDivisionError" in replay.stderr, "the reproducer does not reproduce"
 
 
@@ -241,3 +257,13 @@ def test_a_missing_compiler_package_is_no_bug(capsys: pytest.CaptureFixture[str]
 
     assert terminal.run("leptonc", body, []) == int(Exit.UNSUPPORTED)
     assert "llvmlite.binding is not installed" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("missing", ["onnx", "llvmlite", "ml_dtypes"])
+def test_python_says_too_what_is_not_installed(missing: str) -> None:
+    """`lepton.compile` where only artifacts can run."""
+    code = (f"import sys; sys.modules[{missing!r}] = None\nimport lepton\n"
+            "try:\n    lepton.compile(b'')\nexcept lepton.LeptonError as e:\n    print(int(e.exit), e)\n")
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stdout.startswith(f"3 {missing}"), done.stderr
+    assert "is not installed\n  = help: this installation can run artifacts" in done.stdout

@@ -18,7 +18,7 @@ from lepton.codegen.cuda import nvrtc
 from lepton.codegen.cuda.nvrtc import nvrtc as real_nvrtc
 from lepton.commands.inspect_ import artifact_record, text
 from lepton.devices import ON_GPU
-from lepton.ir.diagnostics import LeptonError, ResourceError, UsageError
+from lepton.ir.diagnostics import LeptonError, NotInstalledError, ResourceError, UsageError
 from tests.cuda.fakecuda import Fake, OnDevice, installed
 from tests.cuda.simulated import COMPILER
 from tests.cuda.test_artifacts import draw, mlp, model_of, node, value
@@ -115,7 +115,7 @@ def test_compiling_without_nvrtc_says_how_to_get_it(monkeypatch: pytest.MonkeyPa
     real_nvrtc.cache_clear()
     monkeypatch.setattr(nvrtc, "nvrtc", real_nvrtc)
     monkeypatch.setenv("LEPTON_NVRTC", "/nowhere/libnvrtc.so")
-    with pytest.raises(UsageError, match="needs NVRTC, which is not installed") as caught:
+    with pytest.raises(NotInstalledError, match="needs NVRTC, which is not installed") as caught:
         lepton.compile_to(mlp()[0].SerializeToString(), tmp_path / "m.so", target="cuda-sm90")
     assert "lepton-compiler[cuda]" in str(caught.value.help)
 

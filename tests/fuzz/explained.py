@@ -75,7 +75,7 @@ def _fill_at_the_end(recipe: Recipe, want: Sequence[Array], got: Sequence[Array]
             continue
         missing = True
         upper = attrs.get("auto_pad") == b"SAME_UPPER"
-        before = -pad // 2 if upper else -pad - -pad // 2
+        before = -(pad // 2) if upper else pad // 2 - pad
         windows = out + pad
         a = np.take(a, range(windows), axis)
         b = np.take(b, range(before, before + windows), axis)

@@ -78,6 +78,11 @@ def test_the_example_runs_a_model_from_c(artifact: Callable[..., Path], tmp_path
                           capture_output=True, text=True)
     assert done.returncode == 0
     assert done.stdout.splitlines()[-1] == "y [3,6] = 0 0 0 0 0 0 0 0 ..."
+    for words, said in ((("-d", "K=3"), "K=3: names no open dimension"), (("-d", "N"), "N: is not NAME=SIZE"),
+                        (("-d", "N=x"), "N=x: is not NAME=SIZE"), (("-q",), "-q: is no option"), (("-d",), "-d: ")):
+        done = subprocess.run([tmp_path / "run_model", artifact("dynamic"), *words], capture_output=True, text=True)
+        assert done.returncode != 0
+        assert said in done.stderr
     done = subprocess.run([tmp_path / "run_model", tmp_path / "x.raw"], capture_output=True, text=True)
     assert done.returncode == 1
 
