@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import prod
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import ml_dtypes
 import numpy as np
@@ -30,9 +30,9 @@ from lepton.passes.halves import gains
 LEAST_ROWS, LEAST_COLUMNS = 16, 8     # fewer leave tiles empty, or it is memory that counts, which parts need more of
 
 # Which part of the left factor meets which one of the right, by the number of products; the smallest first.
-PAIRS: dict[int, tuple[tuple[int, int], ...]] = {
-    3: ((1, 0), (0, 1), (0, 0)),
-    6: ((2, 0), (1, 1), (0, 2), (1, 0), (0, 1), (0, 0)),
+PAIRS: dict[str, tuple[tuple[int, int], ...]] = {
+    "3": ((1, 0), (0, 1), (0, 0)),
+    "6": ((2, 0), (1, 1), (0, 2), (1, 0), (0, 1), (0, 0)),
 }
 
 
@@ -45,7 +45,7 @@ class Parts(Pass):
 
     name: ClassVar[str] = "parts"
     accuracy: ClassVar[Accuracy] = "approximate"
-    products: int = 3
+    products: Literal["3", "6"] = "3"
 
     def run(self, graph: Graph) -> bool:
         changed = [self.split(node) for part in graphs(graph) for node in part.nodes
