@@ -1,7 +1,7 @@
 """Lowerings of the CUDA family where the CPU's write LLVM IR directly; everything else is loop kernels already."""
 from __future__ import annotations
 
-from lepton.codegen.cuda import attention, integers, products  # noqa: F401  (register their lowerings)
+from lepton.codegen.cuda import attention, integers, moves, products  # noqa: F401  (register their lowerings)
 from lepton.codegen.group import lowers
 from lepton.codegen.lower.products import generic_conv_transpose
 from lepton.codegen.lower.recurrent_rows import recurrent_rows

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from functools import cache
 from importlib.resources import files
 
-COMMON = ("math.cuh", "ops.cuh", "block.cuh", "product.cuh", "tensor.cuh", "warpgroup.cuh",
+COMMON = ("math.cuh", "ops.cuh", "block.cuh", "product.cuh", "moves.cuh", "tensor.cuh", "warpgroup.cuh",
           "attention.cuh")
 
 

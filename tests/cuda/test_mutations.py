@@ -15,6 +15,7 @@ import pytest
 
 import lepton.codegen.cuda.lowering
 from lepton.codegen.cuda import products
+from lepton.codegen.cuda.templates.moves import Turn
 from lepton.codegen.cuda.templates.product import PlainTile, TensorTile, Tile
 from lepton.codegen.cuda.templates.warpgroup import WarpgroupTile
 from lepton.codegen.group import Group, LowerOptions, lowering_of
@@ -26,12 +27,13 @@ from lepton.ir.tensor import Array, Tensor
 from lepton.ir.types import DType
 from tests.codegen import harness
 from tests.cuda import simulated
+from tests.cuda.test_moves import turn
 
 assert lepton.codegen.cuda.lowering
 pytestmark = [
     pytest.mark.slow, pytest.mark.skipif(simulated.COMPILER is None, reason="the simulator needs g++"),
     pytest.mark.skipif(sys.platform != "linux", reason="the simulator switches stacks as Linux on x86-64 does")]
-Case = tuple[Node, Mapping[Value, Array]]
+Case = tuple[Node, Mapping[Value, Array]] | Callable[[], None]  # what is checked, or who checks
 RUNS = [(late, seed) for late in (True, False) for seed in (1, 2, 3)]
 
 
@@ -63,6 +65,17 @@ def by_warpgroups() -> Case:
     node = ops.matmul(a, ops.constant(value=Tensor.of(random((640, 50), DType.F16)))).producer
     assert node is not None
     return node, {a: random((300, 640), DType.F16)}
+
+
+def map_of_runs() -> Case:
+    x = harness.value((259,))
+    node = ops.relu(x).producer
+    assert node is not None
+    return node, {x: random((259,))}
+
+
+def turned() -> Case:
+    return partial(turn, (70, 85), (1, 0), DType.F32, Turn)
 
 
 def few_rows() -> Case:
@@ -177,6 +190,15 @@ BUGS = [
         by_warpgroups),
     Bug("warp groups: nobody waits for the barriers' start", "lp_publish();\n    }\n    lp_sync();",
         "lp_publish();\n    }", by_warpgroups),
+    Bug("runs: read as one wherever they lie",
+        "if (wide && left >= Count) {\n      if constexpr (bytes == 16) {\n        u32",
+        "if (left >= Count) {\n      if constexpr (bytes == 16) {\n        u32", map_of_runs),
+    Bug("runs: what is left is taken from elsewhere", "x[e] = e < left ? p[e] : M(0);", "x[e] = p[0];", map_of_runs),
+    Bug("squares: no barrier before they are read", "  lp_sync();\n  LP_UNROLL\n  for (int i = 0; i < 32; i += 8)\n    "
+        "if (r0 + y", "  LP_UNROLL\n  for (int i = 0; i < 32; i += 8)\n    if (r0 + y", turned),
+    Bug("squares: no barrier before the next one", "= room[x * 33 + y + i];\n  lp_sync();", "= room[x * 33 + y + i];",
+        turned),
+    Bug("squares: columns behind the last are read", "c0 + y + i < columns", "true", turned),
     Bug("attention: no barrier before values replace keys", "      lp_sync();\n      bring(v", "      bring(v",
         partial(attention, DType.F32)),
     Bug("attention: no barrier before values are read", "      lp_sync();\n      weigh", "      weigh",
@@ -203,11 +225,14 @@ def right(case: Callable[[], Case], bug: Bug | None) -> bool:
     os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
     code = 1
     try:
-        node, arrays = case()
+        made = case()
         for late, seed in RUNS:
             harness.lower = lower
             harness.run_kernel = partial(run, planted=bug, late=late, seed=seed)
-            harness.check_node(node, arrays, simulated.CUDA, rtol=2e-5, atol=2e-5)
+            if callable(made):
+                made()
+            else:
+                harness.check_node(*made, simulated.CUDA, rtol=2e-5, atol=2e-5)
         code = 0
     finally:
         os._exit(code)

@@ -16,6 +16,7 @@ from lepton.codegen.cuda.device import resources
 from lepton.codegen.cuda.products import PLAIN_TILES, SHAPES, TRIPLE_SHAPES
 from lepton.codegen.cuda.source import device_source
 from lepton.codegen.cuda.templates.attention import Attention
+from lepton.codegen.cuda.templates.moves import FlatMap, Turn
 from lepton.codegen.cuda.templates.product import (
     Columns,
     Matrix,
@@ -29,7 +30,8 @@ from lepton.codegen.cuda.templates.product import (
 )
 from lepton.codegen.cuda.templates.text import DeviceBody
 from lepton.codegen.cuda.templates.warpgroup import Tiles, WarpgroupProduct, WarpgroupTile
-from lepton.codegen.loops import Ref
+from lepton.codegen.kernel import DimRef
+from lepton.codegen.loops import Apply, Load, Ref, i64
 from lepton.codegen.target import CUDA_TARGETS
 from lepton.codegen.templates.epilogue import ACCUMULATOR, Epilogue, Operand
 from lepton.ir.diagnostics import UsageError
@@ -84,6 +86,17 @@ def attention(kind: str | None, dtype: DType, depth: int, block: int = 64) -> De
                      stored(3, dtype, sums, *steps), block)
 
 
+def flat_map(dtype: DType, run: int) -> DeviceBody:
+    """x * x."""
+    e = Load("e0", i64(0), F32)
+    return FlatMap(2, 1, DimRef(0), run, (Operand(0, dtype, (1,)),), (Operand(1, dtype, (1,)),),
+                   (Apply("mul", (e, e), F32),), ())
+
+
+def turn(dtype: DType) -> DeviceBody:
+    return Turn(2, 2, (3,), DimRef(0), DimRef(1), Operand(0, dtype, (4096, 1, 64)), Operand(1, dtype, (4096, 64, 1)))
+
+
 COPY = "LDGSTS.E.BYPASS.128"
 # name -> (body, most registers of a thread, instructions that must occur)
 KERNELS: dict[str, tuple[DeviceBody, int, Sequence[str]]] = {
@@ -95,6 +108,8 @@ KERNELS: dict[str, tuple[DeviceBody, int, Sequence[str]]] = {
     "f16": (product(TensorTile("f16", *SHAPES[0]), F16), 128, ("HMMA.16816.F32 ", "LDSM.16.M88.4", COPY)),
     "bf16_conv": (convolution(TensorTile("bf16", *SHAPES[0]), BF16), 168, ("HMMA.16816.F32.BF16", COPY)),
     "tf32": (product(TensorTile("tf32", *SHAPES[1]), F32), 128, ("HMMA.1688.F32.TF32", "LDSM.16.M88.4")),
+    "map": (flat_map(F32, 4), 40, ("LDG.E.128", "STG.E.128")),
+    "turn": (turn(F32), 48, ("STS", "LDS")),
     "tf32x3": (product(TensorTile("tf32x3", *TRIPLE_SHAPES[0]), F32), 255, ("HMMA.1688.F32.TF32", COPY)),
     "bytes": (bytes_product(TensorTile("u8s8", *SHAPES[0]), None), 128, ("IMMA.16832.U8.S8", "LDSM.16.M88.4", COPY)),
     "bytes_zeros": (bytes_product(TensorTile("u8s8", *SHAPES[0]), True), 192, ("IMMA.16832.U8.S8", COPY)),
@@ -106,6 +121,8 @@ MORE: dict[str, tuple[DeviceBody, int, Sequence[str]]] = {
     "plain_least": (product(PLAIN_TILES[2], F32, k_first=True), 128, ("FFMA",)),
     "bf16_least": (product(TensorTile("bf16", *SHAPES[2]), BF16), 80, ("HMMA",)),
     "tf32_conv": (convolution(TensorTile("tf32", *SHAPES[0]), F32), 168, ("HMMA.1688.F32.TF32",)),
+    "map_f16": (flat_map(F16, 8), 48, ("LDG.E.128", "STG.E.128")),
+    "turn_u8": (turn(DType.U8), 48, ("STS.U8", "LDS.U8")),
     "tf32x3_middle": (product(TensorTile("tf32x3", *TRIPLE_SHAPES[1]), F32), 255, ("HMMA.1688.F32.TF32",)),
     "tf32x3_conv": (convolution(TensorTile("tf32x3", *TRIPLE_SHAPES[0]), F32), 255, ("HMMA.1688.F32.TF32",)),
     "bytes_rows": (bytes_product(TensorTile("u8s8", *SHAPES[0]), False), 168, ("IMMA.16832.U8.S8",)),
