@@ -59,7 +59,8 @@ def options_for(model: str, models: list[str], options: Options) -> Options:
                 found[name] = value
         return found
 
-    return replace(options, dims=own(options.dims), values=own(options.values), structure=own(options.structure))
+    return replace(options, dims=own(options.dims), values=own(options.values), structure=own(options.structure),
+                   tune=options.tune / len(models))  # the time is for all of them
 
 
 def lower_all(sources: Mapping[str, Source], options: Options, progress: Progress | None = None) -> list[Compiled]:

@@ -21,10 +21,14 @@ def as_json(model: str, emitted: str, files: Sequence[Path], report: Report) -> 
         "files": [{"path": str(f), "bytes": f.stat().st_size} for f in files],
         "seconds": {stage: round(s, 6) for stage, s in report.seconds.items()},
         "ops_before": report.ops_before, "targets": report.targets,
-        **({"tuning": report.tuning} if report.tuning else {}),
-        **({"models": {name: {"ops_before": r.ops_before, "targets": r.targets} for name, r in report.models.items()}}
-           if report.models else {}),
+        **_tuning(report),
+        **({"models": {name: {"ops_before": r.ops_before, "targets": r.targets, **_tuning(r)}
+                       for name, r in report.models.items()}} if report.models else {}),
     }
+
+
+def _tuning(report: Report) -> dict[str, Any]:
+    return {"tuning": report.tuning} if report.tuning else {}
 
 
 def as_text(files: Sequence[Path], report: Report, verbose: bool) -> str:

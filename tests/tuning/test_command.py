@@ -60,6 +60,15 @@ def test_damaged_lines_are_told(folder: Path, leptonc: Invoke) -> None:  # noqa:
     assert "1 damaged line of the tuning cache left out" in err
 
 
+def test_several_models_share_the_time(folder: Path, leptonc: Invoke) -> None:  # noqa: F811
+    code, out, err = leptonc("a=mlp.onnx", "b=mlp.onnx", "-o", "ab.so", "--dim", "a:N=9", "--dim", "b:N=5", "--tune",
+                             "--time", "20s", "--tune-cache", "t.jsonl", "--json")
+    assert code == 0, err
+    found = [row for model in json.loads(out)["models"].values() for (row,) in model["tuning"].values()]
+    assert [row["measured"] for row in found] == [1, 1]
+    assert len(Cache.open("t.jsonl").rows) == 2
+
+
 @pytest.mark.parametrize(("words", "said"), [
     (("--time", "5s"), "--time is how long --tune may take"),
     (("--tune", "--time", "never"), "expected a time such as"), (("--tune", "--time", "0"), "expected a time such as"),
