@@ -252,6 +252,10 @@ class _Weights(_Rounds, QuantizeWeights):
     def levels(self, layer: Layer, steps: Array) -> Array:
         return self.rounded(layer, layer.matrix, steps, self.most)
 
+    def spread(self, seen: Inputs, group: int) -> Array:
+        """H: around 0, because no bias makes up for the mean."""
+        return np.asarray(seen.gram[group])
+
 
 def smooth(graph: Graph, stats: Mapping[str, Inputs], alpha: float) -> None:
     """Move the difference in size between the channels of what matmuls read into their weights (SmoothQuant)."""

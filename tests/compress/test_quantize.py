@@ -222,3 +222,18 @@ def test_embeddings_become_bytes() -> None:
         np.testing.assert_allclose(got, want, rtol=0, atol=1e-5 * float(np.abs(want).max()))
     np.testing.assert_allclose(model(ids)[0], table[ids], rtol=0, atol=float(np.abs(table).max()) / 127)
     assert model.metadata["statistics"]["weights"] < 0.3 * (table.nbytes + w.nbytes)
+
+
+def test_rounding_weights_alone_counts_the_mean_of_inputs() -> None:
+    """No bias makes up for it there: inputs far from 0 must not come out shifted."""
+    rng = np.random.default_rng(6)
+    w, x = rng.standard_normal((64, 32)).astype(np.float32), rng.standard_normal((256, 64)).astype(np.float32) + 5
+    graph = helper.make_graph([helper.make_node("MatMul", ["x", "w"], ["y"])], "dense",
+                              [helper.make_tensor_value_info("x", 1, [256, 64])],
+                              [helper.make_tensor_value_info("y", 1, [256, 32])], [numpy_helper.from_array(w, "w")])
+    source = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    lost = {}
+    for rounding in ("nearest", "gptq"):
+        made = quantize_model(source, bits=4, weights_only=True, block=32, rounding=rounding, calibration=x)
+        lost[rounding] = float(np.square(evaluate(made, x)[0] - x @ w).mean())
+    assert lost["gptq"] < 0.3 * lost["nearest"]
