@@ -179,11 +179,18 @@ class Graph:
     @property
     def output_names(self) -> tuple[str, ...]:
         """The names callers know the outputs by: the model's (a value may go out under several names, or under one
-        that differs from an input's it equals), else the values' own."""
+        that differs from an input's it equals), else the values' own; what has none, or comes a second time, is called
+        by its place."""
         names = json.loads(self.metadata.get("output_names", "[]"))
         if len(names) == len(self.outputs):
             return tuple(names)
-        return tuple(v.name or f"output{i}" for i, v in enumerate(self.outputs))
+        made: list[str] = []
+        for i, v in enumerate(self.outputs):
+            name = f"output{i}" if v in self.outputs[:i] or not v.name else v.name
+            while name in made:
+                name += "_"
+            made.append(name)
+        return tuple(made)
 
     @property
     def nodes(self) -> tuple[Node, ...]:

@@ -76,7 +76,8 @@ class Elements:
         node, dtype = value.producer, value.tensor.dtype
         if node is None or widened(dtype) is dtype or isinstance(e, Const):
             return e
-        if node.op in EXACT or (node.op in (ops.neg, ops.abs_) and dtype.is_float):
+        exact = node.op in EXACT and not (node.op in EXTREMES and dtype.bits < 16)
+        if exact or (node.op in (ops.neg, ops.abs_) and dtype.is_float):
             return e
         if dtype is DType.F8E8M0 and node.op.has(Trait.ELEMENTWISE):
             raise UnsupportedError(f"{node.op.name} of {dtype.value} is not supported in compiled code",
@@ -324,6 +325,8 @@ EXACT = frozenset({
     ops.floor, ops.ceil, ops.round_, ops.sign, ops.gather, ops.gather_elements, ops.gather_nd, ops.pad, ops.trilu,
     ops.one_hot, ops.max_pool, ops.reduce_max, ops.reduce_min, ops.reshape, ops.transpose, ops.slice_, ops.concat,
     ops.broadcast_to})
+# Of nothing these give an infinity, which most floats of eight bits and fewer lack.
+EXTREMES = frozenset({ops.reduce_max, ops.reduce_min, ops.max_pool})
 
 
 # --- indices --------------------------------------------------------------------------------------

@@ -52,7 +52,9 @@ def _slices_back_from_far(recipe: Recipe, want: Sequence[Array], got: Sequence[A
     numpys: list[slice] = [slice(None)] * recipe.feeds["x0"].ndim
     runtimes = list(numpys)
     for start, end, axis, step in zip(*(w[f"w{i}"].tolist() for i in range(4)), strict=True):
-        runtimes[axis] = slice(start, None if step < 0 and end > 2**30 else end, step)
+        back = step < 0 and end > 2**30
+        first = max(start, -recipe.feeds["x0"].shape[axis]) if back else start  # ONNX: the first element, not before
+        runtimes[axis] = slice(first, None if back else end, step)
         numpys[axis] = slice(start, end, step)
     x = recipe.feeds["x0"]
     return bool(got[0].shape == x[tuple(numpys)].shape and want[0].shape == x[tuple(runtimes)].shape)

@@ -101,6 +101,16 @@ def test_only_what_is_excused_may_be_anything(excuse: Excuse) -> None:
         assert "output 0" in expected.problem([put(right, excuse.bound, wrong)]), "a wrong element was not seen"
 
 
+def test_empty_images_spoil_no_samples() -> None:
+    """A node that the noise could not move made every sample the same, and all of the program's roundings wrong."""
+    x, w = floats(8, 2, 2, 9), floats(2, 2, 3, 3)
+    image, filters = (Value(TensorType(DType.F32, a.shape), name=n) for a, n in ((x, "x"), (w, "w")))
+    graph = Graph.of("g", [image, filters], [ops.conv(image, filters, **BARE), ops.exp(image)])
+    samples = expect(graph, [x, w]).samples
+    assert len(samples) == 7
+    assert any((s[1] != samples[0][1]).any() for s in samples)
+
+
 def test_norms_and_softmax_have_no_excuse() -> None:
     """Their rows keep their accuracy at any magnitude, and one NaN is all of the row."""
     x = put(put(floats(3, 8), (0, 2), 1e30), (1, 3), np.nan)

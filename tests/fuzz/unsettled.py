@@ -145,11 +145,13 @@ def together(node: Node, operands: Operands, attrs: dict[str, Any]) -> Array:
     """Where some output of the tile is not finite, for its operands or on the way: Winograd's form mixes them all."""
     limit = _largest(operands) ** 0.9
     spoilt = _each(operands[:2], lambda x: np.where(np.abs(x) < limit, x / limit, np.nan))
-    bad = np.isnan(np.asarray(node.op.reference(*spoilt, **attrs)))
+    bad = np.asarray(np.isnan(node.op.reference(*spoilt, **attrs)))
+    if not bad.size:
+        return np.zeros(bad.shape, np.bool_)
     w = np.asarray(spoilt[1])
     filters = np.isnan(w).reshape(len(w), -1).any(axis=1)
     nchw = attrs.get("layout", "nchw") == "nchw"
     for axis in (2, 3) if nchw else (1, 2):
         near = np.pad(bad, [(TILE - 1, TILE - 1) if a == axis else (0, 0) for a in range(bad.ndim)])
-        bad = np.lib.stride_tricks.sliding_window_view(near, 2 * TILE - 1, axis=axis).any(axis=-1)
+        bad = np.asarray(np.lib.stride_tricks.sliding_window_view(near, 2 * TILE - 1, axis=axis).any(axis=-1))
     return np.asarray(bad | filters.reshape((1, -1, 1, 1) if nchw else (1, 1, 1, -1)))
