@@ -185,9 +185,11 @@ class Graph:
         if len(names) == len(self.outputs):
             return tuple(names)
         made: list[str] = []
+        given = {v.name for v in self.outputs}
         for i, v in enumerate(self.outputs):
-            name = f"output{i}" if v in self.outputs[:i] or not v.name else v.name
-            while name in made:
+            own = "" if v in self.outputs[:i] else v.name
+            name = own or f"output{i}"
+            while name in made or (not own and name in given):
                 name += "_"
             made.append(name)
         return tuple(made)

@@ -179,3 +179,13 @@ def test_a_size_from_data_is_found_before_it_is_used() -> None:
     size = ops.shape_values(dims=(sym("count"),))
     graph = Graph.of("g", (x,), (size, found))
     assert [n.op.name for n in graph.nodes if n.op is not ops.constant] == ["range", "shape_values"]
+
+
+def test_outputs_that_come_twice_have_names_of_their_own() -> None:
+    """Ports are found by name; a value may go out several times, and under a name that is given."""
+    x = Value(TensorType(DType.F32, (3,)), name="x")
+    first, named = ops.neg(x), ops.exp(x)
+    named.name = "output2"
+    assert Graph.of("g", [x], [first, x, first, x, named]).output_names == (
+        "output0", "x", "output2_", "output3", "output2")
+    assert Graph.of("g", [x], [x, named]).output_names == ("x", "output2")
