@@ -34,7 +34,7 @@ from typing import Any
 SHARES = {"env": 30, "wrappers": 20, "kernels": 110, "sanitizer": 60, "models": 90, "ops": 110, "speed": 140}
 GRACE = 5.0  # seconds that a section may take to notice that its time is up
 TESTS = ("tests/cuda/test_templates.py", "tests/cuda/test_integers.py", "tests/cuda/test_warpgroups.py",
-         "tests/codegen/test_lower_map.py", "tests/codegen/test_lower_rows.py")
+         "tests/cuda/test_moves.py", "tests/codegen/test_lower_map.py", "tests/codegen/test_lower_rows.py")
 
 
 def main() -> int:
