@@ -44,7 +44,8 @@ def turn(shape: tuple[int, ...], perm: tuple[int, ...], dtype: DType, kind: type
     out.check()
 
 
-@pytest.mark.parametrize(("shape", "run"), [((3, 5, 7), 4), ((1, 4096), 4), ((2, 1), 4)], ids=str)
+@pytest.mark.parametrize(("shape", "run"), [
+    ((3, 5, 7), 4), *(pytest.param(s, 4, marks=pytest.mark.slow) for s in ((1, 4096), (2, 1)))], ids=str)
 def test_flat_maps(shape: tuple[int, ...], run: int) -> None:
     """Whole runs and a rest, at every offset from 16 bytes that the guarded memory gives them."""
     x, y = harness.value(shape), harness.value(shape)
@@ -91,6 +92,7 @@ def test_rows_become_columns(shape: tuple[int, ...], perm: tuple[int, ...], dtyp
     turn(shape, perm, dtype, Turn)
 
 
+@pytest.mark.slow
 def test_rows_become_columns_of_any_number() -> None:
     for shape in ((2, 40, 50), (2, 1, 1), (1, 33, 31)):
         turn(shape, (0, 2, 1), DType.F32, Turn, sizes=True)
