@@ -21,6 +21,7 @@ HALVES = (DType.F16, DType.BF16)
 PRODUCTS: tuple[Op, ...] = (ops.matmul, ops.conv, ops.conv_transpose)
 LEAST_K = 16              # products shorter than this gain nothing
 LARGEST = 65504.0         # of f16
+WORST = 2.0**-11          # relative error of f16's normal numbers: more says that weights lie below these
 LEAST_WEIGHTS = 1024      # fewer are not worth rounding
 WINOGRAD_CHANNELS = 32    # 3x3 convolutions of more than this do fewer multiplications in f32
 
@@ -57,7 +58,7 @@ class Halves(Pass):
     gather(table, i)  ->  cast(gather(table rounded to f16, i), f32)
 
     With `precision` fp16: kernels find that such weights are halves, and store them as those. Weights beyond the range
-    of f16 stay as they are."""
+    of f16, and such as would lose more than a half's 11 bits because they are below it, stay as they are."""
 
     name: ClassVar[str] = "halves"
     accuracy: ClassVar[Accuracy] = "approximate"
@@ -99,6 +100,8 @@ def store_halves(graph: Graph, node: Node) -> bool:
     if not (np.abs(weights) < LARGEST).all():
         return False
     halves = weights.astype(np.float16)
+    if relative_error(halves, weights) > WORST:
+        return False
     if node.op is ops.gather:
         found = ops.gather(ops.constant(value=Tensor.of(halves)), node.inputs[1], axis=node.attrs["axis"], loc=node.loc)
         count("tables in f16")
@@ -109,6 +112,12 @@ def store_halves(graph: Graph, node: Node) -> bool:
     node.set_input(place, ops.constant(value=Tensor.of(rounded)))
     count("weights in f16")
     return True
+
+
+def relative_error(rounded: Array, exact: Array) -> float:
+    """Of all of an array, in the 2-norm."""
+    size = float(np.linalg.norm(exact.astype(np.float64)))
+    return float(np.linalg.norm(rounded.astype(np.float64) - exact)) / size if size else 0.0
 
 
 def gains(node: Node, weights: Array, tiles: bool = False) -> bool:

@@ -166,5 +166,5 @@ def _json(line: bytes) -> Any:
     """None for what is no JSON."""
     try:
         return json.loads(line)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None

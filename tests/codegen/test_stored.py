@@ -118,6 +118,21 @@ def test_no_spills_and_no_calls(target: str) -> None:
         assert calls(text)[micro.name] == [], (rows, vectors)
 
 
+def test_weights_too_small_for_halves_stay_floats() -> None:
+    """Below 6e-5 f16 loses bits, below 3e-8 everything. Some small ones among others lose nothing that counts."""
+    rng = np.random.default_rng(3)
+    i, x = Value(TensorType(DType.I64, (3,)), name="i"), Value(TensorType(DType.F32, (3, 48)), name="x")
+    for size, least, most in ((1e-7, 0, 1e-5), (1e-12, 0, 1e-5), (1.0, 1e-6, 1e-3)):
+        w, table = (rng.standard_normal(s).astype(np.float32) * np.float32(size) for s in ((48, 64), (64, 48)))
+        w[0] = table[0] = 1e-9
+        graph = Graph.of("g", [i, x], [ops.matmul(x, ops.constant(value=Tensor.of(w))),
+                                       ops.gather(ops.constant(value=Tensor.of(table)), i, axis=0)])
+        feeds = np.array([1, 5, -1]), rng.standard_normal((3, 48)).astype(np.float32)
+        wanted = feeds[1] @ w, table[feeds[0]]
+        for got, want in zip(lepton.compile(graph, precision="fp16")(*feeds), wanted, strict=True):
+            assert least <= np.linalg.norm(got - want) / np.linalg.norm(want) < most, size
+
+
 def test_models() -> None:
     """Weights and tables take half the space; answers are as far off as rounding the weights makes them."""
     rng = np.random.default_rng(2)

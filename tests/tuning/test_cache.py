@@ -77,7 +77,7 @@ def test_another_version_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("bad", [
-    b"\xff\xfe", b"{", b"[]", b"3", b"{}", json.dumps({**asdict(ROW), "tried": "5"}).encode(),
+    b"\xff\xfe", b"{", b"[]", b"3", b"{}", b"[" * 100_000, json.dumps({**asdict(ROW), "tried": "5"}).encode(),
     json.dumps({**asdict(ROW), "more": 1}).encode(), json.dumps({**asdict(ROW), "schedule": "gemm"}).encode(),
     json.dumps({**asdict(ROW), "threads": True}).encode(), json.dumps(asdict(ROW)).encode()[:-9]])
 def test_damaged_lines_are_left_out(tmp_path: Path, bad: bytes) -> None:
