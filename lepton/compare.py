@@ -235,11 +235,12 @@ def diagnose(done: Compiled, inputs: Sequence[Array], request: Request) -> str:
     rows = [difference("", a, b, request.tolerance) for a, b in zip(before, after, strict=True)]
     if any(not row.agrees for row in rows):
         return (f"the passes changed the answers (max |Δ| {max(r.max_abs for r in rows):.3g} in the interpreter): "
-                f"lepton-opt {request.model} --passes … --bisect names the pass")
+                f"`lepton-opt {request.model} -O{request.options.level} --bisect` looks for the pass")
     if found := first_divergence(graph, target, inputs, request):
         return found
     return ("each node agrees with the interpreter when its result is kept: what is wrong lies in how the program is "
-            "planned (views, memory)" + (", or the .so is not of this model" if request.so else ""))
+            "planned (views, memory)"
+            + (", or the .so is not of this model, or was made with other options (--precision)" if request.so else ""))
 
 
 def first_divergence(graph: Graph, target: Target, inputs: Sequence[Array], request: Request) -> str:

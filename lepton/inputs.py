@@ -82,6 +82,9 @@ def bind_sizes(ports: Sequence[Port], arrays: Mapping[str, Array], sizes: Mappin
         raise UsageError(f"no open dimension '{unknown[0]}'", help=f"open dimensions: {', '.join(open_) or 'none'}")
     env = dict(sizes)
     for port in ports:
+        if port.name in arrays and arrays[port.name].ndim != len(port.shape):
+            got = type_words(arrays[port.name].dtype, arrays[port.name].shape)
+            raise UsageError(f"input '{port.name}': expected {type_words(port.dtype, port.shape)}, got {got}")
         for dim, size in zip(port.shape, arrays[port.name].shape if port.name in arrays else (), strict=False):
             if isinstance(dim, str) and dim in open_:
                 env.setdefault(dim, size)
@@ -89,7 +92,9 @@ def bind_sizes(ports: Sequence[Port], arrays: Mapping[str, Array], sizes: Mappin
     env = {**defaults, **env}
     if missing := [name for name in open_ if name not in env]:
         shown = "; ".join(map(str, ports))
-        raise UsageError(f"open dimension{'s' * (len(missing) > 1)} {', '.join(missing)} of {shown} need a size",
+        plural = len(missing) > 1
+        need = "need" if plural else "needs"
+        raise UsageError(f"open dimension{'s' * plural} {', '.join(missing)} of {shown} {need} a size",
                          help=" ".join(f"--dim {name}=…" for name in missing))
     return env
 
@@ -213,6 +218,8 @@ def _numbers(text: str, what: str) -> Array:
         array = np.asarray(json.loads(text))
         if array.dtype.kind not in "biuf":
             raise ValueError("only numbers can be written here")
+    except json.JSONDecodeError as error:
+        raise UsageError(f"{what}: neither a number nor a list of numbers", help="a file is NAME=@FILE.npy") from error
     except (ValueError, TypeError) as error:
         raise UsageError(f"{what}: {error}") from error
     return array

@@ -141,7 +141,8 @@ def _read(name: str) -> list[Input]:
         try:
             text = Path(name).read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:
-            raise UsageError(f"cannot read {name}: {error}") from error
+            reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+            raise UsageError(f"cannot read {name}: {reason}") from error
         constants = load_constants(beside(Path(name)))
     shown = "<stdin>" if name == "-" else name
     return [Input(graph, case.run) for case in read_cases(text)

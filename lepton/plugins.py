@@ -18,7 +18,8 @@ def load(files: Iterable[str | Path]) -> None:
     """Import plug-ins, each once as long as it stays as it is. Raises UsageError with the line that went wrong."""
     for file in map(Path, files):
         if not file.is_file():
-            raise UsageError(f"cannot load {file}", help="give a Python file")
+            why = "it is a folder" if file.is_dir() else "there is no such file"
+            raise UsageError(f"cannot load {file}: {why}", help="give a Python file")
         status = file.stat()
         state = (status.st_mtime_ns, status.st_size)
         if _LOADED.get(file.resolve()) != state:

@@ -32,7 +32,7 @@ def find(name: str) -> type[Pass]:
     if name not in PASSES:
         near = get_close_matches(name, PASSES, 1)
         raise UsageError(f"unknown pass {name!r}" + (f"; did you mean {near[0]!r}?" if near else ""),
-                         help="lepton-opt --list-passes shows them all")
+                         help="lepton-opt --list-passes shows them all; --load-plugin FILE.py brings your own")
     return PASSES[name]
 
 

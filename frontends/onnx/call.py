@@ -291,7 +291,7 @@ class Call:
         inputs = self.inputs_of(value)
         names = ", ".join(f"'{name}'" for name in inputs)
         raise DataDependent(f"{what} must be known when compiling", inputs, where=self.where,
-                            help=f"give a value to input {names}" if names else
+                            help=f"give a value to input {names} (--value, values=)" if names else
                             "sizes must follow from the inputs' shapes")
 
     def open_sizes(self, sizes: Sequence[Dim], message: str, *, help: str = "") -> NoReturn:
@@ -300,7 +300,7 @@ class Call:
         inputs = dict.fromkeys(n for d in sizes for name in sorted(symbols(d)) for n in known.get(name, ()))
         if inputs:
             raise DataDependent(message, inputs, where=self.where, help="give a value to input "
-                                + ", ".join(f"'{name}'" for name in inputs))
+                                + ", ".join(f"'{name}'" for name in inputs) + " (--value, values=)")
         self.fail(message, help=help)
 
     def inputs_of(self, value: Value) -> list[str]:

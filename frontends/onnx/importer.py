@@ -118,7 +118,7 @@ class Importer:
         if rule is None:
             body = schema_function(node, domain(node.domain), opset, inputs)
             if body is None:
-                raise UnsupportedError(f"operator {location(node).op} (opset {opset}) is not supported")
+                raise _unknown(node, opset)
             around = {"": scope.opsets.get("", LIMITS.opset), domain(node.domain): opset}
             imported = around | opsets(body.opset_import)
             return self._call(body, node, inputs, scope, imported, Store(inline_raw=True))
@@ -203,8 +203,12 @@ class Importer:
                 continue
             rule, opset = self._rule(inner, scope)
             if rule is None and not _has_body(inner, opset):
-                error = UnsupportedError(f"operator {location(inner).op} (opset {opset}) is not supported")
-                self.problems.add(inner, location(inner, self.file.name, scope.prefix), error)
+                self.problems.add(inner, location(inner, self.file.name, scope.prefix), _unknown(inner, opset))
+
+
+def _unknown(node: onnx.NodeProto, opset: int) -> UnsupportedError:
+    return UnsupportedError(f"operator {location(node).op} (opset {opset}) is not supported", help=(
+        "operators of your own: --load-plugin FILE.py (docs/custom-operators.md)" if domain(node.domain) else ""))
 
 
 def _has_body(node: onnx.NodeProto, opset: int) -> bool:

@@ -51,6 +51,9 @@ def execute(args: argparse.Namespace) -> Exit:
 
     if not args.rtol >= 0 or not args.atol >= 0:
         raise UsageError("--rtol and --atol must be 0 or more")
+    if args.model.endswith(".so"):
+        raise UsageError(f"{args.model} is not a model to compile",
+                         help="lepton compare model.onnx --so model.so compares what was compiled of it")
     dims = parse_dims(args.dim) if args.so else parse_sizes(args.dim)
     sizes = ranges.usual(dims) if args.so else ranges.usual(ranges.split(dims)[1])
     options = Options.of({"target": args.target, "level": args.level, "math": args.math, "threads": args.threads,
