@@ -16,7 +16,7 @@ import lepton
 from lepton.artifact import Model
 from lepton.codegen.cuda import nvrtc
 from lepton.codegen.cuda.nvrtc import nvrtc as real_nvrtc
-from lepton.ir.diagnostics import LeptonError, UsageError
+from lepton.ir.diagnostics import LeptonError, NotInstalledError
 from tests.cuda.fakecuda import Fake, installed
 from tests.cuda.simulated import COMPILER
 
@@ -190,7 +190,7 @@ def test_nvrtc_makes_the_images(fake: Fake, tmp_path: Path, monkeypatch: pytest.
     """The real compiler's: cubins, PTX that older drivers read, what ptxas says. They are no images of the fake's."""
     try:
         real_nvrtc()
-    except UsageError:
+    except NotInstalledError:
         pytest.skip("NVRTC is not installed: pip install 'lepton-compiler[cuda]'")
     monkeypatch.setattr(nvrtc, "nvrtc", real_nvrtc)
     report = lepton.compile_to(mlp()[0].SerializeToString(), tmp_path / "m.so", target="cuda-sm80,cuda-sm90")

@@ -12,7 +12,7 @@ import lepton
 from lepton.codegen.cuda import nvrtc
 from lepton.codegen.cuda.cache import VARIABLE, Cache, cache, image_of, key_of
 from lepton.codegen.cuda.nvrtc import Image, Nvrtc
-from lepton.ir.diagnostics import UsageError
+from lepton.ir.diagnostics import NotInstalledError
 from tests.cuda.test_artifacts import mlp
 
 
@@ -122,7 +122,7 @@ def test_a_variable_says_where(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 def test_compiling_again_does_not_ask_nvrtc(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     try:
         library = nvrtc.nvrtc()
-    except UsageError:
+    except NotInstalledError:
         pytest.skip("NVRTC is not installed: pip install 'lepton-compiler[cuda]'")
     monkeypatch.setenv(VARIABLE, str(tmp_path / "cache"))
     source = mlp()[0].SerializeToString()

@@ -34,7 +34,7 @@ from lepton.codegen.kernel import DimRef
 from lepton.codegen.loops import Apply, Load, Ref, i64
 from lepton.codegen.target import CUDA_TARGETS
 from lepton.codegen.templates.epilogue import ACCUMULATOR, Epilogue, Operand
-from lepton.ir.diagnostics import UsageError
+from lepton.ir.diagnostics import NotInstalledError
 from lepton.ir.types import DType
 
 F32, F64, F16, BF16, I32 = DType.F32, DType.F64, DType.F16, DType.BF16, DType.I32
@@ -151,7 +151,7 @@ WARPGROUPS: dict[str, tuple[DeviceBody, int, Sequence[str]]] = {
 def library() -> nvrtc.Nvrtc | None:
     try:
         return nvrtc.nvrtc()
-    except UsageError:
+    except NotInstalledError:
         return None
 
 
