@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import warnings
+from typing import Any
 
 import numpy as np
 import onnx
@@ -90,3 +91,14 @@ def test_nonsense_is_refused_or_imported(seed: int) -> None:
         except LeptonError:
             refused += 1
     assert 50 < refused < 390
+
+
+@pytest.mark.parametrize("attribute", ["strides", "dilations"])
+@pytest.mark.parametrize("step", [-1, 0, 2**31, 2**62, 2**63 - 1])
+def test_kernels_cannot_move_by_this(attribute: str, step: int) -> None:
+    """By less than 1 a ConvTranspose would write in front of its result; sizes beyond 63 bits wrap around."""
+    x, w = np.zeros((1, 1, 4, 4), np.float32), np.zeros((1, 1, 5, 2), np.float32)
+    moved: dict[str, Any] = {attribute: [step, 1]}
+    for op in ("Conv", "ConvTranspose"):
+        with pytest.raises(LeptonError, match=attribute):
+            load(single(op, {"x": x}, constants={"w": w}, open_dims=True, **moved))

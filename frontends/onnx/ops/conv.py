@@ -36,11 +36,16 @@ def window(c: Call, kernel: tuple[int, ...] | None = None, *, channels_last: boo
     kernel = c.ints("kernel_shape", kernel if kernel is not None else REQUIRED)
     strides, dilations = c.ints("strides", (1,) * len(kernel)), c.ints("dilations", (1,) * len(kernel))
     fits = len(sizes) == len(kernel) == len(strides) == len(dilations)
-    if not fits or min((*kernel, *strides, *dilations), default=1) < 1:
+    if not fits or not _sound(kernel, strides, dilations):
         raise LeptonError(f"kernel {list(kernel)}, strides {list(strides)} and dilations {list(dilations)} for "
                           f"{c.x().tensor}", where=c.where)
     begin, end = padding(c, sizes, kernel, strides, dilations)
     return Window(kernel, strides, dilations, begin, end)
+
+
+def _sound(*steps: Sequence[int]) -> bool:
+    """Whether kernels can move so: what is beyond 31 bits would leave 64 where sizes are multiplied by it."""
+    return all(1 <= step < 2**31 for group in steps for step in group)
 
 
 def padding(c: Call, sizes: Sequence[Dim], kernel: Sequence[int], strides: Sequence[int],
@@ -96,7 +101,7 @@ def conv_transpose(c: Call) -> Value:
     rank = len(kernel)
     strides, dilations = c.ints("strides", (1,) * rank), c.ints("dilations", (1,) * rank)
     extra = c.ints("output_padding", (0,) * rank)
-    if not len(strides) == len(dilations) == len(extra) == rank:
+    if not len(strides) == len(dilations) == len(extra) == rank or not _sound(strides, dilations):
         raise LeptonError(f"strides, dilations or output_padding for {c.x().tensor}", where=c.where)
     begin, end = _transposed_padding(c, sizes, kernel, strides, dilations, extra)
     return c(ops.conv_transpose, c.x(), w, c.opt(2), strides=strides, pads_begin=begin, pads_end=end,
