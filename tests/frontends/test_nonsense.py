@@ -102,3 +102,11 @@ def test_kernels_cannot_move_by_this(attribute: str, step: int) -> None:
     for op in ("Conv", "ConvTranspose"):
         with pytest.raises(LeptonError, match=attribute):
             load(single(op, {"x": x}, constants={"w": w}, open_dims=True, **moved))
+
+
+@pytest.mark.parametrize("op", ["MaxPool", "AveragePool", "LpPool"])
+def test_pools_are_not_cut(op: str) -> None:
+    """Pads are not negative, says the standard; kernels would write beyond their copy of a row."""
+    moved: dict[str, Any] = {"kernel_shape": [2, 2], "pads": [-1, -1, -1, -1]}
+    with pytest.raises(LeptonError, match="pads of -1"):
+        load(single(op, {"x": np.ones((1, 1, 4, 4), np.float32)}, open_dims=True, **moved))

@@ -137,6 +137,8 @@ def _transposed_padding(c: Call, sizes: Sequence[Dim], kernel: Sequence[int], st
 def pool_attrs(c: Call, *, channels_last: bool = False) -> dict[str, Any]:
     """What pools take."""
     w = window(c, channels_last=channels_last)
+    if cut := [p for p in (*w.begin, *w.end) if isinstance(p, int) and p < 0]:
+        raise LeptonError(f"pads of {cut[0]}: a pool cannot be padded by less than 0", where=c.where)
     return {"kernel": w.kernel, **w.attrs, "ceil_mode": c.flag("ceil_mode")}
 
 
