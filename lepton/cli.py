@@ -114,7 +114,7 @@ def compile_file(args: argparse.Namespace, repro: Path) -> int:
     """Compile what the arguments name. Raises LeptonError."""
     if not args.models:
         raise UsageError("no model given", help="leptonc model.onnx -o model.so; leptonc --help shows more")
-    args.several = several = named(args.models) if len(args.models) > 1 else {}
+    args.several = several = named(args.models) if len(args.models) > 1 or _is_named(args.models[0]) else {}
     if several and (args.emit != "so" or not args.output):
         raise UsageError("several models share one .so", help="leptonc find.onnx read.onnx -o page.so")
     args.model = args.models[0]
@@ -137,6 +137,11 @@ def compile_file(args: argparse.Namespace, repro: Path) -> int:
             report, files = emitted.report, write(emitted.forms, out)
     tell(report, files, args)
     return int(Exit.OK)
+
+
+def _is_named(word: str) -> bool:
+    """Whether a model is given a name: `find=find.onnx`."""
+    return "=" in word and not Path(word).exists() and Path(word.partition("=")[2]).exists()
 
 
 def options_of(args: argparse.Namespace, repro: Path) -> Options:

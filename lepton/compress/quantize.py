@@ -60,7 +60,8 @@ class Recipe:
                                    ("rounding", self.rounding, Rounding)):
             if value not in get_args(known):
                 raise UsageError(f"unknown {what} {value!r}", help=f"one of {', '.join(get_args(known))}")
-        if self.bits not in {"weights": (4, 8), "palette": range(2, 9)}.get(self.kind, (8,)):
+        known_bits = {"weights": (4, 8), "palette": range(2, 9)}.get(self.kind, (8,))
+        if type(self.bits) is not int or self.bits not in known_bits:
             raise UsageError(f"{self.bits} bits for kind '{self.kind}'",
                              help="8, or 4 for weights alone, or 2 to 8 for palettes")
         if self.block not in (0, 16, 32, 64, 128, 256) or (self.block and self.kind != "weights"):

@@ -42,6 +42,8 @@ def _pool_type(
     check_lengths(len(sizes), data, kernel, strides, pads_begin, pads_end, dilations)
     if min((*kernel, *strides, *dilations), default=1) < 1:
         raise fail("kernel, strides and dilations must be positive", x)
+    if any(isinstance(pad, int) and pad < 0 for pad in (*pads_begin, *pads_end)):
+        raise fail("pads must not be negative", x)
     out = pool_sizes(sizes, kernel, strides, pads_begin, pads_end, dilations, ceil_mode)
     return data.with_shape(assemble(layout, data.shape[0], data.shape[axis], out))
 

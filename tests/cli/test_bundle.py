@@ -100,6 +100,13 @@ def test_options_of_one_and_of_all(tmp_path: Path) -> None:
         lepton.compile_to({"a": files[0], "b": files[1]}, out, dims={"T": 3})
 
 
+def test_one_may_have_a_name(pair: tuple[Path, Path], tmp_path: Path) -> None:
+    out = tmp_path / "one.so"
+    assert leptonc([f"only={pair[0]}", "-o", str(out), "-q"]) == 0
+    assert lepton.models(out) == ("only",)
+    np.testing.assert_allclose(lepton.load(out, model="only")(X), np.maximum(X @ SHARED, 0), rtol=1e-4, atol=1e-4)
+
+
 def test_names(tmp_path: Path) -> None:
     assert named(["x/find.onnx", "read=y/find.onnx"]) == {"find": "x/find.onnx", "read": "y/find.onnx"}
     with pytest.raises(UsageError, match="several models are called 'm'"):
