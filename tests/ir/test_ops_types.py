@@ -158,9 +158,9 @@ def test_guards(make: Callable[[], Value], type: str, guards: list[dims.Guard]) 
     assert found == guards
 
 
-@pytest.mark.parametrize("op", [ops.max_pool, ops.avg_pool, ops.lp_pool])
-def test_pools_refuse_negative_pads(op: Any) -> None:
+@pytest.mark.parametrize(("op", "more"), [(ops.max_pool, {}), (ops.avg_pool, {}), (ops.lp_pool, {"p": 2})])
+def test_pools_refuse_negative_pads(op: Any, more: dict[str, int]) -> None:
     """A kernel that began before its input would read what is not there."""
     x = Value(parse_type("f32[1,1,4,4]"))
     with pytest.raises(TypeRuleError, match="pads must not be negative"):
-        op(x, kernel=(2, 2), strides=(1, 1), pads_begin=(0, -1), pads_end=(0, 0), dilations=(1, 1))
+        op(x, kernel=(2, 2), strides=(1, 1), pads_begin=(0, -1), pads_end=(0, 0), dilations=(1, 1), **more)
