@@ -1,8 +1,7 @@
 """Compiled CUDA models, whole, on the fake driver: against ONNX Runtime."""
 from __future__ import annotations
 
-import gc
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,7 @@ from lepton.artifact import Model
 from lepton.codegen.cuda import nvrtc
 from lepton.codegen.cuda.nvrtc import nvrtc as real_nvrtc
 from lepton.ir.diagnostics import LeptonError, NotInstalledError
-from tests.cuda.fakecuda import Fake, installed
+from tests.cuda.fakecuda import Fake
 from tests.cuda.simulated import COMPILER
 
 pytestmark = pytest.mark.skipif(COMPILER is None, reason="the simulator needs g++")
@@ -153,15 +152,6 @@ def lstm() -> tuple[onnx.ModelProto, list[Feeds]]:
 
 MODELS = (mlp, cnn, transformer, branches, loops, late, narrow, quantised, lstm)
 LONG = (branches, late, narrow, quantised)  # of whose kinds the others show most
-
-
-@pytest.fixture(scope="module")
-def fake() -> Iterator[Fake]:
-    with installed() as driver:
-        yield driver
-        gc.collect()
-        counts = driver.counts()
-        assert (counts.allocations, counts.handles) == (0, 0), counts
 
 
 def compiled(made: onnx.ModelProto, folder: Path, **options: Any) -> Model:

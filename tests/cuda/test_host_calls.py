@@ -1,8 +1,6 @@
 """Functions on the CPU inside models on a GPU: strings, Python functions, sizes that they give; on the fake driver."""
 from __future__ import annotations
 
-import gc
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +12,7 @@ from onnx import TensorProto, helper, numpy_helper
 import lepton
 from lepton.artifact import Model
 from lepton.ir.diagnostics import LeptonError, ResourceError
-from tests.cuda.fakecuda import Fake, OnDevice, installed
+from tests.cuda.fakecuda import Fake, OnDevice
 from tests.cuda.simulated import COMPILER
 from tests.cuda.test_artifacts import draw, model_of, node, value
 from tests.custom.conftest import forgotten  # noqa: F401  (what tests declare is gone after them)
@@ -24,15 +22,6 @@ from tests.frontends.build import text_model
 
 pytestmark = pytest.mark.skipif(COMPILER is None, reason="the simulator needs g++")
 TEXT = TensorProto.STRING
-
-
-@pytest.fixture(scope="module")
-def fake() -> Iterator[Fake]:
-    with installed() as driver:
-        yield driver
-        gc.collect()
-        counts = driver.counts()
-        assert (counts.allocations, counts.handles) == (0, 0), counts
 
 
 def made(source: Any, folder: Path, **options: Any) -> Model:
