@@ -62,6 +62,11 @@ def scalar_of(value: Value | None) -> float | None:
     return float(tensor.array.reshape(-1)[0])
 
 
+def constant(array: Array | np.generic) -> Value:
+    """A constant with these elements."""
+    return ops.constant(value=Tensor.of(np.asarray(array)))
+
+
 def constant_like(array: Any, model: Value) -> Value:
     """A constant of `model`'s element type."""
     return ops.constant(value=Tensor.of(np.asarray(array).astype(model.tensor.dtype.numpy)))

@@ -13,52 +13,14 @@ import numpy as np
 
 from lepton.ir import ops
 from lepton.ir.core import Node, Value
-from lepton.ir.ops.quant import bounds
+from lepton.ir.ops.quant import LEVELS, bounds
 from lepton.ir.rewrite import Rule, opt, pat, rest, rule, var
-from lepton.ir.tensor import Array, Tensor
-from lepton.ir.types import DType
 from lepton.passes.base import RewritePass
-from lepton.passes.common import array_of, node_of, scalar_of
+from lepton.passes.common import array_of, constant, node_of, scalar_of
+from lepton.passes.level_products import BYTES, Levels, conv_of_levels, matmul_of_levels
 
-x, w, a, b, s = var("x w a b s")
+x, s = var("x s")
 z = opt("z")
-BYTES = (DType.U8, DType.I8)
-SAME_SCALE = 1e-5        # relative: exporters compute a bias' scale from those of its factors in any order
-
-
-@dataclass(frozen=True)
-class Levels:
-    """What a dequantize reads, where its scales are known and it has no blocks."""
-
-    value: Value
-    scale: Array
-    zero: Value | None
-    axis: int
-
-    @classmethod
-    def of(cls, value: Value | None) -> Levels | None:
-        node = None if value is None else value.producer
-        if node is None or node.op is not ops.dequantize or node.attrs["block"]:
-            return None
-        level, scale, zero = (*node.inputs, None)[:3]
-        known = array_of(scale)
-        if level is None or known is None or known.dtype != np.float32 or not np.isfinite(known).all():
-            return None
-        return cls(level, known, zero, node.attrs["axis"])
-
-    @property
-    def dtype(self) -> DType:
-        return self.value.tensor.dtype
-
-    @property
-    def offset(self) -> Value | None:
-        """The zero point, unless it is known to be 0."""
-        known = array_of(self.zero)
-        return None if known is not None and not known.any() else self.zero
-
-
-def _constant(array: Array) -> Value:
-    return ops.constant(value=Tensor.of(np.asarray(array)))
 
 
 # --- dequantize sinks, quantize rises -------------------------------------------------------------
@@ -79,7 +41,7 @@ def dequantize_after_move(x: Value, s: Value, z: Value | None, d: Value, r: Valu
     if known is not None and x.tensor.dtype not in BYTES:
         return None
     # Weights stay constants, for the rules on products to see.
-    moved = node.op(x, **node.attrs) if known is None else _constant(node.op.reference(known, **node.attrs))
+    moved = node.op(x, **node.attrs) if known is None else constant(node.op.reference(known, **node.attrs))
     return ops.dequantize(moved, s, z, axis=axis)
 
 
@@ -140,7 +102,7 @@ def quantize_before_concat(xs: tuple[Value, ...], m: Value, s: Value, z: Value |
 def there_and_back(x: Value, d: Value, r: Value) -> Value | None:
     """quantize(dequantize(x, s, z), s, z)  ->  x"""
     levels = Levels.of(d)
-    if levels is None or levels.scale.ndim or not 1e-30 < float(levels.scale) < 1e30 or levels.dtype not in BYTES:
+    if levels is None or levels.scale.ndim or not 1e-30 < float(levels.scale) < 1e30 or levels.dtype not in LEVELS:
         return None
     return x if _same_parameters(node_of(d), node_of(r)) else None
 
@@ -150,7 +112,7 @@ def range_by_levels(x: Value, c: Value, s: Value, z: Value | None, r: Value) -> 
     """quantize(relu(x)) where levels begin at 0  ->  quantize(x); and so for clip"""
     node, scale, to = node_of(c), array_of(s), node_of(r).attrs["to"]
     zero = np.zeros(1) if z is None else array_of(z)
-    if scale is None or zero is None or not (scale > 0).all() or to not in BYTES:
+    if scale is None or zero is None or not (scale > 0).all() or to not in LEVELS:
         return None
     low, high = ((n - zero.astype(np.float64)) * scale for n in bounds(to))
     least: float | None = 0.0
@@ -161,75 +123,6 @@ def range_by_levels(x: Value, c: Value, s: Value, z: Value | None, r: Value) -> 
     if least is None or most is None or not (least <= low).all() or not (most >= high).all():
         return None
     return ops.quantize(x, s, z, **node_of(r).attrs)
-
-
-# --- products -------------------------------------------------------------------------------------
-
-
-@rule(pat(ops.conv)(pat(ops.dequantize)(x, ...).named("a"), pat(ops.dequantize)(w, ...).named("f"),
-                    opt("b")).named("r"), accuracy="reassociating")
-def conv_of_levels(x: Value, w: Value, a: Value, f: Value, b: Value | None, r: Value) -> Value | None:
-    """conv(dequantize(x), dequantize(w), b)  ->  cast(conv_integer(x, w) + b / scale) * scale"""
-    image, filters, node = Levels.of(a), Levels.of(f), node_of(r)
-    if image is None or filters is None or not {image.dtype, filters.dtype} <= set(BYTES) or image.scale.ndim:
-        return None
-    if array_of(w) is None or (filters.scale.ndim and filters.axis != 0):
-        return None
-    if filters.zero is not None and array_of(filters.zero) is None:
-        return None
-    total = ops.conv_integer(x, w, image.offset, filters.offset, **node.attrs)
-    view = (-1, *[1] * (r.tensor.rank - 2)) if node.attrs["layout"] == "nchw" else (-1,)
-    return _scaled(total, image.scale * filters.scale, b, view)
-
-
-def _scaled(total: Value, scale: Array, bias: Value | None, view: tuple[int, ...]) -> Value:
-    """total * scale + bias as f32; a bias with levels of just that scale is added to the integers."""
-    scale = scale.astype(np.float32).reshape(view) if scale.ndim else scale.astype(np.float32)
-    levels = Levels.of(bias)
-    known = array_of(levels.value) if levels is not None else None
-    if levels is not None and known is not None and levels.offset is None and levels.dtype is DType.I32:
-        if np.allclose(levels.scale.reshape(-1), scale.reshape(-1), rtol=SAME_SCALE, atol=0):
-            total, bias = ops.add(total, _constant(known.reshape(view))), None
-    result = ops.mul(ops.cast(total, to=DType.F32), _constant(scale))
-    if bias is None:
-        return result
-    return ops.add(result, ops.reshape(bias, shape=(bias.tensor.shape[0], *view[1:])))
-
-
-@rule(pat(ops.matmul)(pat(ops.dequantize)(x, ...).named("a"), pat(ops.dequantize)(w, ...).named("f")).named("r"),
-      accuracy="reassociating")
-def matmul_of_levels(x: Value, w: Value, a: Value, f: Value, r: Value) -> Value | None:
-    """matmul(dequantize(x), dequantize(w))  ->  cast(matmul_integer(x, w)) * scale"""
-    left, right = Levels.of(a), Levels.of(f)
-    if left is None or right is None or not {left.dtype, right.dtype} <= set(BYTES) or left.scale.ndim:
-        return None
-    rank = w.tensor.rank
-    if x.tensor.rank < 2 or rank < 2 or (right.scale.ndim and (right.axis != rank - 1 or rank != 2)):
-        return None
-    zero = array_of(right.zero)
-    if right.zero is not None and zero is None:
-        return None
-    if array_of(w) is not None:
-        total = ops.matmul_integer(x, w, left.offset, right.offset)
-    elif right.scale.ndim == 0:
-        total = _of_values(left, right, 0 if zero is None else int(zero))
-    else:
-        return None
-    return _scaled(total, left.scale * right.scale, None, (-1,))
-
-
-def _of_values(left: Levels, right: Levels, zero: int) -> Value:
-    """Σ (a - za)(w - zw) with w taken as signed bytes: the rest of zw meets the sums of a's rows."""
-    middle = 0 if right.dtype.is_signed else 128
-    given = None if right.dtype.is_signed else _constant(np.array(middle, np.uint8))
-    total = ops.matmul_integer(left.value, right.value, left.offset, given)
-    if zero == middle:
-        return total
-    level = ops.cast(left.value, to=DType.I32)
-    if left.offset is not None:
-        level = ops.sub(level, ops.cast(left.offset, to=DType.I32))
-    row = ops.reduce_sum(level, axes=(left.value.tensor.rank - 1,), keepdims=True)
-    return ops.add(total, ops.mul(row, _constant(np.array(middle - zero, np.int32))))
 
 
 @dataclass(frozen=True)

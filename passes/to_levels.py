@@ -10,10 +10,10 @@ from lepton.ir import ops
 from lepton.ir.core import Graph, Node, Value
 from lepton.ir.ops.quant import LEVELS
 from lepton.ir.rewrite import sweep
-from lepton.ir.tensor import Array, Tensor
+from lepton.ir.tensor import Array
 from lepton.ir.types import DType
 from lepton.passes.base import Math, Pass, count
-from lepton.passes.common import array_of, graphs, only_reader, scalar_of, substitute
+from lepton.passes.common import array_of, constant, graphs, only_reader, scalar_of, substitute
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class ToLevels(Pass):
         scale = along(scale, axis, x.tensor.rank)
         level = None if self.math == "strict" else divided(x, scale)
         if level is None:
-            level = ops.div(x, _constant(scale), loc=node.loc)
+            level = ops.div(x, constant(scale), loc=node.loc)
         result = ops.to_level(level, to=to, zero=int(zero.reshape(-1)[0]), loc=node.loc)
         count("quantize")
         return result.type == node.result.type and substitute(graph, node.result, result)
@@ -86,11 +86,7 @@ def _part(node: Node, slot: int, operand: Value, scale: Array) -> Value | None:
         return divided(operand, scale)
     if node.op is ops.clip and scale.size != 1:
         return None
-    return _constant((known / (scale.reshape(()) if node.op is ops.clip else scale)).astype(np.float32))
-
-
-def _constant(array: Array) -> Value:
-    return ops.constant(value=Tensor.of(np.asarray(array)))
+    return constant((known / (scale.reshape(()) if node.op is ops.clip else scale)).astype(np.float32))
 
 
 def _dequantized(graph: Graph, node: Node) -> bool:
@@ -119,8 +115,8 @@ def _value(node: Node, x: Value, s: Value, z: Value | None) -> Value:
     level = ops.cast(x, to=DType.F32, loc=node.loc)
     if z is not None and scalar_of(z) != 0:
         known = array_of(z)
-        zero = ops.cast(z, to=DType.F32) if known is None else _constant(known.astype(np.float32))
+        zero = ops.cast(z, to=DType.F32) if known is None else constant(known.astype(np.float32))
         level = ops.sub(level, spread(zero), loc=node.loc)
     known = array_of(s)
-    return ops.mul(level, spread(s) if known is None else _constant(along(known, node.attrs["axis"], x.tensor.rank)),
+    return ops.mul(level, spread(s) if known is None else constant(along(known, node.attrs["axis"], x.tensor.rank)),
                    loc=node.loc)

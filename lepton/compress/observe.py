@@ -164,6 +164,6 @@ def sampled(layer: Layer, x: Array, count: int, rng: np.random.Generator) -> Arr
     return np.asarray(rows.reshape(len(picked), groups, -1).transpose(1, 0, 2), np.float64)
 
 
-def ranges_by(found: Mapping[str, Histogram], method: Method) -> dict[str, tuple[float, float]]:
-    """The range of each value by one calibration method. Raises UsageError for an unknown one."""
-    return {name: choose(histogram, method) for name, histogram in found.items()}
+def ranges_by(found: Mapping[str, Histogram], method: Method, levels: int) -> dict[str, tuple[float, float]]:
+    """The range of each value by one calibration method, for so many levels. Raises UsageError for an unknown one."""
+    return {name: choose(histogram, method, levels) for name, histogram in found.items()}

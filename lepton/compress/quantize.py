@@ -18,13 +18,14 @@ from lepton.driver import Source
 from lepton.ir.core import Graph, clone
 from lepton.ir.diagnostics import UsageError
 from lepton.ir.tensor import Array
+from lepton.ir.types import DType
 from lepton.passes.compress.equalize import Equalize
 from lepton.passes.compress.grids import nearest, row_scales
 from lepton.passes.compress.layers import Layer, chosen, layers, scale_inputs
 from lepton.passes.compress.masks import Pattern
 from lepton.passes.compress.palettize_weights import PalettizeWeights
 from lepton.passes.compress.quantize_dynamic import QuantizeDynamic
-from lepton.passes.compress.quantize_static import MOST, QuantizeStatic, spell_ranges
+from lepton.passes.compress.quantize_static import MOST, Activations, QuantizeStatic, spell_ranges
 from lepton.passes.compress.quantize_weights import QuantizeWeights, quantize_tables
 
 Kind = Literal["static", "dynamic", "weights", "palette", "float"]
@@ -39,7 +40,7 @@ class Recipe:
     bits: int = 8                                # of weights; 8 or 4 for kind "weights", 2 to 8 for "palette"
     block: int = 0                               # inputs that share a scale, kind "weights"; 0: a scale per channel
     ranges: Method = "mse"                       # how calibration fixes activations' ranges, kind "static"
-    activations: Literal["u8", "i8"] = "u8"
+    activations: Activations = "u8"              # of kind "static"; those of 16 bits are multiplied as two bytes
     rounding: Rounding = "nearest"
     correct_bias: bool = True
     equalize: bool = False                       # balance the channels of neighbouring convolutions first
@@ -57,7 +58,8 @@ class Recipe:
     def checked(self) -> Recipe:
         """Itself. Raises UsageError for what does not exist or fit together."""
         for what, value, known in (("kind", self.kind, Kind), ("calibration", self.ranges, Method),
-                                   ("rounding", self.rounding, Rounding)):
+                                   ("rounding", self.rounding, Rounding),
+                                   ("activations", self.activations, Activations)):
             if value not in get_args(known):
                 raise UsageError(f"unknown {what} {value!r}", help=f"one of {', '.join(get_args(known))}")
         known_bits = {"weights": (4, 8), "palette": range(2, 9)}.get(self.kind, (8,))
@@ -166,7 +168,8 @@ class Calibration:
         common: dict[str, Any] = {"only": recipe.only, "skip": tuple(n for n in recipe.skip if n in here)}
         match recipe.kind:
             case "static":
-                ranges = spell_ranges(ranges_by(self.histograms(form), recipe.ranges))
+                ranges = spell_ranges(ranges_by(self.histograms(form), recipe.ranges,
+                                               1 << DType(recipe.activations).bits))
                 _Static(ranges, recipe.activations, **common).using(recipe, stats).run(graph)
             case "dynamic":
                 QuantizeDynamic(**common).run(graph)

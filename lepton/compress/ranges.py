@@ -15,7 +15,6 @@ from lepton.ir.tensor import Array
 Method = Literal["minmax", "percentile", "entropy", "mse"]
 Range = tuple[float, float]
 BINS = 2048
-LEVELS = 256
 PERCENTILE = 99.99
 
 
@@ -42,17 +41,18 @@ class Histogram:
         return self.low + step * (np.arange(BINS) + 0.5)
 
 
-def choose(histogram: Histogram, method: Method) -> Range:
-    """The range for a value with this histogram. Raises UsageError for an unknown method."""
+def choose(histogram: Histogram, method: Method, levels: int = 256) -> Range:
+    """The range that `levels` levels shall cover, for a value with this histogram. Raises UsageError for an unknown
+    method."""
     if method not in get_args(Method):
         raise UsageError(f"unknown calibration {method!r}", help=f"one of {', '.join(get_args(Method))}")
     low, high = min(histogram.low, 0.0), max(histogram.high, 0.0)
     if method == "minmax" or not histogram.counts.any() or low == high:
         return low, high
-    return _METHODS[method](histogram, low, high)
+    return _METHODS[method](histogram, low, high, levels)
 
 
-def _percentile(histogram: Histogram, low: float, high: float) -> Range:
+def _percentile(histogram: Histogram, low: float, high: float, levels: int) -> Range:
     """Cut off the outermost (100 - PERCENTILE) % of the elements, half at each end."""
     share = np.cumsum(histogram.counts) / histogram.counts.sum()
     out = (1 - PERCENTILE / 100) / 2
@@ -62,13 +62,13 @@ def _percentile(histogram: Histogram, low: float, high: float) -> Range:
     return max(low, min(float(first), 0.0)), min(high, max(float(last), 0.0))
 
 
-def _mse(histogram: Histogram, low: float, high: float) -> Range:
+def _mse(histogram: Histogram, low: float, high: float, levels: int) -> Range:
     """The shrunken range whose rounding and clipping have the least mean square together."""
     centres, counts = histogram.centres, histogram.counts.astype(np.float64)
     best, found = np.inf, (low, high)
     for a in np.linspace(1.0, 0.2, 33) if low < 0 else [1.0]:
         for b in np.linspace(1.0, 0.2, 33) if high > 0 else [1.0]:
-            step = (high * b - low * a) / (LEVELS - 1)
+            step = (high * b - low * a) / (levels - 1)
             clipped = np.clip(centres, low * a, high * b)
             error = float(np.dot(counts, (clipped - centres) ** 2)) + counts.sum() * step * step / 12
             if error < best:
@@ -76,7 +76,7 @@ def _mse(histogram: Histogram, low: float, high: float) -> Range:
     return found
 
 
-def _entropy(histogram: Histogram, low: float, high: float) -> Range:
+def _entropy(histogram: Histogram, low: float, high: float, levels: int) -> Range:
     """The symmetrically shrunken range whose levels tell most about the elements: least Kullback-Leibler divergence of
     the quantised histogram from the clipped one (as TensorRT does it)."""
     centres, counts = histogram.centres, histogram.counts.astype(np.float64)
@@ -84,24 +84,24 @@ def _entropy(histogram: Histogram, low: float, high: float) -> Range:
     for share in np.linspace(1.0, 0.2, 41):
         ends = low * share, high * share
         inside = (centres >= ends[0]) & (centres <= ends[1])
-        if inside.sum() < LEVELS // 2:
+        if inside.sum() < levels // 2:
             break
-        divergence = _divergence(counts, centres, inside, ends)
+        divergence = _divergence(counts, centres, inside, ends, levels)
         if divergence < best:
             best, found = divergence, (float(ends[0]), float(ends[1]))
     return found
 
 
-def _divergence(counts: Array, centres: Array, inside: Array, ends: Range) -> float:
+def _divergence(counts: Array, centres: Array, inside: Array, ends: Range, levels: int) -> float:
     p = np.where(inside, counts, 0.0)
     first, last = np.flatnonzero(inside)[[0, -1]]
     clipped = p.copy()
     clipped[first] += counts[:first].sum()
     clipped[last] += counts[last + 1:].sum()
-    level = np.rint((centres - ends[0]) / (ends[1] - ends[0]) * (LEVELS - 1)).astype(np.int64).clip(0, LEVELS - 1)
+    level = np.rint((centres - ends[0]) / (ends[1] - ends[0]) * (levels - 1)).astype(np.int64).clip(0, levels - 1)
     filled = inside & (counts > 0)
-    total = np.bincount(level[inside], p[inside], LEVELS)
-    places = np.bincount(level[filled], minlength=LEVELS)
+    total = np.bincount(level[inside], p[inside], levels)
+    places = np.bincount(level[filled], minlength=levels)
     q = np.where(filled, (total / np.maximum(places, 1))[level], 0.0)
     if not clipped.any() or not q.any():
         return np.inf
@@ -110,5 +110,5 @@ def _divergence(counts: Array, centres: Array, inside: Array, ends: Range) -> fl
     return float(np.sum(p[seen] * np.log(p[seen] / np.maximum(q[seen], 1e-9))))
 
 
-_METHODS: dict[str, Callable[[Histogram, float, float], Range]] = {
+_METHODS: dict[str, Callable[[Histogram, float, float, int], Range]] = {
     "percentile": _percentile, "entropy": _entropy, "mse": _mse}

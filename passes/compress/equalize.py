@@ -11,8 +11,8 @@ from lepton.ir.core import Graph, Value
 from lepton.ir.rewrite import sweep, tensor_of
 from lepton.ir.tensor import Array
 from lepton.passes.base import Pass, count
-from lepton.passes.common import elements, only_reader
-from lepton.passes.compress.layers import Layer, constant, layers, set_weight
+from lepton.passes.common import constant, elements, only_reader
+from lepton.passes.compress.layers import Layer, layers, set_weight
 
 LEAST, LARGEST = 1e-6, 1e3    # of a factor: what is nearly dead is left alone
 

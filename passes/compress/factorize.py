@@ -14,9 +14,9 @@ from lepton.ir.diagnostics import UsageError
 from lepton.ir.rewrite import Accuracy, sweep
 from lepton.ir.tensor import Array
 from lepton.passes.base import Pass, count
-from lepton.passes.common import substitute
+from lepton.passes.common import constant, substitute
 from lepton.passes.compress.factors import Factors, Limits, depthwise, lost, svd, tucker
-from lepton.passes.compress.layers import Layer, chosen, constant, layers
+from lepton.passes.compress.layers import Layer, chosen, layers
 
 Forms = Literal["best", "svd", "tucker", "depthwise"]
 

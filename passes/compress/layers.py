@@ -11,9 +11,9 @@ from lepton.ir.core import Graph, Node, Value
 from lepton.ir.diagnostics import UsageError
 from lepton.ir.printer import value_names
 from lepton.ir.rewrite import tensor_of
-from lepton.ir.tensor import Array, Tensor
+from lepton.ir.tensor import Array
 from lepton.ir.types import DType
-from lepton.passes.common import elements, node_of
+from lepton.passes.common import constant, elements, node_of
 
 
 @dataclass(frozen=True)
@@ -101,10 +101,6 @@ def chosen(found: Iterable[Layer], only: tuple[str, ...], skip: tuple[str, ...])
     if unknown := sorted({*only, *skip} - known):
         raise UsageError(f"no layer '{unknown[0]}'", help=f"the layers are {', '.join(sorted(known)) or 'none'}")
     return [layer for layer in found if (not only or layer.name in only) and layer.name not in skip]
-
-
-def constant(array: Array | np.generic) -> Value:
-    return ops.constant(value=Tensor.of(np.asarray(array)))
 
 
 def set_weight(layer: Layer, value: Value | Array) -> None:

@@ -13,8 +13,9 @@ from lepton.ir.rewrite import Accuracy, sweep
 from lepton.ir.tensor import Array
 from lepton.ir.types import DType
 from lepton.passes.base import Pass, count
+from lepton.passes.common import constant
 from lepton.passes.compress.grids import row_scales
-from lepton.passes.compress.layers import Layer, chosen, constant, layers, set_weight
+from lepton.passes.compress.layers import Layer, chosen, layers, set_weight
 
 BINS = 1 << 16      # of the histogram that stands for a large weight's elements
 ROUNDS = 50         # of k-means; it settles in fewer

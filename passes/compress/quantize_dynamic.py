@@ -11,8 +11,9 @@ from lepton.ir.core import Graph, Value
 from lepton.ir.rewrite import Accuracy, sweep
 from lepton.ir.types import DType
 from lepton.passes.base import Pass, count
+from lepton.passes.common import constant
 from lepton.passes.compress.grids import nearest, row_scales
-from lepton.passes.compress.layers import Layer, chosen, constant, layers
+from lepton.passes.compress.layers import Layer, chosen, layers
 from lepton.passes.compress.quantize_static import MOST
 
 

@@ -1,4 +1,4 @@
-"""Static quantisation to 8 bits: products read levels whose scales were fixed beforehand."""
+"""Static quantisation: products read levels, weights of 8 bits and activations of 8 or 16, by fixed scales."""
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
@@ -15,13 +15,14 @@ from lepton.ir.rewrite import Accuracy, sweep, tensor_of
 from lepton.ir.tensor import Array
 from lepton.ir.types import DType
 from lepton.passes.base import Pass, count
-from lepton.passes.common import elements
+from lepton.passes.common import constant, elements
 from lepton.passes.compress.grids import Grid, nearest, row_scales
-from lepton.passes.compress.layers import Layer, add_bias, chosen, constant, layers, set_weight
+from lepton.passes.compress.layers import Layer, add_bias, chosen, layers, set_weight
 
 MOST = 127        # weights are symmetric: no level -128
 MOVES = (ops.reshape, ops.transpose, ops.slice_, ops.max_pool)  # their results are among their operand's elements
 Range = tuple[float, float]
+Activations = Literal["u8", "i8", "u16", "i16"]
 
 
 @dataclass(frozen=True)
@@ -36,7 +37,7 @@ class QuantizeStatic(Pass):
     name: ClassVar[str] = "quantize-static"
     accuracy: ClassVar[Accuracy] = "approximate"
     ranges: tuple[str, ...] = ()
-    activations: Literal["u8", "i8"] = "u8"
+    activations: Activations = "u8"
     only: tuple[str, ...] = ()
     skip: tuple[str, ...] = ()
 

@@ -13,9 +13,9 @@ from lepton.ir.rewrite import Accuracy, sweep
 from lepton.ir.tensor import Array
 from lepton.ir.types import DType
 from lepton.passes.base import Pass, count
-from lepton.passes.common import array_of, elements, substitute
+from lepton.passes.common import array_of, constant, elements, substitute
 from lepton.passes.compress.grids import TINY, nearest, row_scales
-from lepton.passes.compress.layers import Layer, chosen, constant, layers, set_weight
+from lepton.passes.compress.layers import Layer, chosen, layers, set_weight
 
 TYPES = {4: DType.I4, 8: DType.I8}
 MOST = 127      # level of a table

@@ -6,8 +6,9 @@ from collections.abc import Iterable, Mapping
 import numpy as np
 
 from lepton.ir.tensor import Array
+from lepton.passes.common import constant
 from lepton.passes.compress.axes import Units
-from lepton.passes.compress.layers import Layer, constant
+from lepton.passes.compress.layers import Layer
 
 DAMPING = 0.01   # of the mean of a Gram matrix' diagonal, added to it
 

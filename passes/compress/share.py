@@ -14,8 +14,7 @@ from lepton.ir.diagnostics import UsageError
 from lepton.ir.rewrite import Accuracy
 from lepton.ir.tensor import Array
 from lepton.passes.base import Pass, count
-from lepton.passes.common import elements, graphs
-from lepton.passes.compress.layers import constant
+from lepton.passes.common import constant, elements, graphs
 
 
 @dataclass(frozen=True)
