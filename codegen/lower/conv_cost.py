@@ -75,6 +75,11 @@ class Shape:
         return replace(self, x=(n, d, h, w, c), strides=(strides[0], strides[1], strides[2]),
                        into=(into[0], into[1], into[2]))
 
+    def in_groups(self, group: int) -> Shape:
+        """Of narrow elements, the same with a group of adjacent channels in the place of each float."""
+        return replace(self, dtype=DType.F32, channels=-(-self.channels // group),
+                       x=tuple(s // group if isinstance(s, int) else s for s in self.x))
+
     def lying(self) -> Shape:
         """The same with the columns as rows, where there is one column: tiles are longest along rows of pixels."""
         ends = (self.out[2], self.into[2], self.kernel[2], self.pads[2], self.pads_end[2])

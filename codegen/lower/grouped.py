@@ -4,7 +4,7 @@ Sizes are chosen as for floats, with a group in the place of each.
 """
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -46,10 +46,6 @@ def groups(matrix: Array, dtype: Any) -> Array:
     return np.ascontiguousarray(padded.reshape(len(padded) // many, many, n).transpose(0, 2, 1)).view(np.int32)[:, :, 0]
 
 
-def _fewer(stride: Dim, group: int) -> Dim:
-    return stride // group if isinstance(stride, int) else stride
-
-
 def product_body(bindings: Bindings, group: Group, options: LowerOptions, problem: Problem, left: Operand,
                  right: Operand | None, epilogue: Epilogue, factor: Factor) -> Made:
     """A matrix product; k is known and adjacent in A."""
@@ -58,8 +54,7 @@ def product_body(bindings: Bindings, group: Group, options: LowerOptions, proble
     dot, k, target = factor.dot, problem.k, options.target
     assert isinstance(k, int)
     whole, tail = divmod(k, dot.group)
-    like = replace(problem, k=-(-k // dot.group), a=(*problem.a[:-2], _fewer(problem.a[-2], dot.group), 1))
-    schedule = options.choose(gemm_choice(group, target, like, DType.F32, dot))
+    schedule = options.choose(gemm_choice(group, target, problem.in_groups(dot.group), DType.F32, dot))
     tile, (rows, panels) = Tile(*schedule.tile), schedule.block
     assert isinstance(rows, int)
     assert isinstance(panels, int)
@@ -83,8 +78,7 @@ def direct_body(bindings: Bindings, group: Group, options: LowerOptions, shape: 
     if factor.dot.matrix:
         return tiled.direct_body(bindings, options.target, shape, x, epilogue, factor, fill)
     dot, target = factor.dot, options.target
-    channels = -(-shape.channels // dot.group)
-    like = replace(shape, dtype=DType.F32, channels=channels, x=tuple(_fewer(s, dot.group) for s in shape.x))
+    like = shape.in_groups(dot.group)
     cut = blocking(target, like, options.choose(conv_choice(group, target, like, dot)))
     copied = shape.padded or cut.crowded or shape.x[4] != 1 or shape.channels % dot.group != 0
     gap = 64 // x.dtype.bytes if cut.crowded else 0
@@ -97,6 +91,6 @@ def direct_body(bindings: Bindings, group: Group, options: LowerOptions, shape: 
         dot.sums, images, (out[0], out[1], out[2]), (into[0], into[1], into[2]), shape.groups, shape.channels,
         shape.filters, window, x, filters, epilogue, cut.tile, cut.vectors, (block[0], block[1]), cut.block_panels,
         copied, False, gap, dot, factor.passes, fill)
-    pixel = (channels * dot.group + gap) * x.dtype.bytes
+    pixel = (like.channels * dot.group + gap) * x.dtype.bytes
     scratch: Dim = product((*cut.spans, pixel)) if copied else 0
     return Made(body, cut.tasks, scratch)

@@ -118,6 +118,11 @@ def product_kernel(group: Group, options: LowerOptions, fused: Fused, problem: P
                    weights: Weights | None, factors: tuple[Value, Value | None]) -> Kernel:
     """The kernel of a product in matrix form; without weights B is packed when it runs."""
     bindings, (a, b) = Bindings(), factors
+    if weights is not None:
+        from lepton.codegen.lower.sparse_bytes import sparse_product
+
+        if (kernel := sparse_product(group, options, fused, problem, zeros, weights, a)) is not None:
+            return kernel
     left = bindings.operand(outer(group, a), a.tensor, problem.a)
     epilogue = fused.epilogue(bindings, problem.views)
     if weights is not None:
@@ -190,9 +195,13 @@ def lower_conv_integer(group: Group, options: LowerOptions) -> Kernel:
 def direct(group: Group, options: LowerOptions, fused: Fused, shape: Shape, zeros: Zeros, zero: Array,
            x: Value) -> Kernel:
     """The microkernel over windows of pixels."""
+    from lepton.codegen.lower.sparse_bytes import sparse_conv
+
     bindings, target = Bindings(), options.target
-    view = bindings.operand(outer(group, x), x.tensor, shape.x)
     weights = filter_matrices(shape, zero)
+    if (kernel := sparse_conv(group, options, fused, shape, zeros, weights[0], x)) is not None:
+        return kernel
+    view = bindings.operand(outer(group, x), x.tensor, shape.x)
     epilogue = fused.epilogue(bindings, shape.views)
     sums = np.concatenate([w.sums for w in weights])
     epilogue = less_zero(bindings, epilogue, zeros, sums, 5)

@@ -1,14 +1,14 @@
 """Matrix products as the cost model sees them: their sizes, and which tile and blocks should be the fastest."""
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from lepton.codegen.schedule import Schedule
 from lepton.codegen.target import Target
 from lepton.codegen.templates.dots import FMA, Dot
 from lepton.codegen.templates.fused import Strides
 from lepton.codegen.templates.tiles import Tile, choose
-from lepton.ir.dims import Dim, product
+from lepton.ir.dims import Dim, ceildiv, product
 from lepton.ir.tensor import Array
 from lepton.ir.types import DType
 
@@ -32,6 +32,11 @@ class Problem:
     b: Strides                    # of no use where there are weights
     views: list[Strides]          # of the epilogue's operands
     weights: Array | None         # the elements of b if it is a constant matrix
+
+    def in_groups(self, group: int) -> Problem:
+        """Of narrow elements, the same with a group of neighbours along k in the place of each float."""
+        row = self.a[-2] // group if isinstance(self.a[-2], int) else self.a[-2]
+        return replace(self, k=ceildiv(self.k, group), a=(*self.a[:-2], row, 1))
 
 
 def gemm_schedule(target: Target, problem: Problem, dtype: DType, dot: Dot = FMA) -> Schedule:

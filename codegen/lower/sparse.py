@@ -7,7 +7,7 @@ cannot make an infinity a NaN: strict math keeps to the dense kernels.
 """
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -30,7 +30,10 @@ from lepton.codegen.lower.matmul_cost import tile_of as product_tile
 from lepton.codegen.lower.scattered import scattered_kernel, tiling
 from lepton.codegen.target import Target
 from lepton.codegen.templates.convolution import Window
+from lepton.codegen.templates.dots import FMA, Dot
+from lepton.codegen.templates.epilogue import Epilogue
 from lepton.codegen.templates.fused import Bindings, Fused, outer
+from lepton.codegen.templates.quads import Zero
 from lepton.codegen.templates.sparse import SparseConvolution, active_rows, pack_sparse
 from lepton.codegen.templates.tiles import CALL, L3_BYTES_PER_CYCLE, LATENCY, aliases, most_rows, sweep_cost
 from lepton.codegen.templates.winograd import saving
@@ -44,6 +47,17 @@ LEAST = 4096           # weights; fewer take no time
 GAIN = 0.9             # of the dense kernel's time that the sparse one must stay below
 WINOGRAD = 0.9         # of what Winograd's form should save is saved
 TURN = 1.0             # cycles that the list costs a turn
+GAP = 64               # bytes between copied pixels, so that few share a set of the cache
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Rows:
+    """What a sparse kernel multiplies: [K, N] in the order in which the input is walked, of floats or of the groups
+    that `dot` takes; [N] what the sums start from, where they do not from 0."""
+
+    matrix: Array
+    dot: Dot = FMA
+    start: Array | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +76,8 @@ def sparse_conv(group: Group, options: LowerOptions, fused: Fused, shape: Shape,
     shape = shape.thinned()
     if shape.pointwise:
         return sparse_matmul(group, options, fused, pixels(shape), x)
-    return sparse_kernel(group, options, fused, shape, x, GAIN * direct_cost(options, shape))
+    return sparse_kernel(group, options, shape, x, Rows(matrix_of(shape)), GAIN * direct_cost(options, shape),
+                         lambda bindings: fused.epilogue(bindings, shape.views))
 
 
 def sparse_matmul(group: Group, options: LowerOptions, fused: Fused, problem: Problem, x: Value) -> Kernel | None:
@@ -73,14 +88,16 @@ def sparse_matmul(group: Group, options: LowerOptions, fused: Fused, problem: Pr
     lists = tiling(options.target, problem, weights, dtype)
     limit = GAIN * product_cost(options.target, problem, dtype)
     if (shape := of_problem(problem, dtype)) is not None:
-        rival = min(limit, lists.cost) * known(shape.out[1])
-        if (kernel := sparse_kernel(group, options, fused, shape, x, rival)) is not None:
+        rival, views = min(limit, lists.cost) * known(shape.out[1]), shape.views
+        kernel = sparse_kernel(group, options, shape, x, Rows(matrix_of(shape)), rival,
+                               lambda bindings: fused.epilogue(bindings, views))
+        if kernel is not None:
             return kernel
     return scattered_kernel(group, options, fused, problem, x, lists) if lists.cost <= limit else None
 
 
-def has_zeros(weights: Array) -> bool:
-    return weights.size >= LEAST and int(np.count_nonzero(weights)) <= DENSE_FROM * weights.size
+def has_zeros(weights: Array, least: int = LEAST) -> bool:
+    return weights.size >= least and int(np.count_nonzero(weights)) <= DENSE_FROM * weights.size
 
 
 def of_problem(problem: Problem, dtype: DType) -> Shape | None:
@@ -110,11 +127,11 @@ def direct_cost(options: LowerOptions, shape: Shape) -> float:
     return cost / (WINOGRAD * saving((whole[0], whole[1]), shape.channels, shape.filters))
 
 
-def product_cost(target: Target, problem: Problem, dtype: DType) -> float:
-    """Cycles of the dense product of one batch entry."""
+def product_cost(target: Target, problem: Problem, dtype: DType, dot: Dot = FMA) -> float:
+    """Cycles of the dense product of one batch entry. Of narrow elements, k counts groups of them."""
     rows = max(problem.m, 1) if isinstance(problem.m, int) else UNKNOWN_ROWS
     n, k = (d if isinstance(d, int) else 1 for d in (problem.n, problem.k))
-    return sweep_cost(target, product_tile(target, problem, dtype), rows, n, k, dtype)
+    return sweep_cost(target, product_tile(target, problem, dtype, dot), rows, n, k, dtype)
 
 
 # --- the choice -----------------------------------------------------------------------------------
@@ -125,16 +142,16 @@ def matrix_of(shape: Shape) -> Array:
     return np.ascontiguousarray(np.transpose(shape.weights, (2, 3, 4, 1, 0)).reshape(-1, shape.filters))
 
 
-def choose(target: Target, shape: Shape, matrix: Array) -> Choice | None:
-    """The cheapest tile for the pattern."""
+def choose(target: Target, shape: Shape, rows: Rows) -> Choice | None:
+    """The cheapest tile for the pattern; of narrow elements, the shape counts groups of them."""
     lanes = target.lanes(shape.dtype)
     high, wide = known(shape.out[1]), known(shape.out[2])
     found: list[Choice] = []
     for vectors in (1, 2, 4):
         if (vectors - 1) * lanes >= shape.filters:
             continue
-        active, row = active_rows(matrix, vectors * lanes), vectors * target.vector_bytes
-        for h, w in tiles(target, shape, vectors):
+        active, row = active_rows(rows.matrix, vectors * lanes), vectors * target.vector_bytes
+        for h, w in tiles(target, shape, vectors, rows.dot):
             once = h >= high and w >= wide
             cost = sum(many * (turn(y * x, vectors, row if once else 0) * int(active.sum()) +
                                (CALL + y * x * vectors) * active.shape[1])
@@ -143,15 +160,22 @@ def choose(target: Target, shape: Shape, matrix: Array) -> Choice | None:
     return min(found, key=lambda c: c.cost, default=None)
 
 
-def tiles(target: Target, shape: Shape, vectors: int) -> Iterator[tuple[int, int]]:
+def tiles(target: Target, shape: Shape, vectors: int, dot: Dot) -> Iterator[tuple[int, int]]:
     """Rows and columns worth trying."""
-    most, (high, wide) = most_rows(target, vectors), (known(shape.out[1]), known(shape.out[2]))
+    most, (high, wide) = highest(target, vectors, dot), (known(shape.out[1]), known(shape.out[2]))
     if most < 1:
         return
     static = all(isinstance(d, int) for d in (*shape.out, *shape.into))
     for w in sorted({min(wide, most), -(-wide // -(-wide // most))}):
         for h in range(1, min(most // w, high, 4) + 1) if static else (1,):
             yield h, w
+
+
+def highest(target: Target, vectors: int, dot: Dot) -> int:
+    """Rows of a tile that registers allow. Of bytes without instructions of three operands (SSE) LLVM moves loads up,
+    and fewer fit."""
+    most = most_rows(target, vectors, dot)
+    return most if target.fma or dot.group == 1 else min(most, 6 // vectors)
 
 
 def pieces(whole: tuple[int, int], tile: tuple[int, int]) -> Iterator[tuple[int, int, int]]:
@@ -171,44 +195,73 @@ def turn(pixels: int, vectors: int, once: int) -> float:
 # --- the kernel -----------------------------------------------------------------------------------
 
 
-def sparse_kernel(group: Group, options: LowerOptions, fused: Fused, shape: Shape, x: Value,
-                  limit: float) -> Kernel | None:
+def sparse_kernel(group: Group, options: LowerOptions, shape: Shape, x: Value, rows: Rows, limit: float,
+                  epilogue: Callable[[Bindings], Epilogue],
+                  fill: Callable[[Bindings], Zero] | None = None) -> Kernel | None:
     """The kernel that skips empty rows of panels; None if it takes more than so many cycles."""
-    target, matrix = options.target, matrix_of(shape)
-    choice = choose(target, shape, matrix)
+    dot, target = rows.dot, options.target
+    like = shape if dot.group == 1 else shape.in_groups(dot.group)
+    choice = choose(target, like, rows)
     if choice is None or choice.cost > limit:
         return None
     high, wide, vectors = choice.tile
-    block = block_of(target, shape, high, wide)
-    crowded = aliases(target, pitch) if isinstance(pitch := _pitch(shape), int) else False
-    copied, gap = shape.padded or crowded, 16 if crowded else 0
-    walk = strides_of(shape, block, copied, gap)
-    if walk is None:
+    block = block_of(target, like, high, wide)
+    if (reading := reading_of(target, shape, like, block, dot.group)) is None:
         return None
-    lanes = target.lanes(shape.dtype)
-    offsets = offsets_of(shape, walk)
-    if np.abs(offsets).max() >= 2**31:
-        return None     # the lists hold 32 bits
-    packing = pack_sparse(matrix, offsets, lanes, vectors, shape.dtype)
+    offsets = np.tile(reading.offsets, len(rows.matrix) // len(reading.offsets))
+    packing = pack_sparse(rows.matrix, offsets, target.lanes(like.dtype), vectors, rows.start)
     panels = len(packing.table)
-    each = panels_of(shape, *block, panels)
+    each = panels_of(like, *block, panels)
     bindings = Bindings()
     view = bindings.operand(outer(group, x), x.tensor, shape.x)
-    epilogue = fused.epilogue(bindings, shape.views)
+    behind, border = epilogue(bindings), fill(bindings) if fill else None
     weights, places, table = (bindings.buffer(packed(a)) for a in (packing.weights, packing.offsets, packing.table))
     images, *rest = bindings.sizes((shape.images, *shape.out, *shape.into, *shape.pads, *block))
     out, into, pads, cut = rest[:3], rest[3:6], rest[6:9], rest[9:]
+    window = Window(shape.kernel, shape.strides, shape.dilations, (pads[0], pads[1], pads[2]))
     body = SparseConvolution(
-        shape.dtype, images, (out[0], out[1], out[2]), (into[0], into[1], into[2]), 1, shape.channels, shape.filters,
-        Window(shape.kernel, shape.strides, shape.dilations, (pads[0], pads[1], pads[2])), view, weights, epilogue,
-        (high, wide), vectors, (cut[0], cut[1]), each, copied, False, gap, offsets=places, table=table)
+        shape.dtype if dot.group == 1 else dot.sums, images, (out[0], out[1], out[2]), (into[0], into[1], into[2]), 1,
+        shape.channels, shape.filters, window, view, weights, behind, (high, wide), vectors, (cut[0], cut[1]), each,
+        reading.copied, False, reading.gap, dot, fill=border, offsets=places, table=table)
     tasks = product((shape.images, shape.out[0], ceildiv(shape.out[1], block[0]), ceildiv(shape.out[2], block[1]),
                      -(-panels // each)))
+    turns = product((shape.images, *shape.out, 2 * packing.weights.size))
+    return Kernel(group.name, body, tuple(bindings.bound), tasks, bindings.table.dims, reading.scratch,
+                  grain_of(turns, tasks), dot.group * turns, group.outputs)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Reading:
+    """How a kernel reads its input: where it lies, or a copy in so many bytes of scratch with a gap behind each pixel;
+    [taps * groups of channels] bytes from a window's first element, in the order of `matrix_of`."""
+
+    copied: bool
+    gap: int
+    scratch: Dim
+    offsets: Array
+
+
+def reading_of(target: Target, shape: Shape, like: Shape, block: tuple[Dim, Dim], group: int) -> Reading | None:
+    """`like`: the shape with groups of channels in the place of each. None where the walk is not known when compiling,
+    or lists of 32 bits cannot hold it."""
+    size = shape.dtype.bytes
+    crowded = aliases(target, pitch) if isinstance(pitch := _pitch(like), int) else False
+    copied, gap = shape.padded or crowded or shape.channels % group != 0, GAP // size if crowded else 0
+    pixel = like.channels * group + gap
     spans = (shape.kernel[0], span(shape, 1, block[0]), span(shape, 2, block[1]))
-    scratch = product((*spans, (shape.channels + gap) * shape.dtype.bytes)) if copied else 0
-    flops = product((shape.images, *shape.out, 2 * packing.weights.size))
-    return Kernel(group.name, body, tuple(bindings.bound), tasks, bindings.table.dims, scratch,
-                  grain_of(flops, tasks), flops, group.outputs)
+    walk: tuple[Dim, ...] = (shape.x[1] * shape.dilations[0], *shape.x[2:])   # a copy holds only planes that are read
+    if copied:
+        walk = (spans[1] * spans[2] * pixel, spans[2] * pixel, pixel, 1)
+    known = [w for w in walk if isinstance(w, int)]
+    if len(known) < 4:
+        return None
+    d, h, w, c = np.ogrid[:shape.kernel[0], :shape.kernel[1], :shape.kernel[2], :like.channels]
+    plane, line, step, channel = known
+    taps = d * plane + h * shape.dilations[1] * line + w * shape.dilations[2] * step
+    offsets = np.asarray((taps + c * group * channel) * size).reshape(-1)
+    if np.abs(offsets).max() >= 2**31:
+        return None
+    return Reading(copied, gap, product((*spans, pixel * size)) if copied else 0, offsets)
 
 
 def _pitch(shape: Shape) -> Dim:
@@ -220,23 +273,3 @@ def _pitch(shape: Shape) -> Dim:
 def span(shape: Shape, axis: int, outputs: Dim) -> Dim:
     """Input positions under adjacent windows."""
     return (outputs - 1) * shape.strides[axis] + (shape.kernel[axis] - 1) * shape.dilations[axis] + 1
-
-
-def strides_of(shape: Shape, block: tuple[Dim, Dim], copied: bool, gap: int) -> tuple[int, int, int, int] | None:
-    """Elements between taps of depth, lines, pixels and channels of what is read; None if they are open."""
-    plane, *rest = shape.x[1:]
-    walk: tuple[Dim, ...] = (plane * shape.dilations[0], *rest)   # a copy holds only the planes that are read
-    if copied:
-        pixel = shape.channels + gap
-        line = span(shape, 2, block[1]) * pixel
-        walk = (span(shape, 1, block[0]) * line, line, pixel, 1)
-    known = [w for w in walk if isinstance(w, int)]
-    return (known[0], known[1], known[2], known[3]) if len(known) == 4 else None
-
-
-def offsets_of(shape: Shape, walk: tuple[int, int, int, int]) -> Array:
-    """[taps * channels] bytes from a window's first element, in the order of `matrix_of`."""
-    plane, line, pixel, channel = walk
-    (kd, kh, kw), (_, dh, dw) = shape.kernel, shape.dilations
-    d, h, w, c = np.ogrid[:kd, :kh, :kw, :shape.channels]
-    return np.asarray((d * plane + h * dh * line + w * dw * pixel + c * channel) * shape.dtype.bytes).reshape(-1)

@@ -113,8 +113,7 @@ def cut_of(target: Target, shape: Shape, dot: Dot) -> Blocking:
     high = 1 if shape.out[1] == 1 else 2
     single = high == 1 and wide == shape.out[2]
     vectors = min(WIDEST if single else WIDEST // 2, -(-shape.filters // HIGH))
-    like = replace(shape, dtype=DType.F32, channels=-(-shape.channels // dot.group),
-                   x=tuple(s // dot.group if isinstance(s, int) else s for s in shape.x))
+    like = shape.in_groups(dot.group)
     return blocking(target, like, with_direct_blocks(target, like, (high, wide, vectors)))
 
 

@@ -1,4 +1,5 @@
-"""Convolutions and products whose weights are mostly zero, in blocks of one input times a panel of filters.
+"""Convolutions and products whose weights are mostly zero, in blocks of one input times a panel of filters; of bytes,
+of a group of four inputs.
 
 A panel of filters has a list of the inputs that any of its filters reads: byte offsets from a pixel's first tap, made
 when the model is compiled. The microkernel walks the list; each turn it loads an offset, the panel's row of weights,
@@ -21,7 +22,6 @@ from lepton.codegen.templates.gemm import cover, frozen, heights, when
 from lepton.codegen.templates.memory import prefetch
 from lepton.codegen.templates.microkernel import Micro, _Emitter
 from lepton.ir.tensor import Array
-from lepton.ir.types import DType
 
 DISTANCE = 4096        # bytes between a panel's weights in use and those asked for
 ROW = 24               # bytes of a panel's entry in the table: where weights and offsets begin, how many there are
@@ -31,7 +31,7 @@ ROW = 24               # bytes of a panel's entry in the table: where weights an
 class Panels:
     """A sparse matrix as its kernel reads it."""
 
-    weights: Array     # the rows that are not zero, panel by panel, padded to whole vectors
+    weights: Array     # rows that are not zero, behind what sums start from, panel by panel, padded to whole vectors
     offsets: Array     # [rows] i32 bytes into a pixel's window
     table: Array       # [panels, 3] i64: byte offsets into `weights` and `offsets`, number of rows
 
@@ -44,17 +44,20 @@ def active_rows(matrix: Array, width: int) -> Array:
     return np.asarray(padded.reshape(k, -1, width).any(axis=2))
 
 
-def pack_sparse(matrix: Array, offsets: Array, lanes: int, vectors: int, dtype: DType) -> Panels:
-    """[K, N] weights, whose k-th row multiplies the element `offsets[k]` bytes into a window."""
+def pack_sparse(matrix: Array, offsets: Array, lanes: int, vectors: int, start: Array | None = None) -> Panels:
+    """[K, N] weights, whose k-th row multiplies the element or group `offsets[k]` bytes into a window; `start`: [N]
+    what the sums start from."""
     width, n = lanes * vectors, matrix.shape[1]
-    active = active_rows(matrix, width)
+    active, head = active_rows(matrix, width), 0 if start is None else 1
     weights, places, table, at, seen = [np.zeros(0, matrix.dtype)], [np.zeros(0, np.int32)], [], 0, 0
     for panel in range(active.shape[1]):
         rows = np.flatnonzero(active[:, panel])
         columns = min(width, n - panel * width)
-        part = np.zeros((len(rows), -(-columns // lanes) * lanes), matrix.dtype)
-        part[:, :columns] = matrix[rows, panel * width:panel * width + columns]
-        table.append((at * dtype.bytes, seen * 4, len(rows)))
+        part = np.zeros((head + len(rows), -(-columns // lanes) * lanes), matrix.dtype)
+        if start is not None:
+            part[0, :columns] = start[panel * width:panel * width + columns]
+        part[head:, :columns] = matrix[rows, panel * width:panel * width + columns]
+        table.append((at * matrix.itemsize, seen * 4, len(rows)))
         weights.append(part.reshape(-1))
         places.append(offsets[rows].astype(np.int32))
         at, seen = at + part.size, seen + len(rows)
@@ -159,4 +162,4 @@ class _Sparse(_Convolution):
         rows = tuple((y * strides[1] * self.line + x * strides[2] * self.pixel) * self.bytes
                      for y in range(height) for x in range(width))
         return Micro(self.body.dtype, shape, vectors, rows, 0, False, 0, self.on_tile, columns,
-                     vectors * self.target.vector_bytes)
+                     vectors * self.target.vector_bytes, dot=self.body.dot)

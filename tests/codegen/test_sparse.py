@@ -206,7 +206,7 @@ def test_infinities_reach_only_what_reads_them(target: str) -> None:
 def test_packing() -> None:
     matrix = np.zeros((4, 5), np.float32)
     matrix[1, 0], matrix[3, 3], matrix[2, 4] = 1, 2, 3
-    found = pack_sparse(matrix, np.arange(4) * 8, 2, 1, DType.F32)
+    found = pack_sparse(matrix, np.arange(4) * 8, 2, 1)
     assert found.table.tolist() == [[0, 0, 1], [8, 4, 1], [16, 8, 1]]
     assert found.offsets[:3].tolist() == [8, 24, 16]
     assert found.weights[:6].tolist() == [1, 0, 0, 2, 3, 0]
