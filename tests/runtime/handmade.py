@@ -52,17 +52,19 @@ static const lpt_step leaky_steps[] = {
 static const lpt_program linked = STATIC_PROGRAM(lpt_weights);
 """
 
-# The static program with a kernel that takes its time.
-_SLOW = """
+# The static program with a kernel that says it is there, in x[1], and waits for x[0] to change; not for ever.
+_WAITING = """
 #include <time.h>
-static void slow(void *const *b, const int64_t *d, void *s, int64_t lo, int64_t hi) {
-  nanosleep(&(struct timespec){0, 300000000}, NULL);
+static void waiting(void *const *b, const int64_t *d, void *s, int64_t lo, int64_t hi) {
+  volatile float *x = b[0];
+  x[1] = -1;
+  for (int i = 0; i < 1000 && x[0] == 0; i++) nanosleep(&(struct timespec){0, 10000000}, NULL);
   twice(b, d, s, lo, hi);
 }
-static const lpt_step slow_steps[] = {
-  {slow, "slow", LPT_CALL, 0, 2, 0, 2, 4, 2, 0}, {add, "add", LPT_CALL, 2, 3, 1, 2, 0, 1, 0},
+static const lpt_step waiting_steps[] = {
+  {waiting, "waiting", LPT_CALL, 0, 2, 0, 2, 4, 2, 0}, {add, "add", LPT_CALL, 2, 3, 1, 2, 0, 1, 0},
 };
-#define static_steps slow_steps
+#define static_steps waiting_steps
 static const lpt_program linked = STATIC_PROGRAM(lpt_weights);
 """
 
@@ -78,9 +80,9 @@ static const lpt_program linked = {
 def source(name: str, dtype: str = "F32", size: int = 4) -> str:
     """C source of an artifact's tables.
 
-    `name`: static, dynamic, loop, late, copy (of a dtype), leaky, slow or impossible.
+    `name`: static, dynamic, loop, late, copy (of a dtype), leaky, waiting or impossible.
     """
-    linked = {"static": _STATIC, "copy": _COPY, "leaky": _LEAKY, "slow": _SLOW, "impossible": _IMPOSSIBLE}.get(
+    linked = {"static": _STATIC, "copy": _COPY, "leaky": _LEAKY, "waiting": _WAITING, "impossible": _IMPOSSIBLE}.get(
         name, f"#define linked {name}_program")
     return f"""
 #define DTYPE LEPTON_{dtype}
