@@ -111,6 +111,7 @@ class Kernel:
     grain: Dim = 1                     # never give a thread fewer tasks than this
     flops: Dim = 0
     writes: tuple[Value, ...] = field(default=())
+    before: Kernel | None = None       # a step right before this one; the values it writes are for this one alone
 
 
 def align(size: int, to: int = 64) -> int:

@@ -275,6 +275,9 @@ class Planner:
         return Operand(place.buffer, place.offset * value.tensor.dtype.bytes)
 
     def call(self, group: Group, kernel: Kernel, loc: tuple[Location, ...]) -> None:
+        if kernel.before is not None:
+            self.places.update((v, self.workspace(v.tensor)) for v in kernel.before.writes)
+            self.call(group, kernel.before, loc)
         operands = tuple(Operand(self._packed(o)) if isinstance(o, Packed) else self.operand(o)
                          for o in kernel.operands)
         self.step(Step(StepKind.CALL, operands, kernel, loc=loc))

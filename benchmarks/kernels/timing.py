@@ -7,7 +7,7 @@ import os
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,8 @@ import onnxruntime
 import lepton.codegen.lower
 from lepton.ceilings import aligned, peak_loop
 from lepton.codegen.group import LOWERINGS, LowerOptions, group_of
-from lepton.codegen.kernel import Access, Packed, dense_strides
+from lepton.codegen.kernel import Access, Kernel, Packed, dense_strides
+from lepton.codegen.kernel import Operand as Bound
 from lepton.codegen.llvm.builder import Module
 from lepton.codegen.llvm.machine import compile_module
 from lepton.codegen.target import TARGETS, Target, native
@@ -113,18 +114,32 @@ def kernel_runner(node: Node, options: LowerOptions) -> tuple[Callable[[], None]
     group = group_of(node, lambda v: Access(v.tensor, dense_strides(v.tensor.shape)))
     assert group.anchor is not None
     kernel = LOWERINGS[group.anchor.op](group, options)
+    assert isinstance(kernel.flops, int)
+    memory = {o: _filled(o) for step in (kernel.before, kernel) if step for o in step.operands}
+    if kernel.before is None:
+        return _steps_runner(kernel, options, memory), kernel.flops
+    first, then = (_steps_runner(step, options, memory) for step in (kernel.before, kernel))
+
+    def both() -> None:
+        first()
+        then()
+
+    return both, kernel.flops
+
+
+def _steps_runner(kernel: Kernel, options: LowerOptions, memory: Mapping[Bound, Array]) -> Callable[[], None]:
+    """A call of one step over all its tasks."""
     module = Module()
     kernel.body.emit(module, "kernel", options.target)
     function = load(str(module), options.target, "kernel")
-    arrays = [_filled(o) for o in kernel.operands]
+    arrays = [memory[o] for o in kernel.operands]
     pointers = (ctypes.c_void_p * len(arrays))(*(a.ctypes.data for a in arrays))
     assert isinstance(kernel.scratch, int)
     assert isinstance(kernel.tasks, int)
-    assert isinstance(kernel.flops, int)
     scratch, tasks = aligned(kernel.scratch + 64), kernel.tasks
     _kept.append((arrays, pointers, scratch))
     at, place = ctypes.addressof(pointers), scratch.ctypes.data
-    return lambda: function(at, None, place, 0, tasks), kernel.flops
+    return lambda: function(at, None, place, 0, tasks)
 
 
 def _filled(operand: Value | Packed) -> Array:

@@ -2,13 +2,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from math import prod
 from typing import Any
 
 import numpy as np
 
 from lepton.codegen.group import Group, LowerOptions, lowers
-from lepton.codegen.kernel import Kernel, packed
+from lepton.codegen.kernel import Kernel, Packed, packed
 from lepton.codegen.lower.candidates import conv_choice, depthwise_choice
 from lepton.codegen.lower.conv_cost import DEPTHWISE_TASK_FLOPS, Shape, blocking, direct_schedule, known
 from lepton.codegen.lower.matmul import Made, grain_of, matmul_kernel
@@ -17,17 +16,20 @@ from lepton.codegen.lower.stored import halved
 from lepton.codegen.schedule import Schedule
 from lepton.codegen.target import Target
 from lepton.codegen.templates.convolution import Convolution, Window, pack_filters
-from lepton.codegen.templates.depthwise import Depthwise, pack_taps
+from lepton.codegen.templates.depthwise import Depthwise, channels_of, pack_taps
 from lepton.codegen.templates.epilogue import Epilogue, Operand
 from lepton.codegen.templates.fused import Bindings, Fused, collapse, constant_array, narrow_operand, outer
 from lepton.codegen.templates.tiles import Tile
-from lepton.codegen.templates.winograd import FILTER_TRANSFORM, POINTS, Winograd
+from lepton.codegen.templates.winograd import FILTER_TRANSFORM, OUTPUT, POINTS, Winograd, matrix
+from lepton.codegen.templates.winograd_filters import FilterTransform
 from lepton.codegen.templates.winograd_filters import pack_taps as pack_winograd
 from lepton.ir import ops
 from lepton.ir.core import Value
 from lepton.ir.dims import ceildiv, product
 from lepton.ir.tensor import Array
-from lepton.ir.types import DType
+from lepton.ir.types import DType, TensorType
+
+FILTER_CHANNELS = 16   # of a task that transforms filters
 
 
 @lowers(ops.conv)
@@ -147,9 +149,10 @@ def depthwise(group: Group, options: LowerOptions, fused: Fused, shape: Shape, x
     schedule = options.choose(depthwise_choice(group, target, shape, x.tensor.dtype))
     (tile,), (block,) = schedule.tile, schedule.block
     assert isinstance(block, int)
+    channels = channels_of(target, shape.groups, window, tile, x.tensor.dtype.bytes)
     body = Depthwise(shape.dtype, images, (out[0], out[1], out[2]), (into[0], into[1], into[2]), shape.groups, window,
-                     view, filters, epilogue, tile, block, zero)
-    tasks = product((shape.images, shape.out[0], ceildiv(shape.out[1], block)))
+                     view, filters, epilogue, tile, block, channels, zero)
+    tasks = product((shape.images, shape.out[0], -(-shape.groups // channels), ceildiv(shape.out[1], block)))
     return Kernel(group.name, body, tuple(bindings.bound), tasks, bindings.table.dims, 0,
                   grain_of(shape.flops, tasks, DEPTHWISE_TASK_FLOPS), shape.flops, group.outputs)
 
@@ -166,16 +169,27 @@ def winograd(group: Group, options: LowerOptions, fused: Fused, shape: Shape, x:
     assert isinstance(panels, int)
     view = bindings.operand(outer(group, x), x.tensor, shape.x)
     dot, weights = halved(target, shape.weights[:, :, 0])
-    filters = bindings.buffer(packed(pack_winograd(weights, target, tile, shape.dtype)))
+    taps, before = packed(pack_winograd(weights, target, tile, shape.dtype)), None
+    if shape.images != 1 or -(-high // OUTPUT) > rows:   # several tasks use each filter
+        before = winograd_filters(target, shape, taps, tile, dot.stored)
+    filters = bindings.buffer(before.writes[0] if before else taps)
     epilogue = fused.epilogue(bindings, shape.views)
     (images,) = bindings.sizes((shape.images,))
     body = Winograd(shape.dtype, images, (high, wide), (into_high, into_wide), shape.channels, shape.filters,
-                    (pads[0], pads[1]), view, filters, epilogue, tile, rows, panels, dot.stored)
+                    (pads[0], pads[1]), view, filters, epilogue, tile, rows, panels,
+                    None if before else dot.stored, before is not None)
     tasks = product((shape.images, -(-body.grid[0] // rows), -(-shape.filters // (panels * tile.vectors * lanes))))
-    grain = grain_of(shape.flops, tasks)
-    if body.resident and isinstance(tasks, int) and isinstance(shape.images, int):
-        # Each share of the tasks transforms all filters anew: it should not take longer over that than over products.
-        products = POINTS * shape.images * prod(body.grid)
-        grain = max(1, grain, min(tasks, -(-FILTER_TRANSFORM * tasks // max(1, products))))
     return Kernel(group.name, body, tuple(bindings.bound), tasks, bindings.table.dims, body.scratch_bytes(lanes),
-                  grain, shape.flops, group.outputs)
+                  grain_of(shape.flops, tasks), shape.flops, group.outputs, before)
+
+
+def winograd_filters(target: Target, shape: Shape, taps: Packed, tile: Tile, stored: DType | None) -> Kernel:
+    """The step that transforms all filters, for the tasks of the convolution behind it."""
+    lanes = target.lanes(shape.dtype)
+    elements = matrix(shape.channels, shape.filters, lanes)
+    u = Value(TensorType(shape.dtype, (POINTS * elements,)))
+    body = FilterTransform(shape.dtype, shape.channels, shape.filters, tile.vectors, FILTER_CHANNELS, 0, 1, elements,
+                           stored)
+    tasks = body.tasks(lanes)
+    work = 2 * FILTER_TRANSFORM * shape.channels * shape.filters
+    return Kernel("winograd_filters", body, (taps, u), tasks, grain=grain_of(work, tasks), writes=(u,))

@@ -2,7 +2,11 @@
 
 No copy of the input: taps outside it are left out. Vertically that is a run-time range of taps; horizontally, where
 the width is known, each kind of border tile has code of its own; where it is not, border pixels are done one by one
-with a run-time range of taps. A task is a block of output lines.
+with a run-time range of taps.
+
+A task is a block of output lines and of channels. It goes down the lines tile by tile, for so few channels that the
+input lines under a tile stay in L1 until the last line that reads them: L2 gives each input once, not once per tap
+line, which for whole lines of many channels took twice the time.
 """
 from __future__ import annotations
 
@@ -18,7 +22,7 @@ from lepton.codegen.llvm.convert import from_memory, memory_type
 from lepton.codegen.target import Target
 from lepton.codegen.templates.convolution import Window
 from lepton.codegen.templates.epilogue import Epilogue, Operand, Place, finish
-from lepton.codegen.templates.gemm import cover, heights, unravel
+from lepton.codegen.templates.gemm import cover, heights, unravel, when
 from lepton.codegen.templates.memory import Mask, fma, load_raw, mask_of, size
 from lepton.ir.tensor import Array
 from lepton.ir.types import DType
@@ -39,6 +43,7 @@ class Depthwise:
     epilogue: Epilogue          # over (n, d, h, w, channel)
     tile: int                   # output pixels of a tile
     block: int                  # output lines of a task
+    block_channels: int         # channels of a task, whole vectors
     zero: int = 0               # the zero point of bytes
 
     def emit(self, module: Module, symbol: str, target: Target) -> None:
@@ -56,6 +61,27 @@ def pack_taps(w: Array, lanes: int) -> Array:
 def tile_width(target: Target, taps: int) -> int:
     """Pixels whose accumulators fit beside a line of taps."""
     return max(2, min(14, target.vector_registers - min(taps, target.vector_registers // 3) - 4))
+
+
+def channels_of(target: Target, channels: int, window: Window, tile: int, element: int) -> int:
+    """Channels of a task: as many as leave a tile's input lines, of so many bytes an element, in L1."""
+    planes, high, _ = window.kernel
+    lines = planes * ((high - 1) * window.dilations[1] + 1)
+    wide = (tile - 1) * window.strides[2] + (window.kernel[2] - 1) * window.dilations[2] + 1
+    lanes = target.lanes(DType.F32)
+    most = max(2, target.l1_bytes * 3 // 4 // (lines * wide * element * lanes))
+    vectors = -(-channels // lanes)
+    return -(-vectors // -(-vectors // most)) * lanes
+
+
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """What a task does: channels and output lines, half open, of one plane of an image."""
+
+    n: Int
+    d: Int
+    lines: tuple[Int, Int]
+    channels: tuple[Int, Int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,17 +109,23 @@ class _Depthwise:
         self.tap = -(-body.channels // self.lanes) * self.target.vector_bytes   # bytes between taps
 
     def run(self) -> None:
-        fn, block = self.fn, self.body.block
+        fn, body, block = self.fn, self.body, self.body.block
         blocks = fn.div(fn.add(self.out[1], block - 1), block)
+        parts = -(-body.channels // body.block_channels)
 
         def task(index: Int, _: list[Val]) -> None:
-            n, d, b = unravel(fn, index, (self.images, self.out[0], blocks))
-            first = fn.mul(b, block)
-            fn.loop(fn.min(fn.add(first, block), self.out[1]), lambda y, _: self.line(n, d, y), start=first)
+            n, d, c, b = unravel(fn, index, (self.images, self.out[0], parts, blocks))
+            line, channel = fn.mul(b, block), fn.mul(c, body.block_channels)
+            part = _Part(n, d, (line, fn.min(fn.add(line, block), self.out[1])),
+                         (channel, fn.min(fn.add(channel, body.block_channels), body.channels)))
+            if isinstance(self.out[2], int) and isinstance(self.into[2], int):
+                self.known_width(part, self.out[2], self.into[2])
+            else:
+                self.any_width(part)
 
         fn.loop(Val("i64", "%hi"), task, start=Val("i64", "%lo"))
 
-    def line(self, n: Int, d: Int, y: Int) -> None:
+    def line(self, n: Int, d: Int, y: Int) -> _Line:
         """One line of output pixels."""
         fn, (_, kh, kw) = self.fn, self.body.window.kernel
         (depth, planes, skip_d), (row, lines, skip_h) = self.taps(0, d), self.taps(1, y)
@@ -103,11 +135,7 @@ class _Depthwise:
         tap = fn.mul(fn.add(fn.mul(skip_d, kh), skip_h), kw * self.tap)
         pointers = [fn.gep(b, fn.add(fn.add(fn.mul(n, s[0]), fn.mul(d, s[1])), fn.mul(y, s[2])))
                     for b, s in zip(self.bases, self.steps, strict=True)]
-        at = _Line(fn.gep(self.x, offset), fn.gep(self.w, tap), (planes, lines), tuple(pointers))
-        if isinstance(self.out[2], int) and isinstance(self.into[2], int):
-            self.known_width(at, self.out[2], self.into[2])
-        else:
-            self.any_width(at)
+        return _Line(fn.gep(self.x, offset), fn.gep(self.w, tap), (planes, lines), tuple(pointers))
 
     def taps(self, axis: int, o: Int) -> tuple[Int, Int, Int]:
         """(input position of the first tap inside, number of taps inside, taps before) for output position `o`."""
@@ -121,7 +149,7 @@ class _Depthwise:
 
     # --- tiles along the line ---
 
-    def known_width(self, at: _Line, wide: int, into: int) -> None:
+    def known_width(self, part: _Part, wide: int, into: int) -> None:
         starts = [(x, min(self.body.tile, wide - x)) for x in range(0, wide, self.body.tile)]
         tiles = [(x, self.pattern(x, many, into)) for x, many in starts]
         for pattern, group in groupby(tiles, key=lambda t: t[1]):
@@ -129,7 +157,7 @@ class _Depthwise:
             first = same[0][0]
 
             def tile(i: Int, _: list[Val], first: int = first, pattern: tuple[frozenset[int], ...] = pattern) -> None:
-                self.tile(at, self.fn.add(self.fn.mul(i, self.body.tile), first), pattern)
+                self.tile(part, self.fn.add(self.fn.mul(i, self.body.tile), first), pattern)
 
             self.fn.loop(len(same), tile)
 
@@ -141,7 +169,7 @@ class _Depthwise:
                                if 0 <= (x + j) * window.strides[2] - pad + k * window.dilations[2] < into)
                      for j in range(many))
 
-    def any_width(self, at: _Line) -> None:
+    def any_width(self, part: _Part) -> None:
         """Border pixels one by one, the others in tiles."""
         fn, window, pad = self.fn, self.body.window, self.pads[2]
         stride, reach = window.strides[2], (window.kernel[2] - 1) * window.dilations[2]
@@ -150,19 +178,19 @@ class _Depthwise:
         room = fn.max(fn.add(fn.sub(self.into[2], reach + 1), fn.add(pad, stride)), 0)
         right = fn.max(fn.min(fn.div(room, stride), wide), left)
         whole = frozenset(range(window.kernel[2]))
-        fn.loop(left, lambda x, _: self.pixel(at, x))
+        fn.loop(left, lambda x, _: self.pixel(part, x))
         cover(fn, fn.sub(right, left), heights(self.body.tile, self.body.out[2]),
-              lambda x, many: self.tile(at, fn.add(left, x), (whole,) * many))
-        fn.loop(wide, lambda x, _: self.pixel(at, x), start=right)
+              lambda x, many: self.tile(part, fn.add(left, x), (whole,) * many))
+        fn.loop(wide, lambda x, _: self.pixel(part, x), start=right)
 
-    def tile(self, at: _Line, x: Int, pattern: tuple[frozenset[int], ...]) -> None:
+    def tile(self, part: _Part, x: Int, pattern: tuple[frozenset[int], ...]) -> None:
         """Pixels from x on; the taps of each are known."""
         fn, window = self.fn, self.body.window
         start = fn.sub(fn.mul(x, window.strides[2]), self.pads[2])
         used = sorted({(j * window.strides[2] + k * window.dilations[2], j, k)
                        for j, taps in enumerate(pattern) for k in taps})
 
-        def lines(channel: Int, mask: Mask) -> list[Val]:
+        def lines(at: _Line, channel: Int, mask: Mask) -> list[Val]:
             def taps(_: Int, state: list[Val]) -> list[Val]:
                 line, weights, sums = state[0], state[1], list(state[2:])
                 loaded: dict[int, Val] = {}
@@ -179,14 +207,14 @@ class _Depthwise:
             first = fn.gep(at.x, fn.add(fn.mul(start, self.strides[3]), fn.mul(channel, self.bytes)))
             return self.vertical(at, first, fn.gep(at.w, fn.mul(channel, self.body.dtype.bytes)), taps, len(pattern))
 
-        self.channels(lines, at, x, len(pattern))
+        self.channels(lines, part, x)
 
-    def pixel(self, at: _Line, x: Int) -> None:
+    def pixel(self, part: _Part, x: Int) -> None:
         """One pixel, its horizontal taps found at run time."""
         fn, window = self.fn, self.body.window
         start, count, before = self.taps(2, x)
 
-        def lines(channel: Int, mask: Mask) -> list[Val]:
+        def lines(at: _Line, channel: Int, mask: Mask) -> list[Val]:
             def taps(_: Int, state: list[Val]) -> list[Val]:
                 def one(_: Int, inner: list[Val]) -> list[Val]:
                     value = self.load(inner[0], 0, mask)
@@ -202,7 +230,7 @@ class _Depthwise:
             weights = fn.gep(at.w, fn.add(fn.mul(before, self.tap), fn.mul(channel, self.body.dtype.bytes)))
             return self.vertical(at, first, weights, taps, 1)
 
-        self.channels(lines, at, x, 1)
+        self.channels(lines, part, x)
 
     def vertical(self, at: _Line, x: Val, w: Val, taps: Callable[[Int, list[Val]], list[Val]], many: int) -> list[Val]:
         """The loops over the tap planes and lines that exist."""
@@ -229,13 +257,13 @@ class _Depthwise:
 
     # --- channels ---
 
-    def channels(self, sums: Callable[[Int, Mask], list[Val]], at: _Line, x: Int, many: int) -> None:
-        """All vectors of channels of a tile: sums, epilogue, stores."""
+    def channels(self, sums: Callable[[_Line, Int, Mask], list[Val]], part: _Part, x: Int) -> None:
+        """A tile of each line, all vectors of channels: sums, epilogue, stores."""
         fn = self.fn
-        bases = [fn.gep(p, fn.mul(x, s[3])) for p, s in zip(at.pointers, self.steps, strict=True)]
 
-        def vector(channel: Int, mask: Mask) -> None:
-            results = sums(channel, mask)
+        def vector(at: _Line, channel: Int, mask: Mask) -> None:
+            bases = [fn.gep(p, fn.mul(x, s[3])) for p, s in zip(at.pointers, self.steps, strict=True)]
+            results = sums(at, channel, mask)
             for j, value in enumerate(results):
                 places = [Place(fn.gep(b, fn.add(fn.mul(s[3], j), fn.mul(channel, s[4]))), size(fn, o.strides[4]))
                           for b, s, o in zip(bases, self.steps, self.body.epilogue.operands, strict=True)]
@@ -243,7 +271,15 @@ class _Depthwise:
                     value = fn.convert("fptosi", value, vec(self.lanes, "i32"))
                 finish(fn, self.target, self.body.epilogue, value, self.lanes, places, mask)
 
-        whole, rest = divmod(self.body.channels, self.lanes)
-        fn.loop(whole * self.lanes, lambda c, _: vector(c, None), step=self.lanes)
-        if rest:
-            vector(whole * self.lanes, mask_of(fn, rest, 0, self.lanes))
+        rest = self.body.channels % self.lanes
+        whole, (start, end) = self.body.channels - rest, part.channels
+
+        def line(y: Int, _: list[Val]) -> None:
+            at = self.line(part.n, part.d, y)
+            fn.loop(fn.min(end, whole), lambda c, _: vector(at, c, None), start=start, step=self.lanes)
+            if rest:
+                last = end == self.body.channels if isinstance(end, int) else fn.compare(
+                    "icmp eq", end, fn.i64(self.body.channels))
+                when(fn, last, lambda: vector(at, whole, mask_of(fn, rest, 0, self.lanes)))
+
+        fn.loop(part.lines[1], line, start=part.lines[0])

@@ -2,9 +2,9 @@
 
 Tiles of 6x6 input pixels overlap by two and give 4x4 outputs. For a group of tile rows of one image:
     V[p][tile][c] = Bᵀ d B          M[p][tile][o] = V[p] U[p],  p < 36          y = Aᵀ M A, epilogue, store
-V and M lie in scratch and are meant to stay in L2. U = G w Gᵀ is made by the kernel itself: for all filters before the
-first task, or, where every filter is used by one task only, panel by panel. A task is a group of tile rows times a
-block of filters; tasks that follow each other on the same group share V.
+V and M lie in scratch and are meant to stay in L2. U = G w Gᵀ is made by a step before the kernel, or, where every
+filter is used by one task only, by the kernel itself, panel by panel. A task is a group of tile rows times a block of
+filters; tasks that follow each other on the same group share V.
 
 Results differ from direct convolution by rounding: about five times its error, see tests/codegen/test_winograd.py.
 Source: Lavin & Gray, "Fast Algorithms for Convolutional Neural Networks" (2015), with the points 0, ±1, ±2.
@@ -46,12 +46,13 @@ class Winograd:
     filters: int
     pads: tuple[int, int]
     x: Operand               # over (n, d, h, w, channel), channels adjacent
-    w: int                   # buffer of pack_taps' result
+    w: int                   # buffer of pack_taps' result, or of U
     epilogue: Epilogue       # over (n, d, h, w, filter)
     tile: Tile
     rows: int                # tile rows of a task
     block_panels: int        # panels of filters of a task
     stored: DType | None = None   # of the taps, where that is not `dtype`
+    resident: bool = False   # w is U, all 36 matrices of it
 
     def emit(self, module: Module, symbol: str, target: Target) -> None:
         _Winograd(self, module.kernel(symbol), target).run()
@@ -66,20 +67,21 @@ class Winograd:
         width = self.tile.vectors * lanes
         return -(-self.channels // lanes) * lanes + PAD, self.block_panels * width + PAD
 
-    @property
-    def resident(self) -> bool:
-        """Whether all of U is made first, because several tasks use it."""
-        return self.rows < self.grid[0] or self.images != 1
-
     def matrix(self, lanes: int) -> int:
-        """Elements of one of U's 36 matrices in scratch."""
-        return self.channels * (-(-self.filters // lanes) if self.resident else self.tile.vectors) * lanes + PAD
+        """Elements of one of U's 36 matrices: for all filters, or for a panel's."""
+        return matrix(self.channels, self.filters if self.resident else self.tile.vectors * lanes, lanes)
 
     def scratch_bytes(self, lanes: int) -> int:
-        """V and M for a group of tile rows, a patch of input with its border, U."""
+        """V and M for a group of tile rows, a patch of input with its border, and U unless it is given."""
         tiles = self.rows * self.grid[1]
         patch = INPUT * INPUT * -(-self.channels // 16) * 16
-        return (POINTS * (tiles * sum(self.pitches(lanes)) + self.matrix(lanes)) + patch) * self.dtype.bytes
+        made = 0 if self.resident else self.matrix(lanes)
+        return (POINTS * (tiles * sum(self.pitches(lanes)) + made) + patch) * self.dtype.bytes
+
+
+def matrix(channels: int, filters: int, lanes: int) -> int:
+    """Elements of a matrix of U with its padding."""
+    return channels * -(-filters // lanes) * lanes + PAD
 
 
 class _Winograd:
@@ -100,10 +102,11 @@ class _Winograd:
         self.v = Val("ptr", "%scratch")
         self.m = fn.gep(self.v, POINTS * self.v_plane)
         self.patch = fn.gep(self.m, POINTS * self.m_plane)
-        self.u = fn.gep(self.patch, INPUT * INPUT * -(-body.channels // 16) * 16 * self.bytes)
+        beyond = fn.gep(self.patch, INPUT * INPUT * -(-body.channels // 16) * 16 * self.bytes)
+        self.u = self.w if body.resident else beyond
         self.matrix = body.matrix(self.lanes) * self.bytes
         self.full, self.tail = divmod(body.filters, self.width)
-        self.transform = Filters(target, body.dtype, body.channels, self.matrix, body.stored)
+        self.transform = Filters(target, body.dtype, self.matrix, body.stored)
         self.output = Output(fn, target, body.epilogue, body.dtype, self.m_plane)
 
     def run(self) -> None:
@@ -125,9 +128,6 @@ class _Winograd:
             self.each_tile(first, rows, lambda y, x, i: self.write_tile((n, y, x, channel), i, filters))
             return [fn.i64(place)]
 
-        if body.resident:
-            self.each_panel(0, self.panels, lambda p, vectors: self.transform.call(
-                fn, self.taps(p), fn.gep(self.u, fn.mul(p, self.panel_bytes)), vectors))
         fn.loop(Val("i64", "%hi"), task, [Val("i64", "-1")], start=Val("i64", "%lo"))
 
     @property
@@ -263,7 +263,7 @@ class _Winograd:
             return
 
         def panel(i: Int, vectors: int) -> None:
-            self.transform.call(fn, self.taps(i), self.u, vectors)
+            self.transform.call(fn, self.taps(i), self.u, vectors, self.body.channels)
             taps = self.taps(fn.add(i, 1))
             fn.loop(POINTS, lambda p, _: self.product(p, tiles, fn.sub(i, start), self.u, vectors, taps))
 

@@ -15,7 +15,7 @@ import numpy as np
 
 from lepton.ceilings import aligned, native_code
 from lepton.codegen.build import module_of
-from lepton.codegen.kernel import Access, Kernel, Packed
+from lepton.codegen.kernel import Access, Kernel, Packed, dense_strides
 from lepton.codegen.target import Target
 from lepton.ir.core import Value
 from lepton.ir.tensor import Array
@@ -49,7 +49,7 @@ class Memory:
 
     def value(self, value: Value) -> int:
         """The address of element (0, …, 0)."""
-        access = self.accesses[value]
+        access = self.accesses.get(value) or Access(value.tensor, dense_strides(value.tensor.shape))
         strides = [s for s in access.strides if isinstance(s, int)]
         reach = [(n - 1) * s for n, s in zip(access.shape, strides, strict=True) if isinstance(n, int) and n > 0]
         below = -sum(min(r, 0) for r in reach) * access.dtype.bytes
@@ -91,6 +91,7 @@ class Compiled:
     """A candidate's code and operands. Raises nothing: what code can be made for can be run."""
 
     def __init__(self, kernel: Kernel, target: Target, memory: Memory, threads: int, clock: Clock) -> None:
+        self._before = None if kernel.before is None else Compiled(kernel.before, target, memory, threads, clock)
         module = module_of(target)
         kernel.body.emit(module, "candidate", target)
         self._code = native_code(module, target, "candidate")
@@ -126,10 +127,11 @@ class Compiled:
     def seconds(self) -> float:
         """What one run takes on the threads it is meant for: a sample."""
         alone = self._timed() / self._turns
+        before = 0.0 if self._before is None else self._before.seconds()
         if self._parts == 1:
-            return alone
+            return before + alone
         longest = -(-len(self._ranges) // self._parts)
-        return alone * longest / len(self._ranges) + WAKING_S
+        return before + alone * longest / len(self._ranges) + WAKING_S
 
 
 def _pointers(addresses: list[int]) -> Any:

@@ -139,7 +139,12 @@ def number(dim: Dim, env: Mapping[str, int]) -> int:
 
 
 def run_kernel(kernel: Kernel, places: Mapping[Value, Placed], target: Target, env: Mapping[str, int]) -> None:
-    """Run all tasks of a kernel on placed operands."""
+    """Run all tasks of a kernel, and of the step before it, on placed operands."""
+    if kernel.before is not None:
+        made = {v: Placed(np.empty([number(d, env) for d in v.tensor.shape], v.tensor.dtype.numpy), dense)
+                for v in kernel.before.writes}
+        places = {**places, **made}
+        run_kernel(kernel.before, places, target, env)
     addresses, keep = [], []
     for operand in kernel.operands:
         if isinstance(operand, Packed):

@@ -107,9 +107,17 @@ def run_node(node: Node, inputs: Mapping[Value, Array], target: str | Target, *,
     target = TARGETS[target] if isinstance(target, str) else target
     kernel = lower(node, LowerOptions(target, **options), layouts, env)
     storage: dict[Value, Array] = {}
-    for operand in kernel.operands:
-        if isinstance(operand, Value) and operand not in storage:
-            storage[operand] = _place(operand, inputs, layouts, env, at_end)
+    for step in (kernel.before, kernel):
+        for operand in step.operands if step else ():
+            if isinstance(operand, Value) and operand not in storage:
+                storage[operand] = _place(operand, inputs, layouts, env, at_end)
+        if step is not None:
+            _run(step, target, storage, layouts, env, shares)
+    return [_view(storage[r], r, layouts, env).copy() for r in node.results if r in storage]
+
+
+def _run(kernel: Kernel, target: Target, storage: Mapping[Value, Array], layouts: Mapping[Value, Layout],
+         env: Mapping[str, int], shares: int) -> None:
     arrays = [_packed(o) if isinstance(o, Packed) else storage[o] for o in kernel.operands]
     starts = [_start(o, layouts) for o in kernel.operands]
     if runs_here(target):
@@ -117,7 +125,6 @@ def run_node(node: Node, inputs: Mapping[Value, Array], target: str | Target, *,
     else:
         emulated.run(kernel, target, arrays, starts, [dims.evaluate(d, env) for d in kernel.dims],
                      dims.evaluate(kernel.scratch, env), dims.evaluate(kernel.tasks, env), shares)
-    return [_view(storage[r], r, layouts, env).copy() for r in node.results if r in storage]
 
 
 def _shape(value: Value, env: Mapping[str, int]) -> tuple[int, ...]:

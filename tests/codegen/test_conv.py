@@ -10,6 +10,7 @@ import lepton.codegen.lower.conv
 from lepton.codegen.group import LowerOptions
 from lepton.codegen.target import TARGETS
 from lepton.codegen.templates.convolution import Convolution
+from lepton.codegen.templates.depthwise import Depthwise
 from lepton.ir import ops
 from lepton.ir.core import Node, Value
 from lepton.ir.dims import sym
@@ -135,6 +136,23 @@ def test_depthwise(target: str, size: int, channels: int, kernel: int, more: dic
     check(node, x, target, shares=3)
     node, x = conv((2, sym("H"), sym("W"), channels), channels, (kernel, kernel), group=channels, **more)
     check(node, x, target, env={"H": size, "W": size + 2})
+
+
+@pytest.mark.parametrize("target", HERE)
+@pytest.mark.parametrize(("shape", "kernel", "more"), [
+    ((1, 9, 16, 267), (3, 3), {"pad": 1}), ((2, 10, 9, 200), (5, 5), {"stride": 2, "pad": 2}),
+    ((1, 4, 5, 16, 133), (3, 3, 3), {"pad": 1})])
+def test_depthwise_in_blocks_of_channels(target: str, shape: tuple[int, ...], kernel: tuple[int, ...],
+                                         more: dict[str, Any]) -> None:
+    """So many that a tile's lines do not stay in L1; the last block has a part of a vector."""
+    node, x = conv(shape, shape[-1], kernel, group=shape[-1], **more)
+    body = lower(node, LowerOptions(TARGETS[target]), {}, {}).body
+    assert isinstance(body, Depthwise)
+    assert body.block_channels < shape[-1]
+    check(node, x, target, shares=3)
+    open_sizes = [sym(f"d{i}") for i in range(len(shape) - 2)]
+    node, x = conv((shape[0], *open_sizes, shape[-1]), shape[-1], kernel, group=shape[-1], **more)
+    check(node, x, target, {f"d{i}": d for i, d in enumerate(shape[1:-1])})
 
 
 def test_depthwise_inside_a_concat() -> None:
