@@ -9,6 +9,7 @@ import argparse
 import os
 import time
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
@@ -44,7 +45,7 @@ def node_of(shape: tuple[int, ...], density: float, block: tuple[int, int], dtyp
     x = Value(TensorType(dtype, (1, size, size, channels)))
     if density < 1:
         w = pruned(w, density, *block)
-    given = {"strides": (stride,) * 2, "layout": "nhwc", "pads_begin": (kernel // 2,) * 2,
+    given: dict[str, Any] = {"strides": (stride,) * 2, "layout": "nhwc", "pads_begin": (kernel // 2,) * 2,
              "pads_end": (kernel // 2,) * 2, "dilations": (1, 1)}
     if not floats:
         return ops.conv_integer.node(x, ops.constant(value=Tensor.of(w)), group=1, **given)

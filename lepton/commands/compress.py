@@ -60,7 +60,7 @@ def add(commands: Any) -> None:
 def execute(args: argparse.Namespace) -> Exit:
     """Search, certify, write. Raises LeptonError; BudgetError (exit 1) where nothing is within the budget."""
     from lepton.compress.metrics import Budget, metric_of
-    from lepton.compress.searching import Plan, Search
+    from lepton.compress.searching import BudgetError, Plan, Search
 
     for out in filter(None, (args.output, args.onnx, args.report)):
         _check_folder(Path(out))
@@ -68,12 +68,21 @@ def execute(args: argparse.Namespace) -> Exit:
     plan = Plan(Budget.of(args.budget), args.objective, args.search, args.trials, args.time, kept, args.seed,
                 parse_dims(args.dim), args.target, args.level, args.threads).checked()
     with Progress(args.quiet, verbose=False) as progress:
-        result = Search(args.model, args.data, metric_of(args.metric), plan, progress).run()
+        try:
+            result = Search(args.model, args.data, metric_of(args.metric), plan, progress).run()
+        except BudgetError:
+            forget(args, kept)
+            raise
         size = write(result, args, plan.options)
-    if not args.study:
-        Path(kept).unlink(missing_ok=True)
+    forget(args, kept)
     tell(result, size, args)
     return Exit.OK
+
+
+def forget(args: argparse.Namespace, study: str) -> None:
+    """The search has ended: its trials are kept only where that is asked for."""
+    if not args.study:
+        Path(study).unlink(missing_ok=True)
 
 
 def write(result: Result, args: argparse.Namespace, options: dict[str, Any]) -> int:

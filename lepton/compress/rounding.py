@@ -16,8 +16,8 @@ SWEEPS = 3
 
 def gptq(w: Array, steps: Array, h: Array, most: int, least: int | None = None) -> Array:
     """Column after column is rounded; what that costs is made up for by the columns still to come (Frantar et al.
-    2022). `steps` broadcasts to [outputs, inputs]."""
-    least = -most if least is None else least
+    2022). `steps` broadcasts to [outputs, inputs]. What is zero stays zero: it was pruned."""
+    least, zeros = -most if least is None else least, w == 0
     w, steps = w.astype(np.float64).copy(), np.broadcast_to(steps.astype(np.float64), w.shape)
     u = _inverse_factor(h)
     levels = np.empty_like(w)
@@ -25,7 +25,7 @@ def gptq(w: Array, steps: Array, h: Array, most: int, least: int | None = None) 
         end = min(begin + BLOCK, w.shape[1])
         errors = np.empty((w.shape[0], end - begin))
         for j in range(begin, end):
-            levels[:, j] = np.clip(np.rint(w[:, j] / steps[:, j]), least, most)
+            levels[:, j] = np.where(zeros[:, j], 0, np.clip(np.rint(w[:, j] / steps[:, j]), least, most))
             error = (w[:, j] - levels[:, j] * steps[:, j]) / u[j, j]
             w[:, j:end] -= np.outer(error, u[j, j:end])
             errors[:, j - begin] = error

@@ -172,8 +172,7 @@ class Search:
         for run in (*self.seen, *self.unseen):
             for array in (*run.feeds.values(), *(() if run.labels is None else (run.labels,))):
                 state.update(np.ascontiguousarray(array).tobytes() if array.dtype != object else repr(array).encode())
-        words = [self.metric.name, self.plan.objective, self.plan.target, self.plan.level, self.plan.threads,
-                 self.plan.budget.text]
+        words = [self.metric.name, self.plan.objective, self.plan.target, self.plan.level, self.plan.threads]
         state.update(json.dumps(words).encode())
         return state.hexdigest()[:16]
 
@@ -211,7 +210,8 @@ class Search:
         return BudgetError(
             f"no point within the budget {self.plan.budget.text}: {self.metric.name} is {self.baseline:.6g} "
             f"uncompressed, must be {least:.6g}, the best of {len(points)} points has {best:.6g}; {better} "
-            f"of them gain in {self.plan.objective}{more}", help="a wider --budget, or more --trials")
+            f"of them gain in {self.plan.objective}{more}",
+            help="a wider --budget, or more --trials; what was tried with --study FILE need not be tried again")
 
     def report(self, best: Point, certified: float, unseen: float, ranked: Sequence[Damage], points: Sequence[Point],
                refused: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

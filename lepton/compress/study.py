@@ -17,13 +17,13 @@ if TYPE_CHECKING:
     from lepton.compress.searching import Plan, Point, Search
 
 KINDS = ["static", "dynamic", "weights", "float"]
-FORMS = ["plain", "channels", "16x1", "factors"]     # what happens to the graph before it is quantised
+FORMS = ["plain", "channels", "16x1", "16x4", "factors"]     # what happens to the graph before it is quantised
 PLAIN = {"kind": "static", "ranges": "mse", "share": 0.0, "depthwise": True, "least": 0, "rounding": "nearest",
          "equalize": False, "form": "plain", "shared": 0.0}
 FIRST: tuple[dict[str, Any], ...] = (                # first of all plain int8, then one of each kind
     {}, {"share": 0.2}, {"depthwise": False, "least": 16}, {"form": "channels", "channels": 0.1, "whole": 0.3},
-    {"form": "factors", "factors": 0.003, "whole": 0.2}, {"kind": "float", "form": "16x1", "zeros": 0.6, "whole": 0.2},
-    {"kind": "weights", "bits": 4})
+    {"form": "16x4", "zeros": 0.5, "whole": 0.3}, {"form": "factors", "factors": 0.003, "whole": 0.2},
+    {"kind": "float", "form": "16x1", "zeros": 0.6, "whole": 0.2}, {"kind": "weights", "bits": 4})
 OUTSIDE = 10.0   # added to the value of a point outside the budget
 
 
@@ -128,9 +128,9 @@ class Study:
                           "equalize": equalize, **form})
 
     def form(self, trial: Any, ranked: Sequence[Damage], levels: set[str]) -> dict[str, Any]:
-        """What happens before quantisation: channels go, zeros come into layers that do not become `levels` (integer
-        kernels multiply by zeros), or layers become factors. The `whole` share of the layers, those that pruning
-        hurts most, is left alone."""
+        """What happens before quantisation: channels go, zeros come, or layers become factors. Kernels of `levels` skip
+        zeros of four inputs at once; blocks of one are for the other layers. The `whole` share of the layers, those
+        that pruning hurts most, is left alone."""
         form = trial.suggest_categorical("form", FORMS)
         fields: dict[str, Any] = {}
         if self.search.plan.objective != "latency":
@@ -146,7 +146,7 @@ class Study:
                 fields["factors"] = trial.suggest_float("factors", 1e-4, 0.05, log=True)
             case _:
                 fields |= {"prune": trial.suggest_float("zeros", 0.3, 0.9), "pattern": form}
-                whole |= levels
+                whole |= levels if form == "16x1" else set()
         return {**fields, "whole": sorted(whole)}
 
 

@@ -58,7 +58,15 @@ def test_finds_certifies_and_writes(folder: Path, tmp_path: Path, capsys: pytest
 def test_an_impossible_budget_writes_nothing(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(command(folder, tmp_path / "m.so", "--trials", "1", budget=">=1.01")) == 1
     assert "no point within the budget" in capsys.readouterr().err
-    assert [p.name for p in tmp_path.iterdir()] == ["m.study"]
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.slow
+def test_a_study_serves_a_wider_budget(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    words = [str(tmp_path / "s.study"), "--trials", "1"]
+    assert main(command(folder, tmp_path / "m.so", "--study", *words, budget=">=1.01")) == 1
+    monkeypatch.setattr(Search, "point", lambda *_: pytest.fail("tried again"))
+    assert main(command(folder, tmp_path / "m.so", "--study", *words)) == 0
 
 
 @pytest.mark.slow

@@ -57,8 +57,8 @@ def calibration() -> Calibration:
 
 @pytest.mark.parametrize(("recipe", "error"), [
     (Recipe(kind="float", prune=0.2), 0.35), (Recipe(prune=0.2), 0.4), (Recipe(factors=0.01), 0.2),
-    (Recipe(kind="float", prune=0.3, pattern="16x1"), 0.45), (Recipe(kind="float", share=0.5), 1e-6),
-    (Recipe(prune=0.2, equalize=True), 0.4)])
+    (Recipe(kind="float", prune=0.3, pattern="16x1"), 0.45), (Recipe(prune=0.3, pattern="16x4"), 0.55),
+    (Recipe(kind="float", share=0.5), 1e-6), (Recipe(prune=0.2, equalize=True), 0.4)])
 def test_answers_stay_near(recipe: Recipe, error: float) -> None:
     """On data that calibration did not see."""
     x = data()[16:]
@@ -70,6 +70,18 @@ def test_pruned_factorised_and_quantised_compiles() -> None:
     graph, x = calibration().quantize(Recipe(prune=0.2, factors=0.01)), data()[16:]
     (mine,) = evaluate(graph, x)
     np.testing.assert_allclose(lepton.compile(graph)(x), mine, atol=0.02 * float(np.abs(mine).max()))
+
+
+@pytest.mark.parametrize("rounding", ["nearest", "gptq", "adaround"])
+def test_rounding_leaves_zeros(rounding: Any) -> None:
+    """Kernels skip what is zero for 16 outputs and four inputs: no rounding may fill it again."""
+    recipe = Recipe(prune=0.5, pattern="16x4", rounding=rounding)
+    pruned = [x.weight == 0 for x in layers(calibration().variant(recipe.form))]
+    assert pruned[2].mean() > 0.45
+    products = [n for n in calibration().quantize(recipe).nodes if n.op in (ops.conv, ops.matmul)]
+    for node, zeros in zip(products, pruned, strict=True):
+        made = node.inputs[1].producer.inputs[0].producer  # type: ignore[union-attr]
+        assert not made.attrs["value"].array[zeros].any()  # type: ignore[union-attr]
 
 
 def test_whole_layers_stay() -> None:
@@ -102,7 +114,7 @@ def test_what_does_not_work_is_said(fields: dict[str, Any], said: str) -> None:
 
 @pytest.mark.parametrize("objective", ["latency", "size"])
 def test_every_choice_of_the_search_is_a_recipe(objective: str) -> None:
-    """Zeros lie in layers that stay floats only; all forms come up."""
+    """Zeros of single inputs lie in layers that stay floats only; all forms come up."""
     facts = dict.fromkeys(NAMES, (False, 100))
     search: Any = SimpleNamespace(plan=SimpleNamespace(objective=objective), layer_facts=lambda: facts)
     study = Study(search, optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=1)))
@@ -112,10 +124,11 @@ def test_every_choice_of_the_search_is_a_recipe(objective: str) -> None:
     found = [study.recipe(study.study.ask(), ranked) for _ in range(60)]
     assert found[0] == Recipe()
     forms = {(r.pattern if r.prune else "factors" if r.factors else "plain") for r in found}
-    assert forms == {"channels", "16x1", "factors", "plain"}
+    assert forms == {"channels", "16x1", "16x4", "factors", "plain"}
     for recipe in found:
         if recipe.prune and recipe.pattern == "16x1" and recipe.kind == "static":
             assert {*recipe.whole, *recipe.skip} >= set(NAMES)
+    assert any(r.pattern == "16x4" and r.kind == "static" and not {*NAMES} <= {*r.whole, *r.skip} for r in found)
     assert any(r.share for r in found) == (objective == "size")
 
 
