@@ -13,14 +13,12 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO
 
+from lepton.codegen.weights_segment import Piece, append_weights
 from lepton.ir.diagnostics import LeptonError, NotInstalledError, ResourceError, UsageError
-
-Weights = Callable[[BinaryIO], object] | Iterable[bytes | bytearray | memoryview]
 
 COMPILE_FLAGS = ("-std=c11", "-O2", "-g0", "-fPIC", "-fvisibility=hidden")
 # Out-of-line atomics would need a constructor, and a compiled model runs nothing when it is loaded.
@@ -29,10 +27,6 @@ LINK_FLAGS = (
     "-shared", "-nostartfiles", "-s", "-Wl,--version-script=exports.map", "-Wl,--build-id=none",
     "-Wl,-T,layout.ld", "-Wl,-z,relro", "-Wl,-z,now", "-Wl,-z,noexecstack", "-Wl,-z,defs", "-Wl,--as-needed",
 )
-# Weights from here on begin on a boundary of 2 MB, in memory and in the file: Linux can map them in large pages then,
-# which makes 30 times fewer page faults, and reading them takes 8 % less time. It costs up to 2 MB.
-LARGE_PAGE = 1 << 21
-LARGE_WEIGHTS = 32 << 20
 LIBRARIES = ("-lm", "-lpthread", "-ldl")
 # Behind everything else: code and tables reach each other by 32-bit distances, which weights of gigabytes would break.
 LAYOUT = """\
@@ -40,26 +34,25 @@ SECTIONS { .lepton.weights : ALIGN(CONSTANT(MAXPAGESIZE)) { KEEP(*(.lepton.weigh
 """
 EXPORTS = "{ global: lepton_query; local: *; };\n"
 
-# Page-aligned and read-only, so that processes share the pages and none is read before it is used.
-WEIGHTS_ASSEMBLY = """\
+# The place of the weights, which `weights_segment` fills: page-aligned and read-only, so that processes share the pages
+# and none is read before it is used.
+PLACEHOLDER = """\
     .section .lepton.weights,"a",%progbits
-    .balign {alignment}
+    .balign 4096
     .globl lpt_weights
     .hidden lpt_weights
-    .type lpt_weights, %object
 lpt_weights:
-    {contents}
-    .size lpt_weights, . - lpt_weights
+    .zero 64
     .section .note.GNU-stack,"",%progbits
 """
 
 
-def link(objects: Sequence[bytes], weights: Weights, out: str | os.PathLike[str], triple: str,
+def link(objects: Sequence[bytes], weights: Iterable[Piece], out: str | os.PathLike[str], triple: str,
          cc: str | None = None) -> None:
     """Write the shared library `out`.
 
-    `objects` are ELF relocatables of `triple` that define `lpt_artifact`; `weights` is the blob as pieces, or a
-    function that writes it to a file. `out` is written beside and renamed, so a failure leaves what was there.
+    `objects` are ELF relocatables of `triple` that define `lpt_artifact`; `weights` is the blob in pieces. `out` is
+    written beside and renamed, so a failure leaves what was there.
     Raises LeptonError: no compiler, destination missing or unwritable, disk full, the linker's refusal.
     """
     out = Path(out)
@@ -68,11 +61,13 @@ def link(objects: Sequence[bytes], weights: Weights, out: str | os.PathLike[str]
     command = find_compiler(triple, cc)
     with _disk_errors(out), tempfile.TemporaryDirectory(prefix=".lepton-", dir=out.parent) as name:
         folder = Path(name)
-        inputs = [*_write_objects(folder, objects), *_write_weights(folder, weights)]
+        inputs = [*_write_objects(folder, objects), "weights.s"]
+        (folder / "weights.s").write_text(PLACEHOLDER)
         (folder / "exports.map").write_text(EXPORTS)
         (folder / "layout.ld").write_text(LAYOUT)
         archive = _runtime_archive(folder, command, triple)
-        _run([*command, *LINK_FLAGS, "-o", "model.so", *inputs, *archive, *LIBRARIES], folder)
+        _run([*command, *LINK_FLAGS, "-o", "linked.so", *inputs, *archive, *LIBRARIES], folder)
+        append_weights(folder / "linked.so", weights, folder / "model.so")
         os.replace(folder / "model.so", out)
 
 
@@ -154,20 +149,6 @@ def _write_objects(folder: Path, objects: Sequence[bytes]) -> list[str]:
     for name, data in zip(names, objects, strict=True):
         (folder / name).write_bytes(data)
     return names
-
-
-def _write_weights(folder: Path, weights: Weights) -> list[str]:
-    with open(folder / "weights.bin", "wb") as file:
-        if callable(weights):
-            weights(file)
-        else:
-            for piece in weights:
-                file.write(piece)
-        size = file.tell()
-    contents = ".zero 64" if not size else '.incbin "weights.bin"'
-    (folder / "weights.s").write_text(WEIGHTS_ASSEMBLY.format(
-        contents=contents, alignment=LARGE_PAGE if size >= LARGE_WEIGHTS else 4096))
-    return ["weights.s"]
 
 
 def runtime_folder() -> Path:

@@ -1,7 +1,6 @@
 """Is this file a compiled model for this machine? Answered before any of its code is mapped."""
 from __future__ import annotations
 
-import mmap
 import os
 import platform
 import struct
@@ -12,29 +11,31 @@ from lepton.ir.diagnostics import LeptonError
 
 MACHINES = {62: "x86_64", 183: "aarch64", 3: "i386", 40: "arm", 243: "riscv"}
 SHARED_OBJECT, DYNAMIC_SYMBOLS, NO_BITS = 3, 11, 8
+HEADER = 64
 
 
 def check_artifact(fd: int, path: Path) -> None:
-    """Raises LeptonError unless the open file is a whole shared library for this machine with lepton_query."""
-    size = os.fstat(fd).st_size
-    if size < 64:
+    """Raises LeptonError unless the open file is a whole shared library for this machine with lepton_query.
+
+    Reads the tables alone, without mapping the file: unmapping would cost more than all the rest."""
+    size, header = os.fstat(fd).st_size, os.pread(fd, HEADER, 0)
+    if len(header) < HEADER:
         _refuse(path, "it is not a shared library (too short)")
-    with mmap.mmap(fd, size, prot=mmap.PROT_READ) as data:
-        if data[:4] != b"\x7fELF":
-            _refuse(path, "it is not a shared library")
-        _check_header(data, path)
-        _check_segments(data, path)
-        if b"lepton_query" not in _dynamic_names(data, path):
-            _refuse(path, "it is a shared library but no compiled model: it has no lepton_query")
+    if header[:4] != b"\x7fELF":
+        _refuse(path, "it is not a shared library")
+    _check_header(header, path)
+    _check_segments(fd, header, size, path)
+    if b"lepton_query" not in _dynamic_names(fd, header, size, path):
+        _refuse(path, "it is a shared library but no compiled model: it has no lepton_query")
 
 
 def _refuse(path: Path, why: str) -> NoReturn:
     raise LeptonError(f"cannot load {path}: {why}")
 
 
-def _check_header(data: mmap.mmap, path: Path) -> None:
-    bits, order = data[4], data[5]
-    kind, machine = struct.unpack_from("<HH", data, 16)
+def _check_header(header: bytes, path: Path) -> None:
+    bits, order = header[4], header[5]
+    kind, machine = struct.unpack_from("<HH", header, 16)
     here = {"amd64": "x86_64", "arm64": "aarch64"}.get(platform.machine().lower(), platform.machine())
     if (bits, order) != (2, 1) or MACHINES.get(machine) != here:
         _refuse(path, f"it was compiled for {MACHINES.get(machine, f'machine {machine}')}, this is {here}")
@@ -42,39 +43,36 @@ def _check_header(data: mmap.mmap, path: Path) -> None:
         _refuse(path, "it is an ELF file but not a shared library")
 
 
-def _check_segments(data: mmap.mmap, path: Path) -> None:
-    start, width, count = struct.unpack_from("<Q14xHH", data, 32)
-    if width != 56 or start + width * count > len(data):
+def _check_segments(fd: int, header: bytes, size: int, path: Path) -> None:
+    start, width, count = struct.unpack_from("<Q14xHH", header, 32)
+    if width != 56 or start + width * count > size:
         _refuse(path, "it is damaged or truncated (program headers)")
-    for i in range(count):
-        offset, = struct.unpack_from("<Q", data, start + i * width + 8)
-        length, = struct.unpack_from("<Q", data, start + i * width + 32)
-        if offset + length > len(data):
-            _refuse(path, f"it is truncated: {len(data)} bytes, at least {offset + length} are needed")
+    for offset, length in struct.iter_unpack("<8xQ16xQ16x", os.pread(fd, width * count, start)):
+        if offset + length > size:
+            _refuse(path, f"it is truncated: {size} bytes, at least {offset + length} are needed")
 
 
-def _dynamic_names(data: mmap.mmap, path: Path) -> set[bytes]:
+def _dynamic_names(fd: int, header: bytes, size: int, path: Path) -> set[bytes]:
     """The names of the dynamic symbols that are defined here."""
-    start, = struct.unpack_from("<Q", data, 40)
-    width, count = struct.unpack_from("<HH", data, 58)
-    if not count or width != 64 or start + width * count > len(data):
+    start, = struct.unpack_from("<Q", header, 40)
+    width, count = struct.unpack_from("<HH", header, 58)
+    if not count or width != 64 or start + width * count > size:
         _refuse(path, "it is damaged or truncated (section headers)")
-    rows = [struct.unpack_from("<IIQQQQIIQQ", data, start + i * width) for i in range(count)]
-    for row in rows:
-        if row[1] != NO_BITS and row[4] + row[5] > len(data):
+    # Of each section: kind, offset, size, and the number of the section that it goes with.
+    rows = list(struct.iter_unpack("<4xI16xQQI20x", os.pread(fd, width * count, start)))
+    for kind, offset, length, _ in rows:
+        if kind != NO_BITS and offset + length > size:
             _refuse(path, "it is damaged or truncated (sections)")
-    for row in rows:
-        if row[1] == DYNAMIC_SYMBOLS and row[6] < count:
-            return _names(data, row[4], row[5] // 24, rows[row[6]])
+    for kind, offset, length, strings in rows:
+        if kind == DYNAMIC_SYMBOLS and strings < count and rows[strings][0] != NO_BITS:
+            return _names(os.pread(fd, length // 24 * 24, offset), os.pread(fd, rows[strings][2], rows[strings][1]))
     return set()
 
 
-def _names(data: mmap.mmap, start: int, count: int, strings: tuple[int, ...]) -> set[bytes]:
-    base, end = strings[4], strings[4] + strings[5]
+def _names(symbols: bytes, strings: bytes) -> set[bytes]:
     names = set()
-    for i in range(count):
-        name, _info, _other, section = struct.unpack_from("<IBBH", data, start + 24 * i)
-        if section and base + name < end:
-            stop = data.find(b"\0", base + name, end)
-            names.add(data[base + name:stop if stop >= 0 else end])
+    for place, section in struct.iter_unpack("<I2xH16x", symbols):
+        if section and place < len(strings):
+            end = strings.find(b"\0", place)
+            names.add(strings[place:end if end >= 0 else None])
     return names

@@ -49,7 +49,7 @@ def _fresh_name(fd: int, number: int, path: Path) -> str:
     dlopen knows libraries by name first: where a file was replaced it would hand out the old one. So each load spells
     the file differently, with the bits of its number as "/" and "/.", which mean nothing in a path.
     """
-    bits = "".join("/." if number >> i & 1 else "/" for i in range(32))
+    bits = "".join("/." if bit == "1" else "/" for bit in f"{number:b}")
     name = f"/proc/self/fd{bits}/{fd}"
     return name if os.path.exists(name) else str(path)
 
@@ -91,7 +91,8 @@ def models(path: str | os.PathLike[str]) -> tuple[str, ...]:
 
 def _models(library: _Library, where: Path) -> tuple[str, ...]:
     words = _table(library, where, ABI_VERSION).metadata
-    return tuple(json.loads(ffi.string(words)).get("models", ())) if words else ()
+    text = ffi.string(words) if words else b""
+    return tuple(json.loads(text).get("models", ())) if b'"models"' in text else ()
 
 
 def _table(library: _Library, where: Path, asked: int) -> Any:

@@ -21,15 +21,17 @@ static void *allocate_with_libc(void *context, size_t size, size_t alignment) {
   return block;
 }
 
-/* Larger weights lie so that they are mapped in large pages, whose faults are few (codegen/link.py). */
+/* Of weights beyond this, some may never be read (tables of words): they come as they are needed. */
 #define MOST_AT_ONCE ((uint64_t)32 << 20)
 
 void lpt_map_ahead(const void *weights, uint64_t size) {
-#ifdef MADV_POPULATE_READ
   uintptr_t start = (uintptr_t)weights & ~(uintptr_t)4095;
-  if (size && size <= MOST_AT_ONCE) madvise((void *)start, (uintptr_t)weights + size - start, MADV_POPULATE_READ);
-#else
-  (void)weights, (void)size;
+  size_t length = (uintptr_t)weights + size - start;
+  /* Weights of two such pages lie where the file's can be mapped (codegen/weights_segment.py). Linux then also reads a
+   * file that nobody has read yet in large pages, and keeps it so for all processes to come. */
+  if (size >= 2 * HUGE_PAGE) madvise((void *)start, length, MADV_HUGEPAGE);
+#ifdef MADV_POPULATE_READ
+  if (size && size <= MOST_AT_ONCE) madvise((void *)start, length, MADV_POPULATE_READ);
 #endif
 }
 

@@ -173,7 +173,7 @@ lepton_status lpt_create(const lpt_program *program, const uint8_t *weights,
   lpt_cuda_leave(session);
   if (!status) status = lpt_start_variants(session, options);
   if (status) goto error;
-  if (!session->cuda) lpt_map_ahead(weights, program->weights_size);
+  if (!session->cuda && weights == program->weights) lpt_map_ahead(weights, program->weights_size);
   *out_session = session;
   return LEPTON_OK;
 error:
