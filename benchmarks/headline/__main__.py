@@ -24,6 +24,7 @@ from benchmarks.headline.training import Course, accuracy, fit
 from lepton.frontends.onnx.export import to_onnx
 
 ROUNDS = (0.5, 0.5)      # of the channels that each round takes
+LONGER = 4               # times as many epochs after each round as after the one before: they take about as long
 SEEN = 512               # images that pruning and calibration look at
 
 
@@ -91,8 +92,10 @@ def entries(folder: Path, whole: Network, small: Network, data: Data) -> list[me
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--folder", type=Path, default=Path("headline"), help="what is made (default: ./headline)")
-    parser.add_argument("--epochs", type=float, default=12, help="of training the whole network (default 12)")
-    parser.add_argument("--tuning", type=float, default=6, help="epochs of training on after each round (default 6)")
+    parser.add_argument("--epochs", type=float, default=3, help="of training the whole network (default 3)")
+    parser.add_argument("--tuning", type=float, default=1,
+                        help=f"epochs of training on after the first round (default 1), {LONGER} times as many after "
+                             "each other one")
     parser.add_argument("--seconds", type=float, default=20, help="to measure (default 20)")
     parser.add_argument("--train-only", action="store_true", help="measure nothing")
     options = parser.parse_args()
@@ -102,7 +105,7 @@ def main() -> int:
     whole = trained(options.folder / "whole.pt", data, options.epochs)
     small = whole
     for index in range(len(ROUNDS)):
-        small = pruned(options.folder, index, small, whole, data, options.tuning)
+        small = pruned(options.folder, index, small, whole, data, options.tuning * LONGER**index)
     if options.train_only:
         return 0
     found = measure.rows(entries(options.folder, whole, small, data), data.test, options.seconds)
