@@ -19,7 +19,7 @@ from lepton._rt import ffi, lib
 from lepton.devices import DeviceArray, Lent, OnGpu
 from lepton.ir.diagnostics import LeptonError, ResourceError, UsageError
 from lepton.ir.structure import Structure
-from lepton.ports import Array, Port, as_input, as_output, pointer, read_ports, read_strings
+from lepton.ports import Array, Port, as_input, as_output, pointer, read_ports, read_strings, type_words
 
 
 @dataclass(frozen=True, slots=True)
@@ -225,7 +225,7 @@ class Session:
                     results.append(result)
                     continue
             elif -1 not in shape and port.dtype != object:
-                result = np.empty(shape, port.dtype)
+                result = _memory(port, shape)
             own = result is None or port.dtype == object  # strings are read from the session's memory
             where = ffi.NULL if own or result is None else pointer(result)
             row.data = where
@@ -245,9 +245,17 @@ class Session:
                 return texts
             result[...] = texts
         elif result is None:
-            result = np.empty(shape, port.dtype)
+            result = _memory(port, shape)
             ffi.memmove(pointer(result), row.data, result.nbytes)
         return result
+
+
+def _memory(port: Port, shape: tuple[int, ...]) -> Array:
+    """An array for an output. Raises ResourceError."""
+    try:
+        return np.empty(shape, port.dtype)
+    except (MemoryError, ValueError) as error:  # ValueError: beyond the address space
+        raise ResourceError(f"output '{port.name}': no memory for {type_words(port.dtype, shape)}") from error
 
 
 def _names_error(kind: str, expected: Sequence[str], given: Any) -> LeptonError:

@@ -75,11 +75,19 @@ def lower_all(sources: Mapping[str, Source], options: Options, progress: Progres
         try:
             done.append(lower(source, own, _prefixed(name, progress)))
         except LeptonError as error:
-            raise type(error)(f"{name}: {error.message}", where=error.where, help=error.help,
+            raise type(error)(f"{name}: {error.message}", where=error.where, help=_helped(error, own, names),
                               exit=error.exit) from error
         done[-1].shelf = {"name": name, "models": names, "dims": dict(sorted(own.dims.items())),
                           "values": sorted(own.values)}
     return done
+
+
+def _helped(error: LeptonError, own: Options, models: list[str]) -> str:
+    """An error's help; where it is about a name that begins like a model's, which models there are."""
+    meant = next((k for k in (*own.dims, *own.values, *own.structure) if ":" in k and f"'{k}'" in error.message), None)
+    if meant is None:
+        return error.help
+    return f"{error.help}; no model is called '{meant.partition(':')[0]}', there are {', '.join(models)}"
 
 
 def _prefixed(name: str, progress: Progress | None) -> Progress | None:

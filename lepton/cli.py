@@ -4,14 +4,26 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-import tempfile
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lepton.bundle import named
 from lepton.ir.diagnostics import Exit, UsageError
-from lepton.terminal import EXIT_CODES, HelpKnobs, Progress, Version, count, duration, parse_sizes, parse_structure, run
+from lepton.ir.files import check_destination
+from lepton.terminal import (
+    EXIT_CODES,
+    HelpKnobs,
+    Parser,
+    Progress,
+    Version,
+    count,
+    duration,
+    parse_sizes,
+    parse_structure,
+    run,
+)
 
 if TYPE_CHECKING:
     from lepton.driver import Options, Report
@@ -36,9 +48,8 @@ examples:
 
 
 def parser() -> argparse.ArgumentParser:
-    made = argparse.ArgumentParser(
-        prog="leptonc", description="Compile an ONNX model (or .lir text) to a self-contained shared library.",
-        epilog=EXAMPLES + EXIT_CODES, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
+    made = Parser("leptonc", description="Compile an ONNX model (or .lir text) to a self-contained shared library.",
+                  epilog=EXAMPLES + EXIT_CODES)
     made.add_argument("models", nargs="*", metavar="model", help="model.onnx or graph.lir; several share one file, "
                       "each with a name: find=find.onnx read=read.onnx")
     made.add_argument("-o", "--output", metavar="FILE",
@@ -122,8 +133,10 @@ def compile_file(args: argparse.Namespace, repro: Path) -> int:
         if Path(file).is_dir():
             raise UsageError(f"cannot read '{file}': it is a folder")
     out = args.output or Path(args.model).with_suffix(EMITS[args.emit]).name
-    check_destination(out, args)
+    check_output(out, args)
     options = options_of(args, repro)
+    if args.quiet:
+        warnings.simplefilter("ignore")
     with Progress(args.quiet, args.verbose) as progress:
         if args.emit == "so":
             from lepton.driver import compile_to
@@ -160,7 +173,7 @@ def options_of(args: argparse.Namespace, repro: Path) -> Options:
         "self_check": args.self_check, "repro_dir": str(repro)})
 
 
-def check_destination(out: str, args: argparse.Namespace) -> None:
+def check_output(out: str, args: argparse.Namespace) -> None:
     """Find out before a long compile what would stop its result from being written. Raises UsageError."""
     if out == "-":
         if args.emit in BINARY:
@@ -169,20 +182,11 @@ def check_destination(out: str, args: argparse.Namespace) -> None:
             raise UsageError("--json and the output cannot both go to stdout", help="give a file with -o")
         return
     path = Path(out)
-    if path.is_dir():
-        raise UsageError(f"cannot write {out}: it is a folder", help="give the file's name too: -o folder/model.so")
+    check_destination(path)
     if path.exists() and not path.is_file():
         raise UsageError(f"cannot write {out}: it is no regular file", help="-o - writes text to stdout")
     if path.exists() and any(Path(m).exists() and path.samefile(m) for m in (args.model, *args.several.values())):
         raise UsageError(f"cannot write {out}: it is the model itself", help="name another file with -o")
-    if not path.parent.is_dir():
-        raise UsageError(f"cannot write {out}: there is no folder {path.parent}", help=f"mkdir -p {path.parent}")
-    try:
-        with tempfile.TemporaryFile(dir=path.parent):
-            pass
-    except OSError as error:
-        raise UsageError(f"cannot write {out}: no file can be made in {path.parent}: {error.strerror}",
-                         help="choose another folder with -o") from error
 
 
 def tell(report: Report, files: Sequence[Path], args: argparse.Namespace) -> None:

@@ -12,7 +12,7 @@ import numpy as np
 
 from lepton.artifact import Model
 from lepton.codegen.target import Target
-from lepton.commands.common import aliases, described, open_model
+from lepton.commands.common import aliases, described
 from lepton.driver import Compiled, Options, Report, checked, lower, program_of, run_here
 from lepton.inputs import make_inputs, ports_of
 from lepton.ir.core import Graph, Node, User, Value
@@ -24,6 +24,8 @@ from lepton.ir.tensor import Array
 from lepton.ir.types import DType, TensorType
 
 JSON_VERSION = 1
+# By `--precision`, how large a share of the largest magnitude what is rounded may move (docs/precision.md).
+RTOL: Mapping[str, float] = {"f32": 1e-4, "fp16": 1e-2, "bf16": 1e-1}
 CHUNK = 256 << 20  # bytes of intermediate values looked at in one run
 
 
@@ -44,18 +46,17 @@ class Tolerance:
 
 @dataclass(frozen=True)
 class Request:
-    """What to compare: a model, compiled with `options` or as `so`, on inputs of these sizes (of its open dimensions);
-    `against`: references, () for all there are."""
+    """What to compare: a model, compiled with `options` here or already (`so`), on inputs of these sizes (of its open
+    dimensions); `against`: references, () for all there are."""
 
     model: str
-    so: str | None
+    so: Model | None
     options: Options
     sizes: Mapping[str, int]
     inputs: tuple[str, ...]
     seed: int
     tolerance: Tolerance
     against: tuple[str, ...] = ()
-    which: str | None = None  # of a `so` that holds several
 
 
 @dataclass(frozen=True)
@@ -100,8 +101,8 @@ class Comparison:
 def compare(request: Request) -> Comparison:
     """Run the model and the references on the same inputs. Raises LeptonError."""
     if request.so is not None:
-        model = open_model(request.so, {}, which=request.which).model
-        graph, done = checked(request.model, request.options), None
+        model, done = request.so, None
+        graph = checked(request.model, request.options)
     else:
         done = lower(request.model, request.options)
         graph = done.original
@@ -240,7 +241,8 @@ def diagnose(done: Compiled, inputs: Sequence[Array], request: Request) -> str:
         return found
     return ("each node agrees with the interpreter when its result is kept: what is wrong lies in how the program is "
             "planned (views, memory)"
-            + (", or the .so is not of this model, or was made with other options (--precision)" if request.so else ""))
+            + (", or the .so is not of this model, or was made with other --passes or contents (--value)"
+               if request.so else ""))
 
 
 def first_divergence(graph: Graph, target: Target, inputs: Sequence[Array], request: Request) -> str:

@@ -25,11 +25,11 @@ from lepton.codegen.plan import check_supported, plan
 from lepton.codegen.program import Program, Storage
 from lepton.codegen.schedule import Table
 from lepton.codegen.target import Target, parse_targets, runs_here
-from lepton.ir import dims, ops
+from lepton.ir import ops
 from lepton.ir.core import Graph, clone
 from lepton.ir.diagnostics import Exit, LeptonError, ParseError, ResourceError, UsageError, VerifyError
+from lepton.ir.files import check_destination
 from lepton.ir.structure import Spec
-from lepton.ir.types import TensorType
 from lepton.ir.verify import verify
 from lepton.passes.base import Math
 from lepton.passes.default import pipeline_for
@@ -38,6 +38,7 @@ from lepton.passes.instruments import Reproducer
 from lepton.passes.pipeline import Pipeline, parse_pipeline
 from lepton.ranges import Dims
 from lepton.reproducer import kept
+from lepton.sizes import check_sizes, warn_of_nothing
 from lepton.terminal import not_installed
 from lepton.tuning import cache as tuning_cache
 from lepton.tuning import search as tuning
@@ -45,7 +46,6 @@ from lepton.tuning import search as tuning
 if TYPE_CHECKING:
     from lepton.artifact import Model
 
-MAX_BYTES = 2**47  # of one value: what fits the address space of a process
 Source = Any  # a path, bytes, an onnx.ModelProto or a Graph
 Progress = Callable[[str], None]
 
@@ -168,7 +168,7 @@ def pipelines(targets: tuple[Target, ...], options: Options) -> list[Pipeline]:
         raise UsageError(f"cannot read the pipeline {options.passes!r}: {error.message}",
                          help='as in "fold,cse" or "fuse{max=4}"') from error
     return [asked or Pipeline(pipeline_for(t.name.split("-")[0], options.level, options.math, options.precision,
-                                           t.tiles))
+                                           t.tiles, t.float8))
             for t in targets]
 
 
@@ -183,8 +183,6 @@ def optimise(graph: Graph, pipeline: Pipeline, options: Options) -> Graph:
     except LeptonError as error:
         if isinstance(error.__cause__, MemoryError):
             raise ResourceError("out of memory in a pass", help=error.message) from error
-        if isinstance(error.__cause__, VerifyError) and (options.verify_each or options.self_check):
-            error.exit = Exit.REFUSED
         raise
 
 
@@ -197,6 +195,7 @@ def lower(source: Source, options: Options, progress: Progress | None = None) ->
         raise UsageError(f"cannot tune for {', '.join(lost)}: candidates are measured on this machine's processor")
     with report.stage("read", progress):
         original = checked(source, options)
+        warn_of_nothing(original)
         report.ops_before = count_ops(original)
     done = Compiled(original, [], [], report)
     for target, pipeline in zip(targets, each, strict=True):
@@ -271,18 +270,6 @@ def tune(graph: Graph, target: Target, options: Options, report: Report, progres
     report.tuning.setdefault(target.name, []).append(found.facts())
 
 
-def check_sizes(graph: Graph) -> None:
-    """Raises ResourceError for a value that no machine could hold, whatever its open dimensions are."""
-    values = [*((v, ()) for v in graph.inputs), *((v, n.loc) for n in graph.walk() for v in n.results)]
-    for value, loc in values:
-        if isinstance(value.type, TensorType):
-            size = value.tensor.size * value.tensor.dtype.bytes
-            least = dims.evaluate(size, dict.fromkeys(dims.symbols(size), 1))
-            if least > MAX_BYTES or any(isinstance(d, int) and d > MAX_BYTES for d in value.tensor.shape):
-                raise ResourceError(f"'{value.name or 'a value'}' would be {value.type}: {least} bytes, more than any "
-                                    f"machine has", where=loc[0] if loc else None)
-
-
 def compile_objects(source: Source, options: Options, *, linked: bool, progress: Progress | None = None) -> Compiled:
     """model -> objects. `linked`: for the linker, which brings the weights; else for this process."""
     return spell(lower(source, options, progress), options, linked=linked, progress=progress)
@@ -309,6 +296,7 @@ def compile_to(source: Source | Mapping[str, Source], out: str | os.PathLike[str
     """model -> `out`, a self-contained shared library; several models by their names -> one file that holds them all.
     Raises LeptonError; an existing file is replaced only by a complete one."""
     made = Options.of(options)
+    check_destination(Path(out))  # before a long compile
     if isinstance(source, Mapping):
         return compile_models(source, out, made, progress)
     return link_to(compile_objects(source, made, linked=True, progress=progress), Path(out), progress)

@@ -1,11 +1,8 @@
 """`--emit`: the forms a model takes on its way, as text or objects."""
 from __future__ import annotations
 
-import os
 import sys
-import tempfile
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,9 +22,9 @@ from lepton.driver import (
     pipelines,
 )
 from lepton.ir.core import Graph
-from lepton.ir.diagnostics import ResourceError, UsageError
+from lepton.ir.diagnostics import UsageError
+from lepton.ir.files import disk_errors, replacing
 from lepton.ir.sidecar import SUFFIX, save_constants
-from lepton.terminal import FULL
 
 
 @dataclass(frozen=True)
@@ -141,17 +138,8 @@ def write(forms: Sequence[Form], out: str) -> list[Path]:
     names = [path if len(forms) == 1 else path.with_name(f"{path.stem}.{f.suffix}{path.suffix}") for f in forms]
     for name, form in zip(names, forms, strict=True):
         if form.graph is not None:
-            with _disk_errors(name):
+            with disk_errors(name):
                 save_constants(form.graph, name.with_name(name.stem + SUFFIX))
-        with _disk_errors(name), tempfile.TemporaryDirectory(prefix=".lepton-", dir=name.parent) as folder:
-            (Path(folder) / name.name).write_bytes(form.data)
-            os.replace(Path(folder) / name.name, name)
+        with replacing(name) as partial:
+            partial.write_bytes(form.data)
     return names
-
-
-@contextmanager
-def _disk_errors(out: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise (ResourceError if error.errno in FULL else UsageError)(f"cannot write {out}: {error.strerror}") from error

@@ -24,6 +24,7 @@ from lepton.passes.cases import BETWEEN_CASES, read_cases
 from lepton.passes.instruments import Statistics, Timing, bisect
 from lepton.passes.pipeline import Pipeline, parse_pipeline
 from lepton.passes.registry import load_all
+from lepton.terminal import Parser
 
 EXAMPLES = """examples:
   lepton-opt model.lir --passes canonicalise,fold,cse --verify-each
@@ -59,9 +60,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        "lepton-opt", description="Run passes on text IR.", epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser("lepton-opt", description="Run passes on text IR.", epilog=EXAMPLES)
     add = parser.add_argument
     add("input", nargs="?", default="-", help="a .lir file or an ONNX model; - for standard input")
     add("-o", dest="output", default="-", metavar="FILE", help="where the text goes (default: -, standard output)")

@@ -7,15 +7,16 @@ import json
 import os
 import re
 import sys
+import warnings
 from collections.abc import Callable, Sequence
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from lepton.ir.diagnostics import Exit, LeptonError, NotInstalledError, UsageError
+from lepton.ir.files import FULL
 from lepton.knobs import NO_COLOR
 
-FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 MAX_SIZE = 2**63 - 1
 
 EXIT_CODES = """\
@@ -30,11 +31,13 @@ COMPILER_NEEDS = frozenset({"onnx", "llvmlite", "ml_dtypes", "networkx", "google
 
 
 def run(tool: str, body: Callable[[], int], argv: Sequence[str], repro: Path | None = None) -> int:
-    """Call `body` and turn what it raises into a message on stderr and an exit code.
+    """Call `body` and turn what it raises into a message on stderr and an exit code; warnings are lines there too.
 
     A bug leaves a reproducer in `repro` (None: a new folder)."""
     try:
-        code = body()
+        with warnings.catch_warnings():
+            warnings.showwarning = lambda message, *_, **__: _say(f"{tool}: warning: {message}")
+            code = body()
         sys.stdout.flush()
         return code
     except LeptonError as error:
@@ -143,6 +146,18 @@ def _spinner() -> Any:
     except ImportError:
         return None
     return console.Console(stderr=True).status("")
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse's, that tells a mistake in the words the other errors have, without the list of all options."""
+
+    def __init__(self, prog: str, **settings: Any) -> None:
+        super().__init__(prog=prog, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False,
+                         **settings)
+
+    def error(self, message: str) -> NoReturn:
+        """Exit by the code of usage errors."""
+        self.exit(int(Exit.USAGE), f"{self.prog}: error: {message}\n  = help: {self.prog} --help shows all options\n")
 
 
 class Version(argparse.Action):

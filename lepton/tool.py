@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from lepton.commands import bench, compare, compress, inspect_, ops
 from lepton.commands import run as run_command
-from lepton.terminal import EXIT_CODES, HelpKnobs, Version, run
+from lepton.terminal import EXIT_CODES, HelpKnobs, Parser, Version, run
 
 EXAMPLES = """\
 examples:
@@ -24,9 +24,7 @@ examples:
 
 
 def parser() -> argparse.ArgumentParser:
-    made = argparse.ArgumentParser(
-        prog="lepton", description="Run, measure, look at and check models.", epilog=EXAMPLES + EXIT_CODES,
-        formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
+    made = Parser("lepton", description="Run, measure, look at and check models.", epilog=EXAMPLES + EXIT_CODES)
     made.add_argument("--version", action=Version)
     made.add_argument("--help-knobs", action=HelpKnobs)
     commands = made.add_subparsers(title="commands", metavar="COMMAND", required=True)

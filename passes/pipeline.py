@@ -92,7 +92,19 @@ class Pipeline:
             if not _is_bug(error):
                 raise
             helps = [text for instrument in self.instruments if (text := instrument.failed(step, error))]
-            raise _internal(step, error, "; ".join(helps)) from error
+            raise self._broken(step, error, "; ".join(helps)) from error
+
+    def _broken(self, step: Step, error: Exception, help: str) -> LeptonError:
+        """What a bug in a pass is told as: refused where a verification that was asked for found it."""
+        said = error.message if isinstance(error, LeptonError) else f"{type(error).__name__}: {error}"
+        where, file = getattr(error, "where", None), tools.plugin_of(step.pass_)
+        if file is not None and not isinstance(error, LeptonError):
+            lines = [f.lineno for f in traceback.extract_tb(error.__traceback__) if Path(f.filename).resolve() == file]
+            return UsageError(f"in pass '{step.pass_}' of {file}{f':{lines[-1]}' if lines else ''}: {said}", help=help)
+        asked = any(isinstance(i, tools.VerifyEach | tools.SelfCheck) for i in self.instruments)
+        return LeptonError(f"internal error in pass '{step.pass_}': {said}", where=where,
+                           exit=Exit.REFUSED if asked and isinstance(error, VerifyError) else Exit.INTERNAL,
+                           help=f"this is a bug in {file or 'Lepton'}{'; ' if help else ''}{help}")
 
 
 def parse_pipeline(text: str, math: Math | None = None) -> Pipeline:
@@ -126,13 +138,3 @@ def _is_bug(error: Exception) -> bool:
     """Passes never see a wrong model: the frontend has checked it. A graph that stops fitting together is our fault."""
     return (not isinstance(error, LeptonError) or error.exit is Exit.INTERNAL
             or isinstance(error, VerifyError | TypeRuleError))
-
-
-def _internal(step: Step, error: Exception, help: str) -> LeptonError:
-    said = error.message if isinstance(error, LeptonError) else f"{type(error).__name__}: {error}"
-    where, file = getattr(error, "where", None), tools.plugin_of(step.pass_)
-    if file is not None and not isinstance(error, LeptonError):
-        lines = [f.lineno for f in traceback.extract_tb(error.__traceback__) if Path(f.filename).resolve() == file]
-        return UsageError(f"in pass '{step.pass_}' of {file}{f':{lines[-1]}' if lines else ''}: {said}", help=help)
-    return LeptonError(f"internal error in pass '{step.pass_}': {said}", where=where, exit=Exit.INTERNAL,
-                       help=f"this is a bug in {file or 'Lepton'}{'; ' if help else ''}{help}")

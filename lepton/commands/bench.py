@@ -9,16 +9,19 @@ from typing import TYPE_CHECKING, Any
 
 from lepton.commands.common import (
     Opened,
+    add_code,
     add_inputs,
     add_model,
     add_parser,
     add_threads,
+    check_source,
+    code_options,
     described,
     is_artifact,
     open_model,
 )
 from lepton.ir.diagnostics import Exit, UsageError
-from lepton.terminal import count, parse_dims, parse_structure
+from lepton.terminal import count, parse_dims
 
 if TYPE_CHECKING:
     from lepton.artifact import Model, Session, StepTime
@@ -40,13 +43,11 @@ def add(commands: Any) -> None:
     add_model(parser)
     add_inputs(parser)
     add_threads(parser)
-    parser.add_argument("--target", default="native", metavar="T", help="for a .onnx or .lir: what to compile it for")
+    add_code(parser)
     parser.add_argument("--seed", type=count, default=0, metavar="N", help="of the random inputs (default 0)")
     parser.add_argument("--runs", type=count, default=0, metavar="N", help="how many runs (default: as time allows)")
     parser.add_argument("--seconds", type=float, default=2.0, metavar="S", help="how long, unless --runs is given")
     parser.add_argument("--warmup", type=count, default=3, metavar="N", help="runs before the clock starts (default 3)")
-    parser.add_argument("-O", dest="level", type=int, choices=range(4), default=2, metavar="0..3",
-                        help="for a .onnx or .lir: how much to optimise (default 2)")
     parser.add_argument("--profile", action="store_true", help="time per kernel")
     parser.add_argument("--roofline", action="store_true",
                         help="for a .onnx or .lir: each kernel's speed against measured ceilings of this machine")
@@ -84,16 +85,14 @@ def execute(args: argparse.Namespace) -> Exit:
 def _open(args: argparse.Namespace) -> tuple[Opened, Compiled | None]:
     """The model; for a roofline also what it was compiled from. Raises LeptonError."""
     if not args.roofline:
-        return open_model(args.model, parse_dims(args.dim), args.threads, args.target, args.structure, args.plugins,
-                          args.level, args.which), None
+        return open_model(args), None
     if is_artifact(args.model):
         raise UsageError(f"--roofline: {args.model} is compiled and does not say what its kernels do",
                          help="give the .onnx or .lir it came from, with the same -O, --dim and --target")
+    check_source(args)
     from lepton.driver import Options, lower, run_here
 
-    options = Options.of({"target": args.target, "level": args.level, "dims": parse_dims(args.dim),
-                          "threads": args.threads, "structure": parse_structure(args.structure),
-                          "plugins": tuple(args.plugins)})
+    options = Options.of(code_options(args, parse_dims(args.dim)))
     done = lower(args.model, options)
     return Opened(run_here(done, options), {}), done
 

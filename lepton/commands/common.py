@@ -5,11 +5,10 @@ import argparse
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lepton.ir.diagnostics import UsageError
-from lepton.terminal import count, parse_structure
+from lepton.terminal import count, parse_dims, parse_structure
 
 if TYPE_CHECKING:
     from lepton.artifact import Model
@@ -22,8 +21,7 @@ SOURCES = (".onnx", ".lir")
 def add_parser(commands: Any, name: str, help: str, examples: str) -> argparse.ArgumentParser:
     """A command's parser: one sentence, examples at the end."""
     made: argparse.ArgumentParser = commands.add_parser(
-        name, help=help, description=help[0].upper() + help[1:] + ".", epilog=f"examples:\n{examples}",
-        formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
+        name, help=help, description=help[0].upper() + help[1:] + ".", epilog=f"examples:\n{examples}")
     return made
 
 
@@ -48,6 +46,17 @@ def add_model(parser: argparse.ArgumentParser) -> None:
     """The model, and which one of a file that holds several."""
     parser.add_argument("model", help="model.so; or model.onnx, graph.lir, compiled on the way")
     parser.add_argument("--model", dest="which", metavar="NAME", help="of a .so that holds several: which one")
+
+
+def add_code(parser: argparse.ArgumentParser) -> None:
+    """How a .onnx or .lir is compiled on the way, and of a .so where it runs. None: not given."""
+    parser.add_argument("--target", metavar="T", help="for a .onnx or .lir: what to compile it for (default: native)")
+    parser.add_argument("-O", dest="level", type=int, choices=range(4), metavar="0..3",
+                        help="for a .onnx or .lir: how much to optimise (default 2)")
+    parser.add_argument("--math", choices=("strict", "default", "fast"), help="for a .onnx or .lir: as for leptonc")
+    parser.add_argument("--precision", choices=("f32", "bf16", "fp16"), help="for a .onnx or .lir: as for leptonc")
+    parser.add_argument("--device", choices=("cpu", "cuda", "auto"), help="of a .so with code for both: where it runs "
+                        "(default: what it was compiled for first; auto: on the GPU if there is one)")
 
 
 def add_threads(parser: argparse.ArgumentParser) -> None:
@@ -78,27 +87,48 @@ class Opened:
         return make_inputs(self.model.inputs, given, self.sizes, seed, aliases(self.model))
 
 
-def open_model(path: str, sizes: Mapping[str, int], threads: int = 0, target: str = "native",
-               structure: Sequence[str] = (), plugins: Sequence[str] = (), level: int = 2,
-               which: str | None = None) -> Opened:
-    """Load a .so; compile anything else in this process, with `sizes` and `structure` compiled in. Raises
-    LeptonError."""
-    if is_artifact(path):
-        if plugins:  # they may bring functions that it calls
-            from lepton.plugins import load as load_plugins
-
-            load_plugins(plugins)
-        if structure:
-            raise UsageError(f"--structure {structure[0]}: {path} is compiled, what it takes is settled")
-        from lepton.library import load
-
-        return Opened(load(path, threads=threads, model=which), sizes)
-    if which is not None:
-        raise UsageError(f"--model {which}: {path} holds one model")
+def open_model(args: argparse.Namespace) -> Opened:
+    """Load a .so; compile anything else in this process, as the command line says. Raises LeptonError."""
+    sizes = parse_dims(args.dim)
+    if is_artifact(args.model):
+        return Opened(load_artifact(args.model, args), sizes)
+    check_source(args)
     from lepton.driver import compile
 
-    return Opened(compile(path, target=target, level=level, dims=dict(sizes), threads=threads,
-                          structure=parse_structure(structure), plugins=tuple(plugins)), {})
+    return Opened(compile(args.model, **code_options(args, sizes)), {})
+
+
+def load_artifact(path: str, args: argparse.Namespace) -> Model:
+    """A .so, on the device and with the threads that the command line names. Raises LeptonError, also for options that
+    only mean something while compiling."""
+    from lepton.library import load
+
+    words = {"--target": args.target, "-O": args.level, "--math": args.math, "--precision": args.precision,
+             "--structure": next(iter(args.structure), None)}
+    if given := [f"{option} {value}" for option, value in words.items() if value is not None]:
+        raise UsageError(f"{given[0]}: {path} is compiled, that is settled",
+                         help="give the .onnx or .lir it came from, or compile it again")
+    if args.plugins:  # they may bring functions that it calls
+        from lepton.plugins import load as load_plugins
+
+        load_plugins(args.plugins)
+    return load(path, threads=args.threads, model=args.which, device=args.device)
+
+
+def check_source(args: argparse.Namespace) -> None:
+    """Raises UsageError for options that only a .so has a use for."""
+    if args.which is not None:
+        raise UsageError(f"--model {args.which}: {args.model} holds one model")
+    if args.device is not None:
+        raise UsageError(f"--device {args.device}: {args.model} is compiled here, for what --target says",
+                         help="--device chooses among the targets of a .so")
+
+
+def code_options(args: argparse.Namespace, dims: Mapping[str, Any]) -> dict[str, Any]:
+    """What the command line says about compiling: keywords of `lepton.driver.Options`. Raises UsageError."""
+    given = {name: getattr(args, name) for name in ("target", "level", "math", "precision")}
+    return {**{name: value for name, value in given.items() if value is not None}, "dims": dict(dims),
+            "threads": args.threads, "structure": parse_structure(args.structure), "plugins": tuple(args.plugins)}
 
 
 def aliases(model: Model) -> dict[str, str]:
@@ -112,11 +142,3 @@ def described(arrays: Mapping[str, Array]) -> dict[str, str]:
     from lepton.ports import type_words
 
     return {name: type_words(a.dtype, a.shape) for name, a in arrays.items()}
-
-
-def check_folder(path: Path) -> None:
-    """Raises UsageError where no file can be written at `path`."""
-    if path.is_dir():
-        raise UsageError(f"cannot write {path}: it is a folder")
-    if not path.parent.is_dir():
-        raise UsageError(f"cannot write {path}: there is no folder {path.parent}", help=f"mkdir -p {path.parent}")

@@ -6,12 +6,22 @@ import json
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from lepton.commands.common import add_inputs, add_parser, add_threads
+from lepton.commands.common import (
+    add_code,
+    add_inputs,
+    add_parser,
+    add_threads,
+    check_source,
+    code_options,
+    load_artifact,
+)
 from lepton.ir.diagnostics import Exit, UsageError
-from lepton.terminal import count, parse_dims, parse_sizes, parse_structure
+from lepton.terminal import count, parse_dims, parse_sizes
 
 if TYPE_CHECKING:
+    from lepton.artifact import Model
     from lepton.compare import Comparison
+    from lepton.driver import Options
 
 REFERENCES = ("onnxruntime", "interpreter")
 EXAMPLES = """\
@@ -30,14 +40,11 @@ def add(commands: Any) -> None:
     add_threads(parser)
     parser.add_argument("--seed", "--random", type=count, default=0, metavar="N",
                         help="of the random inputs, which stand for what is not given (default 0)")
-    parser.add_argument("--target", default="native", metavar="T", help="what to compile for")
-    parser.add_argument("-O", dest="level", type=int, choices=range(4), default=2, metavar="0..3",
-                        help="how much to optimise (default 2)")
-    parser.add_argument("--math", choices=("strict", "default", "fast"), default="default", help="as for leptonc")
+    add_code(parser)
     parser.add_argument("--against", choices=REFERENCES, action="append",
                         help="which reference (default: ONNX Runtime if it is installed, and the interpreter)")
-    parser.add_argument("--rtol", type=float, default=1e-4, metavar="X",
-                        help="allowed error as a share of the reference's largest magnitude (default 1e-4)")
+    parser.add_argument("--rtol", type=float, metavar="X", help="allowed error as a share of the reference's largest "
+                        "magnitude (default 1e-4; 1e-2 with fp16, 0.1 with bf16)")
     parser.add_argument("--atol", type=float, default=1e-6, metavar="X", help="allowed besides (default 1e-6)")
     parser.add_argument("--json", action="store_true", help="print JSON")
     parser.set_defaults(execute=execute)
@@ -46,24 +53,40 @@ def add(commands: Any) -> None:
 def execute(args: argparse.Namespace) -> Exit:
     """WRONG where an output differs by more than is allowed. Raises LeptonError."""
     from lepton import ranges
-    from lepton.compare import Request, Tolerance, compare
-    from lepton.driver import Options
+    from lepton.compare import RTOL, Request, Tolerance, compare
 
-    if not args.rtol >= 0 or not args.atol >= 0:
+    if not (args.rtol is None or args.rtol >= 0) or not args.atol >= 0:
         raise UsageError("--rtol and --atol must be 0 or more")
     if args.model.endswith(".so"):
         raise UsageError(f"{args.model} is not a model to compile",
                          help="lepton compare model.onnx --so model.so compares what was compiled of it")
-    dims = parse_dims(args.dim) if args.so else parse_sizes(args.dim)
-    sizes = ranges.usual(dims) if args.so else ranges.usual(ranges.split(dims)[1])
-    options = Options.of({"target": args.target, "level": args.level, "math": args.math, "threads": args.threads,
-                          "dims": {} if args.so else dims,
-                          "structure": parse_structure(args.structure), "plugins": tuple(args.plugins)})
-    request = Request(args.model, args.so, options, sizes, tuple(args.input), args.seed,
-                      Tolerance(args.rtol, args.atol), tuple(args.against or ()), args.which)
+    given = parse_dims(args.dim) if args.so else {}
+    artifact, options = _asked(args)
+    pinned, open_ = ranges.split(options.dims)
+    if other := [name for name in given if pinned.get(name, given[name]) != given[name]]:
+        raise UsageError(f"--dim {other[0]}={given[other[0]]}: {args.so} was compiled for {pinned[other[0]]}")
+    sizes = ranges.usual(open_) | {name: size for name, size in given.items() if name not in pinned}
+    rtol = RTOL[options.precision] if args.rtol is None else args.rtol
+    request = Request(args.model, artifact, options, sizes, tuple(args.input), args.seed,
+                      Tolerance(rtol, args.atol), tuple(args.against or ()))
     found = compare(request)
     print(json.dumps(found.record()) if args.json else text(found))
     return Exit.OK if found.agrees else Exit.WRONG
+
+
+def _asked(args: argparse.Namespace) -> tuple[Model | None, Options]:
+    """The .so, if one is given, and how it (or else the model) is compiled. Raises LeptonError."""
+    from lepton.driver import Options
+
+    if not args.so:
+        check_source(args)
+        return None, Options.of(code_options(args, parse_sizes(args.dim)))
+    model = load_artifact(args.so, args)
+    facts = model.metadata
+    return model, Options.of({
+        "target": model.target or "native", "level": facts["level"], "math": facts["math"],
+        "precision": facts["precision"], "threads": args.threads, "plugins": tuple(args.plugins),
+        "dims": {name: size if isinstance(size, int) else tuple(size) for name, size in facts["dims"].items()}})
 
 
 def text(found: Comparison) -> str:

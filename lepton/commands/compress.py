@@ -3,14 +3,13 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import re
-import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lepton.commands.common import add_parser
-from lepton.ir.diagnostics import Exit, UsageError
+from lepton.ir.diagnostics import Exit
+from lepton.ir.files import check_destination, replacing
 from lepton.terminal import Progress, count, parse_dims
 
 if TYPE_CHECKING:
@@ -63,7 +62,7 @@ def execute(args: argparse.Namespace) -> Exit:
     from lepton.compress.searching import BudgetError, Plan, Search
 
     for out in filter(None, (args.output, args.onnx, args.report)):
-        _check_folder(Path(out))
+        check_destination(Path(out))
     kept = args.study or str(Path(args.output).with_suffix(".study"))
     plan = Plan(Budget.of(args.budget), args.objective, args.search, args.trials, args.time, kept, args.seed,
                 parse_dims(args.dim), args.target, args.level, args.threads).checked()
@@ -112,12 +111,5 @@ def tell(result: Result, size: int, args: argparse.Namespace) -> None:
 
 
 def _write(path: Path, data: bytes) -> None:
-    """Replace a file by a complete one."""
-    with tempfile.TemporaryDirectory(prefix=".lepton-", dir=path.parent) as folder:
-        (Path(folder) / path.name).write_bytes(data)
-        os.replace(Path(folder) / path.name, path)
-
-
-def _check_folder(path: Path) -> None:
-    if path.is_dir() or not path.parent.is_dir():
-        raise UsageError(f"cannot write {path}: {'it is a folder' if path.is_dir() else 'its folder does not exist'}")
+    with replacing(path) as partial:
+        partial.write_bytes(data)

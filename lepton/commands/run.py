@@ -3,17 +3,16 @@ from __future__ import annotations
 
 import argparse
 import io
-import os
 import sys
-import tempfile
 import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lepton.commands.common import add_inputs, add_model, add_parser, add_threads, check_folder, open_model
+from lepton.commands.common import add_code, add_inputs, add_model, add_parser, add_threads, open_model
 from lepton.ir.diagnostics import Exit, UsageError
-from lepton.terminal import count, parse_dims
+from lepton.ir.files import check_destination, replacing
+from lepton.terminal import count
 
 if TYPE_CHECKING:
     from lepton.ports import Array
@@ -34,14 +33,14 @@ def add(commands: Any) -> None:
                         help="where the outputs go: all to an .npz, or one to an .npy")
     parser.add_argument("--random", type=count, metavar="SEED", help="random values for the inputs that are not given")
     parser.add_argument("--print", action="store_true", help="print the outputs' elements")
+    add_code(parser)
     add_threads(parser)
     parser.set_defaults(execute=execute)
 
 
 def execute(args: argparse.Namespace) -> Exit:
     """Raises LeptonError."""
-    opened = open_model(args.model, parse_dims(args.dim), args.threads, structure=args.structure, plugins=args.plugins,
-                        which=args.which)
+    opened = open_model(args)
     places = _places(args.output, [p.name for p in opened.model.outputs])
     outputs = opened.model.run_ports(opened.inputs(args.input, args.random))
     for path, names in places.items():
@@ -61,7 +60,7 @@ def _places(words: Sequence[str], known: Sequence[str]) -> dict[Path, list[str]]
             raise UsageError(f"-o {word}: the model has no output '{name}'", help=f"its outputs: {', '.join(known)}")
         if path.suffix != (".npy" if one else ".npz"):
             raise UsageError(f"-o {word}: expected FILE.npz for all outputs, or NAME=@FILE.npy for one")
-        check_folder(path)
+        check_destination(path)
         places[path] = [name] if one else list(known)
     return places
 
@@ -70,20 +69,15 @@ def _save(path: Path, arrays: Mapping[str, Array]) -> None:
     """One array as .npy, or all as .npz; what was there is replaced only by a complete file. Raises UsageError."""
     import numpy as np
 
-    try:
-        with tempfile.TemporaryDirectory(prefix=".lepton-", dir=path.parent) as folder:
-            partial = Path(folder) / path.name
-            if path.suffix == ".npy":
-                (array,) = arrays.values()
-                np.save(partial, _plain(array), allow_pickle=False)
-            else:
-                with zipfile.ZipFile(partial, "w") as file:  # np.savez cannot have an array called `file`
-                    for name, array in arrays.items():
-                        np.save(data := io.BytesIO(), _plain(array), allow_pickle=False)
-                        file.writestr(f"{name}.npy", data.getvalue())
-            os.replace(partial, path)
-    except OSError as error:
-        raise UsageError(f"cannot write {path}: {error.strerror}") from error
+    with replacing(path) as partial:
+        if path.suffix == ".npy":
+            (array,) = arrays.values()
+            np.save(partial, _plain(array), allow_pickle=False)
+            return
+        with zipfile.ZipFile(partial, "w") as file:  # np.savez cannot have an array called `file`
+            for name, array in arrays.items():
+                np.save(data := io.BytesIO(), _plain(array), allow_pickle=False)
+                file.writestr(f"{name}.npy", data.getvalue())
 
 
 def _plain(array: Array) -> Array:

@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import os
 import platform
-import tempfile
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, fields
 from functools import cache
@@ -19,6 +18,7 @@ from typing import Any
 import lepton
 from lepton.codegen.schedule import Schedule
 from lepton.ir.diagnostics import ParseError, UsageError
+from lepton.ir.files import disk_errors, replacing
 from lepton.knobs import CACHE_HOME
 
 HEADER = {"lepton_tuning": 1}
@@ -122,19 +122,10 @@ class Cache:
         """Write the file, with what others have added to it meanwhile. Raises UsageError where that cannot be done."""
         self.rows = {**Cache.open(self.path).rows, **self.rows}
         text = "\n".join(json.dumps(r) for r in (HEADER, *(asdict(self.rows[p]) for p in sorted(self.rows)))) + "\n"
-        try:
+        with disk_errors(self.path):
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            with tempfile.NamedTemporaryFile("w", dir=self.path.parent, prefix=f".{self.path.name}.",
-                                             delete=False) as file:
-                try:
-                    file.write(text)
-                    file.flush()
-                    os.replace(file.name, self.path)
-                except BaseException:
-                    os.unlink(file.name)
-                    raise
-        except OSError as error:
-            raise UsageError(f"cannot write the tuning cache {self.path}: {error.strerror}") from error
+        with replacing(self.path) as partial:
+            partial.write_text(text)
 
     def here(self, target: str, threads: int) -> dict[str, Row]:
         """By kernel, what was measured on this machine by this compiler."""

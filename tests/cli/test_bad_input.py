@@ -315,7 +315,9 @@ def test_bad_options(refused: Callable[..., str], words: tuple[str, ...], said: 
 def test_usage(folder: Path, leptonc: Invoke, words: tuple[str, ...]) -> None:
     code, out, err = leptonc(*words)
     assert (code, out) == (2, "")
-    assert "error" in err
+    assert err.startswith("leptonc: error: ")
+    assert len(err.splitlines()) == 2, "more than what is wrong and where to read on"
+    assert "  = help: leptonc" in err
 
 
 # --- a run's inputs -------------------------------------------------------------------------------

@@ -107,6 +107,13 @@ def test_one_may_have_a_name(pair: tuple[Path, Path], tmp_path: Path) -> None:
     np.testing.assert_allclose(lepton.load(out, model="only")(X), np.maximum(X @ SHARED, 0), rtol=1e-4, atol=1e-4)
 
 
+def test_models_that_are_not_there_are_named(pair: tuple[Path, Path], tmp_path: Path,
+                                             capsys: pytest.CaptureFixture[str]) -> None:
+    assert leptonc([*map(str, pair), "-o", str(tmp_path / "x.so"), "--dim", "find:N=3"]) == 2
+    assert "no dimension 'find:N'" in (said := capsys.readouterr().err)
+    assert "no model is called 'find', there are relu, tanh" in said
+
+
 def test_names(tmp_path: Path) -> None:
     assert named(["x/find.onnx", "read=y/find.onnx"]) == {"find": "x/find.onnx", "read": "y/find.onnx"}
     with pytest.raises(UsageError, match="several models are called 'm'"):

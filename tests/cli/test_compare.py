@@ -69,6 +69,27 @@ def test_ranges_are_compared_at_their_usual_size(folder: Path, artifact: Path, l
     assert lepton_tool("compare", "mlp.onnx", "--so", artifact, "--dim", "N=1..6..9")[0] == 2
 
 
+def test_a_file_is_compared_as_it_was_compiled(folder: Path, leptonc: Invoke, lepton_tool: Invoke) -> None:
+    """Its precision decides what is allowed, its pinned dimensions are known, and it says so where others are asked."""
+    words = ("--precision", "bf16", "--dim", "N=3", "--target", "x86-avx2")
+    assert leptonc("mlp.onnx", "-o", "b.so", "-q", *words)[0] == 0
+    code, out, err = lepton_tool("compare", "mlp.onnx", "--so", "b.so", "--json")
+    record = json.loads(out)
+    assert (code, record["target"], record["inputs"]) == (0, "x86-avx2", {"x": "f32[3,16]"}), err
+    assert 1e-4 < record["references"]["interpreter"][0]["max_rel"] < 1e-1
+    assert lepton_tool("compare", "mlp.onnx", "--so", "b.so", "--rtol", "1e-4")[0] == 1
+    code, _, err = lepton_tool("compare", "mlp.onnx", "--so", "b.so", "--dim", "N=4")
+    assert (code, "--dim N=4: b.so was compiled for 3" in err) == (2, True), err
+    assert lepton_tool("compare", "mlp.onnx", "--so", "b.so", "--device", "cuda")[0] == 3
+    code, _, err = lepton_tool("compare", "mlp.onnx", "--so", "b.so", "--precision", "f32")
+    assert (code, "b.so is compiled, that is settled" in err) == (2, True), err
+
+
+def test_narrow_numbers_are_allowed_more(folder: Path, lepton_tool: Invoke) -> None:
+    assert lepton_tool("compare", "mlp.onnx", "--precision", "bf16")[0] == 0
+    assert lepton_tool("compare", "mlp.onnx", "--precision", "bf16", "--rtol", "1e-5")[0] == 1
+
+
 @pytest.mark.parametrize("words", [("--rtol", "-1"), ("--atol", "nan"), ("--dim", "Q=1"), ("--so", "gone.so")])
 def test_refuses(folder: Path, lepton_tool: Invoke, words: tuple[str, str]) -> None:
     assert lepton_tool("compare", "mlp.onnx", *words)[0] == 2

@@ -13,7 +13,9 @@ import numpy as np
 import pytest
 from onnx import TensorProto, helper
 
+import lepton
 from lepton.commands import bench
+from lepton.inputs import make_inputs
 from lepton.ir import ops
 from lepton.ir.op import OPS
 from tests.cli import models
@@ -152,6 +154,41 @@ def test_bench_text_of_a_source(folder: Path, lepton_tool: Invoke) -> None:
     assert "x: f32[2,16]" in out
     for word in ("p50", "p90", "p99", "mean", "runs/s", "first run", "kernel", "100.0%"):
         assert word in out
+
+
+@pytest.mark.parametrize("command", ["run", "bench"])
+def test_how_a_source_is_compiled(folder: Path, lepton_tool: Invoke, command: str) -> None:
+    """-O, --target, --math and --precision reach the compiler: the answer is that of `leptonc` with them."""
+    words = ("--precision", "bf16", "--target", "x86-avx2", "-O", "1", "--math", "strict", "--dim", "N=2")
+    more = ("--random", "3", "-o", "got.npz") if command == "run" else ("--runs", "1", "--json")
+    code, out, err = lepton_tool(command, "mlp.onnx", *words, *more)
+    assert code == 0, err
+    if command == "bench":
+        assert json.loads(out)["target"] == "x86-avx2"
+        return
+    model = lepton.compile("mlp.onnx", precision="bf16", target="x86-avx2", level=1, math="strict", dims={"N": 2})
+    assert lepton_tool("run", "mlp.onnx", "--random", "3", "--dim", "N=2", "-o", "exact.npz")[0] == 0
+    got, exact = np.load("got.npz")["y"], np.load("exact.npz")["y"]
+    assert 0 < np.abs(got - exact).max() < 0.1 * np.abs(exact).max()
+    np.testing.assert_array_equal(got, model.run(make_inputs(model.inputs, (), {}, 3))["y"])
+
+
+@pytest.mark.parametrize("command", ["run", "bench"])
+@pytest.mark.parametrize("words", [("--target", "x86-avx2"), ("-O", "3"), ("--math", "fast"), ("--precision", "bf16"),
+                                   ("--structure", "x=2")])
+def test_what_is_compiled_is_settled(folder: Path, artifact: Path, lepton_tool: Invoke, command: str,
+                                     words: tuple[str, str]) -> None:
+    code, _, err = lepton_tool(command, artifact, *words)
+    assert (code, f"error: {words[0]} {words[1]}: {artifact} is compiled, that is settled" in err) == (2, True), err
+
+
+def test_devices_are_chosen_in_files(folder: Path, artifact: Path, lepton_tool: Invoke) -> None:
+    assert lepton_tool("run", artifact, "--random", "0", "--device", "cpu")[0] == 0
+    assert lepton_tool("bench", artifact, "--runs", "1", "--device", "cpu")[0] == 0
+    code, _, err = lepton_tool("run", artifact, "--random", "0", "--device", "cuda")
+    assert (code, "holds no code for CUDA" in err) == (3, True), err
+    code, _, err = lepton_tool("bench", "mlp.onnx", "--device", "cpu")
+    assert (code, "--device chooses among the targets of a .so" in err) == (2, True), err
 
 
 def test_percentiles_are_nearest_rank() -> None:

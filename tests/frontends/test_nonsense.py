@@ -104,6 +104,18 @@ def test_kernels_cannot_move_by_this(attribute: str, step: int) -> None:
             load(single(op, {"x": x}, constants={"w": w}, open_dims=True, **moved))
 
 
+@pytest.mark.parametrize("pad", [2**31, -2**31, 2**45, 2**62, 2**63 - 1, -2**63])
+def test_no_axis_is_padded_by_this(pad: int) -> None:
+    """Sizes, and how far a stride goes, would leave 63 bits; what such a size would be of is no tensor anyway."""
+    x, w = np.zeros((1, 1, 4, 4), np.float32), np.zeros((1, 1, 2, 2), np.float32)
+    for op, made in (("Conv", {"w": w}), ("ConvTranspose", {"w": w}), ("MaxPool", {})):
+        moved: dict[str, Any] = {"pads": [pad, 0, pad, 0], "strides": [2**30, 1], "kernel_shape": [2, 2]}
+        with pytest.raises(LeptonError, match=f"pads of {pad}"):
+            load(single(op, {"x": x}, constants=made, open_dims=True, **moved))
+    with pytest.raises(LeptonError, match="output_padding"):
+        load(single("ConvTranspose", {"x": x}, constants={"w": w}, output_padding=[pad, 0]))
+
+
 @pytest.mark.parametrize("op", ["MaxPool", "AveragePool", "LpPool"])
 def test_pools_are_not_cut(op: str) -> None:
     """Pads are not negative, says the standard; kernels would write beyond their copy of a row."""

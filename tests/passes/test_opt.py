@@ -106,7 +106,7 @@ def test_dumps_times_and_statistics(folder: Path, capsys: pytest.CaptureFixture[
 
 
 def test_wrong_answers(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert opt("in.lir", "--passes", "o-twice,o-wrong", "--self-check") == Exit.INTERNAL
+    assert opt("in.lir", "--passes", "o-twice,o-wrong", "--self-check") == Exit.REFUSED
     assert "rule wrong changed the meaning" in capsys.readouterr().err
     assert opt("in.lir", "--passes", "o-twice,o-wrong,o-twice", "--bisect") == Exit.WRONG
     assert capsys.readouterr().out.startswith("'g': pass 2, o-wrong: result 0: off by")

@@ -222,7 +222,7 @@ def test_verifying_names_the_pass() -> None:
     message = r"internal error in pass 'p-breaks\{how=type\}': (neg|relu) has type"
     with pytest.raises(LeptonError, match=message) as caught:
         run("p-twice,p-breaks{how=type}", tools.VerifyEach())
-    assert caught.value.exit is Exit.INTERNAL
+    assert caught.value.exit is Exit.REFUSED
     assert "this is a bug in Lepton" in str(caught.value)
     run("p-twice,p-breaks{how=type}")  # nobody looks
 

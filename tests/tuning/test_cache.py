@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -46,6 +47,16 @@ def test_what_is_known_for_any_number_of_threads_counts_for_each(tmp_path: Path)
     other = "gemm tile 1x1 block 1x2 by rows"
     written(path, replace(ROW, threads=3, schedule=other))
     assert str(cache.schedules("x86-avx2", 3, str(path))[ROW.kernel]) == other
+
+
+def test_it_is_as_readable_as_other_files(tmp_path: Path) -> None:
+    old = os.umask(0o022)
+    try:
+        Cache(tmp_path / "t.jsonl", {ROW.place: ROW}).save()
+    finally:
+        os.umask(old)
+    assert (tmp_path / "t.jsonl").stat().st_mode & 0o777 == 0o644
+    assert [f.name for f in tmp_path.iterdir()] == ["t.jsonl"]
 
 
 def test_two_writers_lose_nothing(tmp_path: Path) -> None:

@@ -36,28 +36,36 @@ def window(c: Call, kernel: tuple[int, ...] | None = None, *, channels_last: boo
     kernel = c.ints("kernel_shape", kernel if kernel is not None else REQUIRED)
     strides, dilations = c.ints("strides", (1,) * len(kernel)), c.ints("dilations", (1,) * len(kernel))
     fits = len(sizes) == len(kernel) == len(strides) == len(dilations)
-    if not fits or not _sound(kernel, strides, dilations):
+    if not fits or not sound(kernel, strides, dilations):
         raise LeptonError(f"kernel {list(kernel)}, strides {list(strides)} and dilations {list(dilations)} for "
                           f"{c.x().tensor}", where=c.where)
     begin, end = padding(c, sizes, kernel, strides, dilations)
     return Window(kernel, strides, dilations, begin, end)
 
 
-def _sound(*steps: Sequence[int]) -> bool:
-    """Whether kernels can move so: what is beyond 31 bits would leave 64 where sizes are multiplied by it."""
+def sound(*steps: Sequence[int]) -> bool:
+    """Whether kernels can be so large, or move so: more than 31 bits would leave 64 where sizes are multiplied."""
     return all(1 <= step < 2**31 for group in steps for step in group)
+
+
+def explicit_pads(c: Call, rank: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """The attribute pads: amounts before and after each spatial axis. Raises LeptonError."""
+    pads = c.ints("pads", (0,) * (2 * rank))
+    if len(pads) != 2 * rank:
+        raise LeptonError(f"{len(pads)} pads for {rank} spatial axes", where=c.where)
+    if far := [p for p in pads if abs(p) >= 2**31]:
+        raise LeptonError(f"pads of {far[0]}: no axis can be padded by 2**31 or more", where=c.where)
+    return pads[:rank], pads[rank:]
 
 
 def padding(c: Call, sizes: Sequence[Dim], kernel: Sequence[int], strides: Sequence[int],
             dilations: Sequence[int]) -> tuple[tuple[Dim, ...], tuple[Dim, ...]]:
     """Amounts before and after each spatial axis."""
     rank = len(sizes)
-    explicit = c.ints("pads", (0,) * (2 * rank))
     mode = c.s("auto_pad", "NOTSET")
     if mode == "NOTSET":
-        if len(explicit) != 2 * rank:
-            raise LeptonError(f"{len(explicit)} pads for {rank} spatial axes", where=c.where)
-        return explicit[:rank], explicit[rank:]
+        return explicit_pads(c, rank)
+    c.ignore("pads")
     if mode == "VALID":
         return (0,) * rank, (0,) * rank
     if mode not in ("SAME_UPPER", "SAME_LOWER"):
@@ -101,8 +109,10 @@ def conv_transpose(c: Call) -> Value:
     rank = len(kernel)
     strides, dilations = c.ints("strides", (1,) * rank), c.ints("dilations", (1,) * rank)
     extra = c.ints("output_padding", (0,) * rank)
-    if not len(strides) == len(dilations) == len(extra) == rank or not _sound(strides, dilations):
-        raise LeptonError(f"strides, dilations or output_padding for {c.x().tensor}", where=c.where)
+    fits = len(strides) == len(dilations) == len(extra) == rank
+    if not fits or not sound(strides, dilations) or any(abs(e) >= 2**31 for e in extra):
+        raise LeptonError(f"strides {list(strides)}, dilations {list(dilations)} and output_padding {list(extra)} for "
+                          f"{c.x().tensor}", where=c.where)
     begin, end = _transposed_padding(c, sizes, kernel, strides, dilations, extra)
     return c(ops.conv_transpose, c.x(), w, c.opt(2), strides=strides, pads_begin=begin, pads_end=end,
              dilations=dilations, output_padding=extra, group=c.positive("group", 1))
@@ -114,12 +124,11 @@ def _transposed_padding(c: Call, sizes: Sequence[Dim], kernel: Sequence[int], st
     wanted, mode = c.ints("output_shape", None), c.s("auto_pad", "NOTSET")
     rank = len(sizes)
     if wanted is None and mode in ("NOTSET", "VALID"):
-        explicit = c.ints("pads", (0,) * (2 * rank)) if mode == "NOTSET" else (0,) * (2 * rank)
         c.ignore("pads")
-        return explicit[:rank], explicit[rank:]
+        return explicit_pads(c, rank) if mode == "NOTSET" else ((0,) * rank, (0,) * rank)
     c.ignore("pads")
     outputs: Sequence[Dim] = [n * s for n, s in zip(sizes, strides, strict=True)] if wanted is None else wanted[-rank:]
-    if len(outputs) != rank:
+    if len(outputs) != rank or any(isinstance(n, int) and abs(n) >= 2**40 for n in outputs):
         raise LeptonError(f"output_shape {list(outputs)} for {rank} spatial axes", where=c.where)
     begin, end = [], []
     for n, s, k, d, e, out in zip(sizes, strides, kernel, dilations, extra, outputs, strict=True):

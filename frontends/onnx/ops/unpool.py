@@ -6,6 +6,7 @@ from math import prod
 import numpy as np
 
 from lepton.frontends.onnx.call import REQUIRED, Call
+from lepton.frontends.onnx.ops.conv import explicit_pads, sound
 from lepton.frontends.onnx.registry import imports
 from lepton.ir import dims, ops
 from lepton.ir.core import Value
@@ -19,11 +20,11 @@ def max_unpool(c: Call) -> Value:
     x, places = c.x(0), c.x(1)
     kernel = c.ints("kernel_shape", REQUIRED)
     rank = len(kernel)
-    strides, pads = c.ints("strides", (1,) * rank), c.ints("pads", (0,) * (2 * rank))
-    if not len(strides) == len(pads) // 2 == x.tensor.rank - 2 == rank or len(pads) % 2:
-        raise LeptonError(f"kernel {list(kernel)}, strides or pads for {x.tensor}", where=c.where)
-    sizes = [(n - 1) * s - pads[a] - pads[a + rank] + k
-             for a, (n, s, k) in enumerate(zip(x.tensor.shape[2:], strides, kernel, strict=True))]
+    strides, (begin, end) = c.ints("strides", (1,) * rank), explicit_pads(c, rank)
+    if not len(strides) == x.tensor.rank - 2 == rank or not sound(kernel, strides):
+        raise LeptonError(f"kernel {list(kernel)}, strides {list(strides)} for {x.tensor}", where=c.where)
+    sizes = [(n - 1) * s - b - e + k
+             for n, s, k, b, e in zip(x.tensor.shape[2:], strides, kernel, begin, end, strict=True)]
     inner: tuple[Dim, ...] = (*x.tensor.shape[:2], *sizes)
     shape = c.dims(2, "the output's shape") if c.opt(2) is not None else inner
     zeros = c(ops.broadcast_to, c.like(0, x), shape=(dims.product(inner),))
@@ -43,12 +44,13 @@ def col2im(c: Call) -> Value:
     image, block = c.ints_in(1, "the image's shape"), c.ints_in(2, "the block's shape")
     rank, cells = len(image), prod(block)
     strides, dilations = c.ints("strides", (1,) * rank), c.ints("dilations", (1,) * rank)
-    pads = c.ints("pads", (0,) * (2 * rank))
-    fits = len(block) == len(strides) == len(dilations) == rank and len(pads) == 2 * rank and x.tensor.rank == 3
-    if not fits or min((*image, *block, *strides, *dilations)) < 1 or cells > 4096:
+    begin, end = explicit_pads(c, rank)
+    fits = len(block) == len(strides) == len(dilations) == rank and x.tensor.rank == 3
+    if not fits or not sound(image, block, strides, dilations) or cells > 4096:
         raise LeptonError(f"image {list(image)}, block {list(block)} for {x.tensor}", where=c.where)
-    blocks = [(n + pads[a] + pads[a + rank] - d * (k - 1) - 1) // s + 1
-              for a, (n, k, s, d) in enumerate(zip(image, block, strides, dilations, strict=True))]
+    padded = [n + b + e for n, b, e in zip(image, begin, end, strict=True)]
+    blocks = [(n - d * (k - 1) - 1) // s + 1
+              for n, k, s, d in zip(padded, block, strides, dilations, strict=True)]
     channels = dims.floordiv(x.tensor.shape[1], cells)
     if not isinstance(channels, int) or not isinstance(x.tensor.shape[1], int):
         c.fail(f"an open number of channels: {x.tensor}")
@@ -58,8 +60,8 @@ def col2im(c: Call) -> Value:
     weight = c.const(np.repeat(unit, channels, 0).reshape(channels * cells, 1, *block), x.tensor.dtype)
     # What the strides do not reach at the far end is added as output padding.
     reach = [(b - 1) * s + d * (k - 1) + 1 for b, s, d, k in zip(blocks, strides, dilations, block, strict=True)]
-    rest = [n + pads[a] + pads[a + rank] - r for a, (n, r) in enumerate(zip(image, reach, strict=True))]
+    rest = [n - r for n, r in zip(padded, reach, strict=True)]
     spread = c.reshape(x, (x.tensor.shape[0], x.tensor.shape[1], *blocks))
-    return c(ops.conv_transpose, spread, weight, strides=strides, pads_begin=pads[:rank],
-             pads_end=tuple(p - r for p, r in zip(pads[rank:], rest, strict=True)), dilations=dilations,
+    return c(ops.conv_transpose, spread, weight, strides=strides, pads_begin=begin,
+             pads_end=tuple(p - r for p, r in zip(end, rest, strict=True)), dilations=dilations,
              output_padding=(0,) * rank, group=channels)

@@ -1,0 +1,48 @@
+"""Writing files: found out early where that cannot be done, and replaced only by complete ones."""
+from __future__ import annotations
+
+import errno
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from lepton.ir.diagnostics import ResourceError, UsageError
+
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+def check_destination(out: Path) -> None:
+    """Raises UsageError where no file can be made at `out`, before hours are spent on what it shall hold."""
+    if out.is_dir():
+        raise UsageError(f"cannot write {out}: it is a folder", help="give the file's name too")
+    if not out.parent.is_dir():
+        raise UsageError(f"cannot write {out}: there is no folder {out.parent}", help=f"mkdir -p {out.parent}")
+    try:
+        with tempfile.TemporaryFile(dir=out.parent):
+            pass
+    except OSError as error:
+        if error.errno in FULL:
+            raise ResourceError(f"cannot write {out}: {error.strerror}") from error
+        raise UsageError(f"cannot write {out}: no file can be made in {out.parent}: {error.strerror}") from error
+
+
+@contextmanager
+def disk_errors(out: Path) -> Iterator[None]:
+    """Tells what the disk refuses as a UsageError, or a ResourceError where it is full."""
+    try:
+        yield
+    except OSError as error:
+        kind = ResourceError if error.errno in FULL else UsageError
+        raise kind(f"cannot write {out}: {error.strerror or error}") from error
+
+
+@contextmanager
+def replacing(out: Path) -> Iterator[Path]:
+    """A place for a file, in a folder of its own, that becomes `out` when the block ends without an error. Until then,
+    and after an error, what was there stays. Raises UsageError, ResourceError."""
+    with disk_errors(out), tempfile.TemporaryDirectory(prefix=".lepton-", dir=out.parent) as folder:
+        partial = Path(folder) / out.name
+        yield partial
+        os.replace(partial, out)
