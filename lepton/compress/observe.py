@@ -41,13 +41,13 @@ class Probe:
         old, probe.ret = probe.ret, User(computed or list(probe.outputs))
         old.drop()
         places = {v: i for i, v in enumerate(computed)}
-        self.places = [places.get(v, -1) for v in chosen]
+        self.places = [places.get(v, str(v.name)) for v in chosen]     # among what it computes, or a port's name
         self.model = compile_here(probe)
 
     def __call__(self, run: Run) -> dict[str, Array]:
         got = self.model(*(run.feeds[port] for port in self.ports))
         results = got if isinstance(got, tuple) else (got,)
-        return {name: run.feeds[name] if place < 0 else np.asarray(results[place])
+        return {name: run.feeds[place] if isinstance(place, str) else np.asarray(results[place])
                 for name, place in zip(self.names, self.places, strict=True)}
 
 

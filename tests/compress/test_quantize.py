@@ -120,6 +120,16 @@ def test_skipped_layers_stay_and_only_chosen_ones_change() -> None:
         calibration().quantize(Recipe(skip=("nothing",)))
 
 
+def test_inputs_may_have_any_name() -> None:
+    """Text IR puts names in quotes that are no identifiers."""
+    model = onnx.ModelProto()
+    model.CopyFrom(net())
+    model.graph.input[0].name = model.graph.node[0].input[0] = "gpu_0/data_0"
+    graph = quantize_model(model, calibration=images(16))
+    np.testing.assert_array_equal(evaluate(graph, images(16))[0], evaluate(quantize_model(
+        net(), calibration=images(16)), images(16))[0])
+
+
 def test_the_source_is_left_alone() -> None:
     graph = calibration().graph
     before = [id(n) for n in graph.nodes]
