@@ -36,16 +36,23 @@ def reduction(group: Group, options: LowerOptions) -> Kernel:
     def row(kept: Coords) -> Sequence[Stmt]:
         acc = Ref(rows.nest.fresh("acc"), wide)
 
+        def term(at: Coords, lets: list[Stmt]) -> Expr:
+            x = rows.x(at, lets)
+            lets += rows.early(at)
+            return to_dtype(x, wide)
+
         def element(at: Coords) -> Sequence[Stmt]:
             lets: list[Stmt] = []
-            x = rows.x(at, lets)
-            return [*lets, *rows.early(at), Update(acc.name, op, to_dtype(x, wide))]
+            update = Update(acc.name, op, term(at, lets))
+            return [*lets, update]
 
+        parted = op == "add" and wide.is_float and rows.reduced
+        each = rows.add_up(kept, acc, term) if parted else rows.each(kept, element)
         at = [*kept, *(Const(0, DType.I64) for _ in rows.reduced)]
         result: Expr = acc
         if anchor.op is ops.reduce_mean:
             result = to_dtype(ap("div", acc, to_dtype(rows.nest.size(rows.count), wide)), own)
-        return [Var(acc.name, neutral(op, wide)), *rows.each(kept, element), *rows.stores(at, result)]
+        return [Var(acc.name, neutral(op, wide)), *each, *rows.stores(at, result)]
 
     return rows.kernel(row)
 

@@ -13,7 +13,7 @@ from lepton.codegen import loops
 from lepton.codegen.group import Group
 from lepton.codegen.kernel import Access, Kernel
 from lepton.codegen.llvm.convert import widened
-from lepton.codegen.loops import Expr, For, Let, Load, LoopKind, Stmt, Store, i64
+from lepton.codegen.loops import Expr, For, Let, Load, LoopKind, Ref, Stmt, Store, Update, Var, i64, neutral
 from lepton.codegen.lower.nest import (
     Nest,
     Strides,
@@ -23,16 +23,20 @@ from lepton.codegen.lower.nest import (
     grain_for,
     guess,
     guess_product,
+    least,
     load,
     nest_loops,
     offset,
+    sub,
 )
 from lepton.codegen.lower.scalar import Elements
 from lepton.ir.core import Node, Value
-from lepton.ir.dims import Dim, product
+from lepton.ir.dims import Dim, ceildiv, product
 from lepton.ir.types import DType
 
 Coords = list[Expr]
+PART = 32        # terms of a part of a sum, for each of its accumulators
+VECTORS = 64     # accumulators where the vectors go along a row, about
 
 
 class Rows:
@@ -167,6 +171,26 @@ class Rows:
             innermost = i == len(names) - 1 and self.lanes_reduced and not serial
             kind = LoopKind.VECTOR if innermost else LoopKind.SERIAL
             statements = (For(names[i].name, self.nest.size(self.reduced[i]), statements, kind),)
+        return list(statements)
+
+    def add_up(self, kept: Coords, total: Ref, term: Callable[[Coords, list[Stmt]], Expr]) -> list[Stmt]:
+        """Loops over a row that add `term(full coordinates, statements it needs)` to `total`: along the last dim in
+        parts with sums of their own, so that rounding errors grow with the parts and not with the row."""
+        *names, last = (self.nest.var("r") for _ in self.reduced)
+        size, length = self.reduced[-1], PART * VECTORS if self.lanes_reduced else PART
+        whole = isinstance(size, int) and size <= length
+        block, part = self.nest.var("b"), total if whole else Ref(self.nest.fresh("part"), total.dtype)
+        start = i64(0) if whole else loops.mul(block, i64(length))
+        lets: list[Stmt] = []
+        value = term([*kept, *names, loops.add(start, last)], lets)
+        extent = self.nest.size(size) if whole else least(i64(length), sub(self.nest.size(size), start))
+        kind = LoopKind.VECTOR if self.lanes_reduced else LoopKind.SERIAL
+        statements: tuple[Stmt, ...] = (For(last.name, extent, (*lets, Update(part.name, "add", value)), kind),)
+        if not whole:
+            added = (Var(part.name, neutral("add", part.dtype)), *statements, Update(total.name, "add", part))
+            statements = (For(block.name, self.nest.size(ceildiv(size, length)), added),)
+        for x, n in zip(reversed(names), reversed(self.reduced[:-1]), strict=True):
+            statements = (For(x.name, self.nest.size(n), statements),)
         return list(statements)
 
     def operand(self, k: int, coords: Coords, lets: list[Stmt]) -> Expr:

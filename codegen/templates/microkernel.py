@@ -9,6 +9,10 @@ constants where they are known, because they then fold into the addresses of the
 
 The whole reduction is one loop with one k per turn. Unrolling it, or nesting loops, gains nothing and makes LLVM spill
 accumulators: with 28 of 32 registers in use its scheduler must not see more than one k at a time.
+
+Long sums of floats are made in parts of equal length, which are added up in memory: the error of a sum grows with the
+number of its terms, that of a sum of parts with the parts' length (Higham, "The accuracy of floating point summation",
+1993). The parts depend on the number of terms alone, so that every tile gives the same bits.
 """
 from __future__ import annotations
 
@@ -26,6 +30,10 @@ from lepton.codegen.templates.memory import load_raw, mask_of, prefetch, size, z
 from lepton.ir.types import DType
 
 ROLL_FROM = 8        # epilogues heavier than this run as a loop over the tile instead of once per register
+PART = 192           # terms that are summed in registers before they join the others: costs a tile less than 1 %
+
+
+Turn = Callable[[list[Val]], list[Val]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +55,7 @@ class Micro:
     packed: bool = True                  # W is a panel of Lepton's own, which begins where a vector may
     dot: Dot = FMA                       # what one step multiplies
     tail: int = 0                        # elements of A after the last whole group
+    parted: bool = False                 # whether the sum is made in parts
 
     @property
     def name(self) -> str:
@@ -58,13 +67,18 @@ class Micro:
         names = [f"{kind}{d}" for d in range(self.depth) for kind in ("count", "stride")]
         names += ["row"] if self.rows is None else []
         names += ["step"] if self.step is None else []
-        names += ["k"]
+        names += ["k", "part"] if self.parted else ["k"]
         names += ["pitch"] if self.pitch is None else []
         names += ["columns"] if self.columns is None else []
         names += ["share"] if self.ahead else []
         for i, operand in enumerate(self.epilogue.operands):
             names += [f"o{i}s{axis}" for axis, stride in enumerate(operand.strides) if not _known(axis, stride)]
         return tuple(names)
+
+    @property
+    def rounds(self) -> bool:
+        """Whether sums lose bits that parts of them would keep; what is read as bf16 has lost more."""
+        return self.dtype is DType.F32 and self.dot.group == 1
 
     def function(self, module: Module, target: Target) -> str:
         """The symbol, after adding the function to the module if it is not there."""
@@ -83,10 +97,24 @@ class Micro:
     def call(self, fn: Function, target: Target, a: Val, w: Val, pointers: Sequence[Val],
              arguments: Mapping[str, Int], following: Val | None = None) -> None:
         """Run one tile. `pointers`: the epilogue operands at its first element; `following`: what to prefetch."""
-        symbol = self.function(fn.module, target)
+        part = part_of(fn, [arguments[name] for name in self.parameters() if name.startswith("count") or name == "k"])
+        micro = self if part is None or not self.rounds else replace(self, parted=True)
+        given = arguments if part is None else {**arguments, "part": part}
+        symbol = micro.function(fn.module, target)
         extra = [following or w] if self.ahead else []
-        values = [a, w, *extra, *pointers, *(fn.i64(arguments[name]) for name in self.parameters())]
+        values = [a, w, *extra, *pointers, *(fn.i64(given[name]) for name in micro.parameters())]
         fn.emit(f"call void @{symbol}({', '.join(map(str, values))})")
+
+
+def part_of(fn: Function, counts: Sequence[Int]) -> Int | None:
+    """Terms of each of the fewest equal parts of a sum over so many; None: it is short."""
+    terms: Int = 1
+    for count in counts:
+        terms = fn.mul(terms, count)
+    if isinstance(terms, int) and terms <= PART:
+        return None
+    parts = fn.max(fn.div(fn.add(terms, PART - 1), PART), 1)
+    return fn.max(fn.div(fn.add(terms, fn.sub(parts, 1)), parts), 1)
 
 
 def _known(axis: int, stride: Size) -> bool:
@@ -144,20 +172,42 @@ class _Emitter:
     # --- the sum ---
 
     def sum(self, accumulators: list[Val], w: Val) -> list[Val]:
-        state = [*accumulators, Val("ptr", "%a"), w]
-        state += [Val("ptr", "%next")] if self.micro.ahead else []
-        if self.micro.depth:
-            state = self.nest(state)
-        elif self.micro.sure:
-            state = repeat(self.fn, Val("i64", "%k"), self.step_k, state)
+        place = [Val("ptr", "%a"), w, *([Val("ptr", "%next")] if self.micro.ahead else [])]
+        turn, counters, total = self.nest() if self.micro.depth else (self.step_k, [], Val("i64", "%k"))
+        if self.micro.parted:
+            return self.in_parts(turn, total, len(accumulators), [*place, *counters])
+        state = [*accumulators, *place, *counters]
+        if self.micro.sure or counters:
+            state = repeat(self.fn, total, turn, state)
         else:
-            state = self.fn.loop(Val("i64", "%k"), lambda _, v: self.step_k(v), state)
+            state = self.fn.loop(total, lambda _, values: turn(values), state)
         if self.micro.tail:
-            state = self.step_k(state, self.micro.tail)
+            state = self.step_k(state[:len(accumulators) + len(place)], self.micro.tail)
         return state[:len(accumulators)]
 
-    def nest(self, state: list[Val]) -> list[Val]:
-        """Nested reductions as one loop: A's pointer jumps where an inner loop would end."""
+    def in_parts(self, turn: Turn, total: Val, count: int, carried: list[Val]) -> list[Val]:
+        """The sums of all terms, by parts that are added up on the stack."""
+        fn, size = self.fn, self.target.vector_bytes
+        fn.lines.insert(0, f"  %sums = alloca [{count} x {self.sums}], align 64")
+        sums = Val("ptr", "%sums")
+        for i in range(count):
+            fn.store(zeros(self.sums), sums, i * size, size)
+
+        def part(_: Int, state: list[Val]) -> list[Val]:
+            left, carried = state[0], state[1:]
+            terms = fn.i64(fn.min(left, Val("i64", "%part")))
+            after = repeat(fn, terms, turn, [*[zeros(self.sums)] * count, *carried])
+            for i, value in enumerate(after[:count]):
+                fn.store(fn.op("fadd", fn.load(self.sums, sums, i * size, size), value), sums, i * size, size)
+            return [fn.op("sub", left, terms), *after[count:]]
+
+        parts = fn.div(fn.add(total, fn.sub(Val("i64", "%part"), 1)), Val("i64", "%part"))
+        fn.loop(parts, part, [total, *carried])
+        return [fn.load(self.sums, sums, i * size, size) for i in range(count)]
+
+    def nest(self) -> tuple[Turn, list[Val], Val]:
+        """Nested reductions as one loop: A's pointer jumps where an inner loop would end. (what a turn does, the
+        counters that it carries behind the rest, the number of turns)"""
         fn, depth = self.fn, self.micro.depth
         counts = [*(Val("i64", f"%count{d}") for d in range(depth)), Val("i64", "%k")]
         strides: list[Int] = [*(Val("i64", f"%stride{d}") for d in range(depth)), self.step]
@@ -167,9 +217,9 @@ class _Emitter:
             total = fn.mul(total, count)
 
         def turn(values: list[Val]) -> list[Val]:
-            left = values[:depth]
+            left = values[-depth:]
             following: list[Val] = []
-            state = self.step_k(values[depth:])
+            state = self.step_k(values[:-depth])
             place = len(self.rows) * self.micro.vectors
             a = state[place]
             step = Val("i64", "1")
@@ -180,9 +230,9 @@ class _Emitter:
                 a = fn.gep(a, fn.select(done, fn.i64(jumps[d]), Val("i64", "0")))
                 step = fn.convert("zext", done, "i64") if d else step
             state[place] = a
-            return [*following, *state]
+            return [*state, *following]
 
-        return repeat(fn, fn.i64(total), turn, [*counts[1:], *state])[depth:]
+        return turn, counts[1:], fn.i64(total)
 
     def step_k(self, state: list[Val], tail: int = 0) -> list[Val]:
         """One k: state is (*accumulators, a, w) and what is prefetched. `tail`: of this many elements of A."""

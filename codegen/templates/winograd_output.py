@@ -10,6 +10,7 @@ from lepton.codegen.templates.epilogue import Epilogue, Place, finish
 from lepton.codegen.templates.gemm import when
 from lepton.codegen.templates.memory import Mask, fma, mask_of
 from lepton.codegen.templates.microkernel import ROLL_FROM, on_tile, repeat, stride_arguments
+from lepton.codegen.templates.winograd_filters import FAR, NEAR
 from lepton.ir.types import DType
 
 INPUT, OUTPUT = 6, 4
@@ -133,5 +134,9 @@ class _Function:
 
         s1, d1 = fn.op("fadd", m[1], m[2]), fn.op("fsub", m[1], m[2])
         s2, d2 = fn.op("fadd", m[3], m[4]), fn.op("fsub", m[3], m[4])
-        return [fn.op("fadd", fn.op("fadd", m[0], s1), s2), scaled(2, d2, d1), scaled(4, s2, s1),
-                fn.op("fadd", scaled(8, d2, d1), m[5])]
+
+        def both(power: int, x: Val, y: Val) -> Val:
+            return scaled(FAR**power, y, fn.op("fmul", x, literal(self.type, NEAR**power)))
+
+        return [fn.op("fadd", fn.op("fadd", m[0], s1), s2), both(1, d1, d2), both(2, s1, s2),
+                scaled(FAR**3, d2, scaled(NEAR**3, d1, m[5]))]
