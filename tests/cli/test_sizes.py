@@ -15,7 +15,6 @@ from tests.cli import models
 from tests.cli.models import Invoke
 
 
-
 def pool(folder: Path, op: str, size: int, **attributes: Any) -> Path:
     node = helper.make_node(op, ["x"], ["y"], name="p", kernel_shape=[5, 5], **attributes)
     made = models.model([node], {"x": [1, 3, size, 8]}, {"y": [1, 3, max(0, size - 4), 4]})

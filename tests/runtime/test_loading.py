@@ -192,7 +192,7 @@ def test_threads_sharing_one_model(dynamic: Model) -> None:
 
 
 def test_python_goes_on_while_a_model_runs(artifact: Artifact) -> None:
-    """The kernel waits, ten seconds at most, for what only this thread does: it never sees it if Python stands still."""
+    """The kernel waits (at most 10 s) for what only this thread does, and never sees it if Python stands still."""
     model, x = load(artifact("waiting"), threads=1), np.array([0, 1, 2, 3], np.float32)
     results: list[Any] = []
     thread = threading.Thread(target=lambda: results.append(model(x)))
