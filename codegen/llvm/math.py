@@ -106,6 +106,17 @@ def exp(m: F32, x: Val) -> Val:
     return m.mul(m.mul(p, m.power_of_two(half)), m.power_of_two(m.f.op("sub", n, half)))
 
 
+EXP2_TAIL = (1.3264720e-3, 9.6715139e-3, 5.5507330e-2, 2.4022242e-1, 6.9314700e-1, 1.0)   # minimax on [-0.5, 0.5]
+
+
+def exp2_negative(m: F32, x: Val) -> Val:
+    """2**x for x <= 0 to 2 ulp (2.5 without fma), 0 below -125: what a softmax needs, at half the price of `exp`."""
+    t = m.add(x, m.c(MAGIC))
+    p = m.horner(m.sub(x, m.sub(t, m.c(MAGIC))), EXP2_TAIL)
+    scale = m.f.op("add", m.f.op("shl", m.bits(t), m.i(23)), m.i(127 << 23))  # nothing of MAGIC's bits is left
+    return m.where("olt", x, m.c(-125.0), m.c(0.0), m.mul(p, m.from_bits(scale)))
+
+
 def expm1(m: F32, x: Val) -> Val:
     """exp(x) - 1 to 2 ulp."""
     clamped = m.at_least(m.at_most(x, 89.0), -18.0)

@@ -55,11 +55,12 @@ def lower_attention(group: Group, options: LowerOptions) -> Kernel:
 
 
 def scratch_bytes(target: Target, body: Attention, t: Dim, d: Dim, e: Dim) -> Dim:
-    """Scores of a block, K's panels, V's panels."""
+    """Scores of a block, K's panels, V's panels, a number for each row."""
     lanes, size = target.lanes(body.dtype), body.dtype.bytes
     wide, out_wide = body.scores.vectors * lanes, body.output.vectors * lanes
     columns = ceildiv(t, wide) * (wide * size)
-    return (columns + PAD) * body.block + columns * d + ceildiv(e, out_wide) * (out_wide * size) * t
+    panels = columns * d + ceildiv(e, out_wide) * (out_wide * size) * t
+    return (columns + PAD) * body.block + panels + body.block * size
 
 
 def known(dim: Dim) -> int:

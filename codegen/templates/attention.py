@@ -1,11 +1,13 @@
 """Attention: softmax(scale * q kᵀ + mask) v for a block of rows of one head at a time, scores never leaving the cache.
 
 A task is a block of rows of one (batch, head). K is transposed into panels and V copied into panels in scratch; tasks
-that follow each other on the same head share them. Then, in scratch: scores = q kᵀ, softmax of each row in three
-passes, and the product with V, whose microkernel applies the group's epilogue and stores.
+that follow each other on the same head share them. Then, in scratch: scores = q kᵀ (scaled and masked by the
+microkernel where there is a mask), e = 2^(c (score - highest of its row)) with c = log₂e, times the scale if it has not
+been applied, and the product with V, whose microkernel divides by Σe, applies the group's epilogue and stores.
 """
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -13,16 +15,19 @@ from lepton.codegen.kernel import Size
 from lepton.codegen.llvm.arith import Arith, reduce_lanes
 from lepton.codegen.llvm.builder import Function, Int, Module, Val, literal, vec
 from lepton.codegen.llvm.convert import memory_type
+from lepton.codegen.llvm.math import F32, exp2_negative
+from lepton.codegen.loops import Apply, Const, Expr, Load, Ref, i64
 from lepton.codegen.target import Target
-from lepton.codegen.templates.epilogue import Epilogue, Operand, plain
+from lepton.codegen.templates.epilogue import ACCUMULATOR, Epilogue, Operand, plain
 from lepton.codegen.templates.gemm import cover, heights, unravel, when
-from lepton.codegen.templates.memory import Mask, load_lanes, load_raw, mask_of, size, store_raw
+from lepton.codegen.templates.memory import Mask, load_raw, mask_of, size, store_raw
 from lepton.codegen.templates.microkernel import Micro, on_tile, stride_arguments
 from lepton.codegen.templates.pack import pack_panel
 from lepton.codegen.templates.tiles import Tile
 from lepton.ir.types import DType
 
 PAD = 64     # bytes between rows of scores, so that their pitch is no power of two
+ABREAST = 4  # rows of scores whose exponentials are computed side by side, which hides their latency
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,10 +65,23 @@ class _Attention:
         self.bases = {o: fn.buffer(o.buffer) for o in (body.q, body.k, body.v, body.mask) if o is not None}
         self.pointers = [fn.buffer(o.buffer) for o in body.epilogue.operands]
         self.width, self.out_width = body.scores.vectors * self.lanes, body.output.vectors * self.lanes
+        self.scaled_late = body.mask is None and body.scale >= 0
+        self.weighing = self._weighing()
+        self.share = Operand(0, body.dtype, (0, 0, 1, 0))
         self._scratch()
 
+    def _weighing(self) -> Epilogue:
+        """What becomes of a score before it is stored."""
+        body, store = self.body, Operand(0, self.body.dtype, (0, 0, -1, 1))
+        if self.scaled_late:
+            return plain(store)
+        value: Expr = Apply("mul", (Ref(ACCUMULATOR, body.dtype), Const(body.scale, body.dtype)), body.dtype)
+        if body.mask is None:
+            return Epilogue((), (store,), (value,))
+        return Epilogue((body.mask,), (store,), (Apply("add", (value, Load("e0", i64(0), body.dtype)), body.dtype),))
+
     def _scratch(self) -> None:
-        """Where K's and V's panels and the scores lie; the same sum as `scratch_bytes`."""
+        """Where the scores, K's and V's panels and 1/Σe lie; the same sum as `scratch_bytes`."""
         fn = self.fn
         panels = fn.div(fn.add(self.t, self.width - 1), self.width)
         self.pitch = fn.add(fn.mul(panels, self.width * self.bytes), PAD)
@@ -71,6 +89,8 @@ class _Attention:
         self.p = base
         self.kt = fn.gep(base, fn.mul(self.pitch, self.body.block))
         self.vp = fn.gep(self.kt, fn.mul(fn.mul(panels, self.width * self.bytes), self.d))
+        out = fn.div(fn.add(self.e, self.out_width - 1), self.out_width)
+        self.shares = fn.gep(self.vp, fn.mul(fn.mul(out, self.out_width * self.bytes), self.t))
 
     def run(self) -> None:
         fn, block = self.fn, self.body.block
@@ -84,7 +104,7 @@ class _Attention:
             row = fn.mul(row_block, block)
             rows = fn.min(fn.sub(self.s, row), block)
             self.multiply_scores(at, row, rows)
-            fn.loop(rows, lambda r, _: self.softmax(at, fn.add(row, r), fn.gep(self.p, fn.mul(r, self.pitch))))
+            cover(fn, rows, (ABREAST, 1), self.softmax)
             self.multiply_values(at, row, rows)
             return [fn.i64(head)]
 
@@ -132,37 +152,48 @@ class _Attention:
     # --- products ---
 
     def multiply_scores(self, at: tuple[Int, ...], row: Int, rows: Int) -> None:
-        """p = q kᵀ, in whole panels: what lies behind column t is never read."""
+        """p = q kᵀ, scaled and masked if there is a mask. What lies behind column t is never read."""
         fn, body = self.fn, self.body
         q = fn.gep(self.bases[body.q], self.offset(body.q, (*at, row)))
         row_bytes, step = self._bytes(body.q, 2), self._bytes(body.q, 3)
-        store = plain(Operand(0, body.dtype, (0, -1, 1)))
-        count = fn.div(fn.add(self.t, self.width - 1), self.width)
-        given = {"row": row_bytes, "step": step, "k": self.d, "o0s1": fn.div(self.pitch, self.bytes)}
+        seen = on_tile(self.weighing, None, 2, 3)
+        given = {"row": row_bytes, "step": step, "k": self.d, **stride_arguments(fn, self.weighing, None, 2, 3)}
+        given[f"o{len(seen.loads)}s1"] = fn.div(self.pitch, self.bytes)
 
-        def panel(p: Int, _: list[Val]) -> None:
+        def panel(p: Int, columns: Int) -> None:
             w = fn.gep(self.kt, fn.mul(fn.mul(p, self.width * self.bytes), self.d))
+            vectors = -(-columns // self.lanes) if isinstance(columns, int) else body.scores.vectors
+            shown: Int = columns if body.mask is not None else vectors * self.lanes
 
             def tile(start: Int, height: int) -> None:
-                micro = self.micro(height, body.scores.vectors, row_bytes, step, self.d, store, self.width)
+                micro = self.micro(height, vectors, row_bytes, step, self.d, seen, shown,
+                                   body.scores.vectors * self.target.vector_bytes)
                 to = fn.gep(self.p, fn.add(fn.mul(start, self.pitch), fn.mul(p, self.width * self.bytes)))
-                micro.call(fn, self.target, fn.gep(q, fn.mul(start, row_bytes)), w, [to], given)
+                coords = (*at, fn.add(row, start), fn.mul(p, self.width))
+                masks = [o.at(fn, self.bases[o], coords) for o in self.weighing.loads]
+                micro.call(fn, self.target, fn.gep(q, fn.mul(start, row_bytes)), w, [*masks, to],
+                           given | {"columns": shown})
 
             cover(fn, rows, heights(body.scores.rows, body.s), tile)
 
-        fn.loop(count, panel)
+        self.panels(self.t, self.width, panel)
 
     def multiply_values(self, at: tuple[Int, ...], row: Int, rows: Int) -> None:
-        """The epilogue of p v."""
+        """The epilogue of p v, divided by the rows' sums."""
         fn, body = self.fn, self.body
-        seen = on_tile(body.epilogue, None, 2, 3)
-        given = {"row": self.pitch, "step": self.bytes, "k": self.t, **stride_arguments(fn, body.epilogue, None, 2, 3)}
+        seen = on_tile(body.epilogue.of_product_with(self.share), None, 2, 3)
+        given = {"row": self.pitch, "step": self.bytes, "k": self.t}
+        given |= stride_arguments(fn, body.epilogue.of_product_with(self.share), None, 2, 3)
+        loads = len(body.epilogue.loads)
 
         def panel(p: Int, columns: Int) -> None:
             def tile(start: Int, height: int) -> None:
-                micro = self.micro(height, body.output.vectors, self.pitch, self.bytes, self.t, seen, columns)
+                vectors = body.output.vectors
+                micro = self.micro(height, vectors, self.pitch, self.bytes, self.t, seen, columns,
+                                   vectors * self.target.vector_bytes)
                 coords = (*at, fn.add(row, start), fn.mul(p, self.out_width))
                 pointers = [o.at(fn, b, coords) for o, b in zip(body.epilogue.operands, self.pointers, strict=True)]
+                pointers.insert(loads, fn.gep(self.shares, fn.mul(start, self.bytes)))
                 micro.call(fn, self.target, fn.gep(self.p, fn.mul(start, self.pitch)), self._v_panel(p), pointers,
                            given | {"columns": columns})
 
@@ -170,57 +201,52 @@ class _Attention:
 
         self.panels(self.e, self.out_width, panel)
 
-    def micro(self, height: int, vectors: int, row: Int, step: Int, k: Int, epilogue: Epilogue, columns: Int) -> Micro:
+    def micro(self, height: int, vectors: int, row: Int, step: Int, k: Int, epilogue: Epilogue, columns: Int,
+              pitch: int) -> Micro:
         return Micro(self.body.dtype, (1, height), vectors,
                      tuple(r * row for r in range(height)) if isinstance(row, int) else None,
                      step if isinstance(step, int) else None, isinstance(k, int) and k > 0, 0, epilogue,
-                     columns if isinstance(columns, int) else None, vectors * self.target.vector_bytes)
+                     columns if isinstance(columns, int) else None, pitch)
 
     # --- softmax ---
 
-    def softmax(self, at: tuple[Int, ...], row: Int, p: Val) -> None:
-        """p[:t] = exp(x - max x) / Σ, where x = scale * p + mask."""
-        fn, body = self.fn, self.body
-        low = literal(self.type, float("-inf"))
-        zero = literal(self.type, 0.0)
-        mask_row = None
-        if body.mask is not None:
-            mask_row = fn.gep(self.bases[body.mask], self.offset(body.mask, (*at, row)))
+    def softmax(self, start: Int, rows: int) -> None:
+        """p = exp(p - highest of the row), share = 1 / Σ, for rows [start, start + rows) of the block."""
+        fn, dtype = self.fn, self.body.dtype
+        lines = [fn.gep(self.p, fn.mul(fn.add(start, r), self.pitch)) for r in range(rows)]
+        low, zero = literal(self.type, float("-inf")), literal(self.type, 0.0)
 
-        def weigh(place: Int, lanes: Mask, state: list[Val]) -> list[Val]:
-            x = fn.op("fmul", load_raw(fn, memory_type(body.dtype), p, self.lanes, place), self.number(body.scale))
-            if mask_row is not None and body.mask is not None:
-                x = fn.op("fadd", x, self.load_mask(body.mask, mask_row, place, lanes))
-            store_raw(fn, x, p, place)
-            shown = x if lanes is None else fn.select(lanes, x, low)
-            return [fn.select(fn.compare("fcmp ogt", shown, state[0]), shown, state[0])]
+        def load(line: Val, place: Int) -> Val:
+            return load_raw(fn, memory_type(dtype), line, self.lanes, place)
 
-        top = reduce_lanes(self.arith, "maximum", self.each_vector(weigh, [low])[0], body.dtype)
-        top_row = fn.splat(top, self.lanes)
+        def highest(place: Int, lanes: Mask, state: list[Val]) -> list[Val]:
+            found = [load(line, place) for line in lines]
+            found = found if lanes is None else [fn.select(lanes, x, low) for x in found]
+            return [fn.select(fn.compare("fcmp ogt", x, top), x, top) for x, top in zip(found, state, strict=True)]
+
+        tops = [fn.splat(reduce_lanes(self.arith, "maximum", top, dtype), self.lanes)
+                for top in self.each_vector(highest, [low] * rows)]
 
         def power(place: Int, lanes: Mask, state: list[Val]) -> list[Val]:
-            x = fn.op("fsub", load_raw(fn, memory_type(body.dtype), p, self.lanes, place), top_row)
-            y = self.arith.apply("exp", [x], body.dtype)
-            store_raw(fn, y, p, place)
-            return [fn.op("fadd", state[0], y if lanes is None else fn.select(lanes, y, zero))]
+            sums = []
+            for line, top, total in zip(lines, tops, state, strict=True):
+                y = self.power(fn.op("fsub", load(line, place), top))
+                store_raw(fn, y, line, place)
+                sums.append(fn.op("fadd", total, y if lanes is None else fn.select(lanes, y, zero)))
+            return sums
 
-        total = reduce_lanes(self.arith, "add", self.each_vector(power, [zero])[0], body.dtype)
-        one = literal(memory_type(body.dtype), 1.0)
-        share = fn.splat(fn.op("fdiv", one, total), self.lanes)
+        one = literal(memory_type(dtype), 1.0)
+        for r, total in enumerate(self.each_vector(power, [zero] * rows)):
+            share = fn.op("fdiv", one, reduce_lanes(self.arith, "add", total, dtype))
+            fn.store(share, self.shares, fn.mul(fn.add(start, r), self.bytes))
 
-        def divide(place: Int, lanes: Mask, state: list[Val]) -> list[Val]:
-            store_raw(fn, fn.op("fmul", load_raw(fn, memory_type(body.dtype), p, self.lanes, place), share), p, place)
-            return []
-
-        self.each_vector(divide, [])
-
-    def number(self, value: float) -> Val:
-        return literal(self.type, value)
-
-    def load_mask(self, mask: Operand, row: Val, place: Int, lanes: Mask) -> Val:
-        stride = self.stride(mask, 3)
-        at = self.fn.gep(row, self.fn.mul(place, stride))
-        return load_lanes(self.fn, self.target, mask.dtype, at, self.lanes, stride, lanes)
+    def power(self, x: Val) -> Val:
+        """exp(scale x) for x <= 0; without the scale where the scores have it already."""
+        fn, scale = self.fn, self.body.scale if self.scaled_late else 1.0
+        if self.body.dtype is not DType.F32:
+            return self.arith.apply("exp", [fn.op("fmul", x, literal(self.type, scale))], self.body.dtype)
+        y = fn.op("fmul", x, literal(self.type, scale / math.log(2)))
+        return exp2_negative(F32(fn, self.lanes, self.target.fma), y)
 
     def each_vector(self, body: Callable[[Int, Mask, list[Val]], list[Val]], state: list[Val]) -> list[Val]:
         """body(byte offset, mask, state) over the vectors of a row of scores."""

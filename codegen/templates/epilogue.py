@@ -1,12 +1,12 @@
 """What happens to an accumulator before it is stored: fused elementwise ops, as loop-IR expressions on registers."""
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from lepton.codegen.kernel import Size
 from lepton.codegen.llvm.builder import Function, Int, Val
 from lepton.codegen.llvm.expr import ScalarEmitter, broadcast
-from lepton.codegen.loops import Apply, Expr, Let, Load, Ref, walk
+from lepton.codegen.loops import Apply, Expr, Let, Load, Ref, i64, walk
 from lepton.codegen.target import Target
 from lepton.codegen.templates.memory import Mask, load_lanes, size, store_lanes
 from lepton.ir.types import DType
@@ -51,6 +51,13 @@ class Epilogue:
     @property
     def operands(self) -> tuple[Operand, ...]:
         return self.loads + self.stores
+
+    def of_product_with(self, factor: Operand) -> Epilogue:
+        """The same of the accumulator times the factor's element: a name that hides the accumulator's own."""
+        dtype = factor.dtype
+        element = Load(f"e{len(self.loads)}", i64(0), dtype)
+        first = Let(ACCUMULATOR, Apply("mul", (Ref(ACCUMULATOR, dtype), element), dtype))
+        return replace(self, loads=(*self.loads, factor), lets=(first, *self.lets))
 
 
 def plain(store: Operand) -> Epilogue:

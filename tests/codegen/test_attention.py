@@ -88,3 +88,43 @@ def test_masked_out_rows_are_nan() -> None:
     (got,) = run_node(node, dict(zip((q, k, v, m), arrays, strict=True)), HERE[-1])
     assert np.isnan(got[0, 0, 0]).all()
     assert not np.isnan(got[0, 0, 1]).any()
+
+
+@pytest.mark.parametrize("target", HERE)
+@pytest.mark.parametrize("scale", [-0.7, 0.0, 30.0])
+def test_scales(target: str, scale: float) -> None:
+    """Below 0 the least score counts most; at 30 most weights vanish."""
+    values = tuple(value(*s) for s in ((1, 2, 9, 8), (1, 2, 37, 8), (1, 2, 37, 5), (37,)))
+    arrays = [random(*(int(n) for n in x.tensor.shape)) for x in values]
+    for count in (3, 4):
+        node = ops.attention.node(*values[:count], scale=scale)
+        (got,) = run_node(node, dict(zip(values[:count], arrays[:count], strict=True)), target)
+        np.testing.assert_allclose(got, node.op.reference(*(a.astype(np.float64) for a in arrays[:count]), scale=scale),
+                                   rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("target", HERE)
+def test_masks_that_forbid(target: str) -> None:
+    """What is masked out weighs nothing at all, whatever V holds there; a row of the lowest number is even."""
+    lowest = np.finfo(np.float32).min
+    mask = np.zeros((3, 21), np.float32)
+    mask[0, 3:], mask[1], mask[2, :20] = -np.inf, lowest, -300.0
+    values = tuple(value(*s) for s in ((1, 1, 3, 4), (1, 1, 21, 4), (1, 1, 21, 4), (3, 21)))
+    arrays = [random(1, 1, 3, 4), random(1, 1, 21, 4), random(1, 1, 21, 4) * np.float32(1e30), mask]
+    arrays[2][..., 3:, :] *= np.float32(1e6)
+    node = ops.attention.node(*values, scale=1.0)
+    (got,) = run_node(node, dict(zip(values, arrays, strict=True)), target)
+    want = node.op.reference(*(a.astype(np.float64) for a in arrays), scale=1.0)
+    np.testing.assert_allclose(got[0, 0, 0], want[0, 0, 0], rtol=1e-4, atol=1e24)
+    np.testing.assert_allclose(got[0, 0, 1], arrays[2][0, 0].mean(axis=0), rtol=1e-4, atol=1e32)
+    np.testing.assert_allclose(got[0, 0, 2], arrays[2][0, 0, 20], rtol=1e-6)
+
+
+def test_a_number_that_is_none_spoils_its_row_only() -> None:
+    values = tuple(value(*s) for s in ((1, 1, 5, 4), (1, 1, 33, 4), (1, 1, 33, 4)))
+    arrays = [random(1, 1, 5, 4), random(1, 1, 33, 4), random(1, 1, 33, 4)]
+    arrays[0].view(np.uint32)[0, 0, 2, 1] = 0x7FC12345
+    node = ops.attention.node(*values, scale=1.0)
+    (got,) = run_node(node, dict(zip(values, arrays, strict=True)), HERE[-1])
+    assert np.isnan(got[0, 0, 2]).all()
+    assert np.isfinite(np.delete(got, 2, axis=2)).all()

@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 
 from lepton.codegen import loops
+from lepton.codegen.llvm import math as polynomials
 from lepton.codegen.llvm.builder import Function, Int, Module, Val, vec
 from lepton.codegen.llvm.expr import emit_expr
 from lepton.codegen.llvm.machine import calls, compile_module, count_spills
-from lepton.codegen.llvm.math import LIBM
+from lepton.codegen.llvm.math import LIBM, exp2_negative
 from lepton.codegen.target import TARGETS, Target
 from lepton.ir.tensor import Array
 from lepton.ir.types import DType
@@ -41,7 +42,10 @@ class OneOp:
 
         def turn(i: Int, _: list[Val]) -> None:
             x = f.load(vec(lanes, "float"), f.buffer(0), f.mul(i, 4))
-            y = emit_expr(f, target, loops.Apply(self.op, args, F32), lanes, lambda _: x, _no_load)
+            if self.op == "exp2_negative":
+                y = exp2_negative(polynomials.F32(f, lanes, target.fma), x)
+            else:
+                y = emit_expr(f, target, loops.Apply(self.op, args, F32), lanes, lambda _: x, _no_load)
             f.store(y, f.buffer(1), f.mul(i, 4))
 
         f.loop(Val("i64", "%hi"), turn, start=Val("i64", "%lo"), step=lanes)
@@ -80,6 +84,21 @@ def test_accuracy(op: str, target: Target) -> None:
     assert error.max() <= ULPS[op][0 if target.fma else 1], f"{error.max()} ulp at {x[finite][error.argmax()]!r}"
     numbers = ~np.isnan(rounded)
     np.testing.assert_array_equal(np.signbit(y[numbers]), np.signbit(rounded[numbers]))
+
+
+@pytest.mark.parametrize("target", HERE, ids=lambda t: t.name)
+def test_powers_of_two(target: Target) -> None:
+    """Of what is at most 0: small ones are 0, NaN stays, whatever its bits."""
+    x = -np.abs(samples(3001))
+    x[:8] = np.array([0x7FC00001, 0x7F800001, 0xFFFFFFFF, 0x7FC12345], np.uint32).view(np.float32).repeat(2)
+    y = compute("exp2_negative", x, target)
+    np.testing.assert_array_equal(np.isnan(y), np.isnan(x))
+    assert not y[x < -125].any()
+    kept = x >= -125
+    exact = np.exp2(x[kept].astype(np.float64))
+    assert (np.abs(y[kept] - exact) / np.spacing(exact.astype(np.float32))).max() <= (2.1 if target.fma else 2.5)
+    np.testing.assert_array_equal(compute("exp2_negative", -np.arange(128, dtype=np.float32), target)[:126],
+                                  np.exp2(-np.arange(126, dtype=np.float32)))
 
 
 @pytest.mark.parametrize("target", HERE, ids=lambda t: t.name)
