@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from lepton.codegen.cuda.depthwise import depthwise_kernel, is_depthwise
 from lepton.codegen.cuda.templates.product import (
     Columns,
     Factor,
@@ -18,12 +19,12 @@ from lepton.codegen.cuda.templates.product import (
 )
 from lepton.codegen.cuda.templates.warpgroup import Tiles, WarpgroupProduct, WarpgroupTile
 from lepton.codegen.cuda.warpgroups import tiles_of, warpgroup_tile
+from lepton.codegen.cuda.words import words
 from lepton.codegen.group import Group, LowerOptions, lowers
 from lepton.codegen.kernel import Kernel, packed
 from lepton.codegen.llvm.convert import widened
 from lepton.codegen.lower.conv import pixels, shape_of
 from lepton.codegen.lower.conv_cost import Shape
-from lepton.codegen.lower.halves import upper_halves
 from lepton.codegen.lower.matmul import problem_of
 from lepton.codegen.lower.matmul_cost import Problem
 from lepton.codegen.lower.products import generic_conv, generic_matmul
@@ -37,6 +38,7 @@ from lepton.ir.types import DType, TensorType
 
 UNKNOWN_ROWS, UNKNOWN_COLUMNS = 256, 512   # what is taken for run-time sizes
 ENOUGH_TILES = 128                         # about the multiprocessors of a large GPU
+TILED_FILTERS = 8                          # of a group: with fewer most of a tile would be empty
 MOST_ROWS_OF_COLUMNS = 8                   # products of so few rows read the right factor once, column by column
 PLAIN_TILES = (PlainTile(2, 2, 16, 16, 8), PlainTile(1, 1, 16, 16, 16), PlainTile(1, 1, 8, 8, 16))
 SHAPES = ((128, 128, 64, 32, 3), (64, 64, 32, 32, 4), (32, 32, 16, 16, 4))  # of tensor tiles
@@ -143,13 +145,6 @@ def weights_of(bindings: Bindings, weights: Array, dtype: DType, batch: int, *, 
     return Matrix(bindings.operand(packed(array), TensorType(dtype, array.shape), (*(0,) * batch, *steps)))
 
 
-def words(array: Array, dtype: DType) -> Array:
-    """Constants as they lie in memory: halves as their bits, and f32 that stand for bf16 as those."""
-    if dtype is DType.BF16 and array.dtype == np.float32:
-        return upper_halves(array)
-    return array.view(np.uint16) if array.dtype.itemsize == 2 else array
-
-
 @lowers(ops.conv, family="cuda")
 def lower_conv(group: Group, options: LowerOptions) -> Kernel:
     """A convolution with constant filters as a product over its windows; others by loops."""
@@ -166,7 +161,9 @@ def lower_conv(group: Group, options: LowerOptions) -> Kernel:
         return generic_conv(group, options)
     fused = Fused(group, b, 1 if attrs["layout"] == "nchw" else -1)
     shape = shape_of(group, fused, x, weights, attrs)
-    if shape.groups > 1 and (shape.filters < 8 or shape.depth < 8):
+    if is_depthwise(shape) and shape.filters < TILED_FILTERS:
+        return depthwise_kernel(group, fused, shape, x)
+    if shape.groups > 1 and (shape.filters < TILED_FILTERS or shape.depth < 8):
         return generic_conv(group, options)  # a tile would be mostly empty
     if shape.pointwise:
         return matmul_kernel(group, options, fused, pixels(shape), (x, w))

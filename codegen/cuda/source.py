@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from functools import cache
 from importlib.resources import files
 
-COMMON = ("math.cuh", "ops.cuh", "block.cuh", "product.cuh", "moves.cuh", "tensor.cuh", "warpgroup.cuh",
-          "attention.cuh")
+COMMON = ("math.cuh", "ops.cuh", "block.cuh", "order.cuh", "product.cuh", "moves.cuh", "depthwise.cuh", "tensor.cuh",
+          "warpgroup.cuh", "attention.cuh")
 
 
 @cache

@@ -157,6 +157,22 @@ def _reads(e: loops.Expr, names: set[str]) -> bool:
     return any(isinstance(x, Load) or (isinstance(x, Ref) and x.name in names) for x in loops.walk(e))
 
 
+def head(buffers: Sequence[loops.Buffer], n_dims: int, symbol: str, threads: int) -> list[str]:
+    """The first lines of a kernel on these operands."""
+    pointers = [f"{'' if b.written else 'const '}{MEMORY[b.dtype]} *{b.name}" for b in buffers if b.scratch is None]
+    sizes = [f"i64 d{i}" for i in range(n_dims)]
+    parameters = [*pointers, "unsigned char *scratch", "i64 scratch_stride", *sizes, "i64 tasks"]
+    return [f"LP_KERNEL({threads}) {symbol}({', '.join(parameters)}) {{"]
+
+
+def text_of(buffers: Sequence[loops.Buffer], body: Sequence[Stmt],
+            value: loops.Expr | None = None) -> tuple[list[str], str]:
+    """A thread's statements, and an expression behind them; names begin with v_."""
+    speller = _Speller(loops.Kernel("", tuple(buffers), 0, tuple(body)), Scheme.THREAD, ScratchIn.NONE, 0, depth=0)
+    speller.block(body)
+    return speller.lines, "" if value is None else speller.expr(value)
+
+
 # --- text -----------------------------------------------------------------------------------------
 
 
@@ -179,12 +195,8 @@ class _Speller:
     def run(self, symbol: str, geometry: Geometry) -> str:
         self.prologue()
         self.block(self.kernel.body)
-        pointers = [f"{'' if b.written else 'const '}{MEMORY[b.dtype]} *{b.name}"
-                    for b in self.kernel.buffers if b.scratch is None]
-        sizes = [f"i64 d{i}" for i in range(self.kernel.n_dims)]
-        parameters = [*pointers, "unsigned char *scratch", "i64 scratch_stride", *sizes, "i64 tasks"]
-        head = f"LP_KERNEL({geometry.threads}) {symbol}({', '.join(parameters)}) {{"
-        return "\n".join([head, *self.lines, "}"]) + "\n"
+        first = head(self.kernel.buffers, self.kernel.n_dims, symbol, geometry.threads)
+        return "\n".join([*first, *self.lines, "}"]) + "\n"
 
     def prologue(self) -> None:
         if self.scheme is Scheme.BLOCK:

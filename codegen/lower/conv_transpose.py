@@ -23,6 +23,7 @@ from lepton.codegen.lower.products import generic_conv_transpose
 from lepton.codegen.templates.fused import Bindings, Fused, Strides, constant_array, outer
 from lepton.codegen.templates.phases import Phases
 from lepton.ir import ops
+from lepton.ir.core import Value
 from lepton.ir.dims import Dim, ceildiv, dim_max, product
 from lepton.ir.tensor import Array
 from lepton.ir.types import DType
@@ -64,6 +65,46 @@ class Axis:
         return [self.phase(r) for r in range(most)]
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Transposed:
+    """A transposed convolution with three spatial axes. Strides and views are over (n, d, h, w, channel)."""
+
+    images: Dim
+    axes: tuple[Axis, Axis, Axis]
+    groups: int
+    x: Strides
+    views: list[Strides]
+    weights: Array            # [C, O/group, d, h, w]
+
+    @property
+    def channels(self) -> int:
+        """Of the input, of one group."""
+        return int(self.weights.shape[0]) // self.groups
+
+    @property
+    def flops(self) -> Dim:
+        """Every element of the input meets every tap, but for those that fall outside."""
+        return product((2, self.images, *(a.size for a in self.axes), *self.weights.shape))
+
+
+def transposed_of(group: Group, fused: Fused, x: Value, weights: Array) -> Transposed:
+    """A group's, with its missing spatial axes filled in."""
+    assert group.anchor is not None
+    attrs, layout = group.anchor.attrs, layout_of(group, x)
+    sizes, out = layout.axes(x.tensor.shape, 1), layout.axes(fused.shape, 1)
+    d, h, w = (Axis(*a) for a in zip(
+        sizes[1:4], out[1:4], layout.three(weights.shape[2:], 1), layout.three(attrs["strides"], 1),
+        layout.three(attrs["dilations"], 1), layout.three(attrs["pads_begin"], 0), strict=True))
+    return Transposed(out[0], (d, h, w), attrs["group"], layout.axes(group.access(x).strides, 0),
+                      [layout.axes(v, 0) for v in fused.views],
+                      weights.reshape(*weights.shape[:2], *layout.three(weights.shape[2:], 1)))
+
+
+def layout_of(group: Group, x: Value) -> _Layout:
+    assert group.anchor is not None
+    return _Layout(x.tensor.rank - 2, group.anchor.attrs["layout"] == "nchw")
+
+
 @lowers(ops.conv_transpose)
 def lower_conv_transpose(group: Group, options: LowerOptions) -> Kernel:
     """One kernel, its tasks those of all phases."""
@@ -72,27 +113,18 @@ def lower_conv_transpose(group: Group, options: LowerOptions) -> Kernel:
     x, w, b = (*node.inputs, None)[:3]
     assert x is not None
     assert w is not None
-    attrs, weights, rank = node.attrs, constant_array(group, w), x.tensor.rank - 2
+    attrs, weights = node.attrs, constant_array(group, w)
     fixed = all(isinstance(p, int) for p in (*attrs["pads_begin"], *attrs["pads_end"]))
-    suits = x.tensor.dtype in (DType.F32, DType.F64) and 1 <= rank <= 3 and fixed
+    suits = x.tensor.dtype in (DType.F32, DType.F64) and 3 <= x.tensor.rank <= 5 and fixed
     if weights is None or not suits or int(np.prod(attrs["strides"])) > MOST_PHASES:
         return generic_conv_transpose(group, options)
-    first = attrs["layout"] == "nchw"
-    fused = Fused(group, b, 1 if first else -1)
-    layout = _Layout(rank, first)
-    sizes, out = layout.axes(x.tensor.shape, 1), layout.axes(fused.shape, 1)
-    axes = [Axis(s, o, k, st, d, p) for s, o, k, st, d, p in zip(
-        sizes[1:4], out[1:4], layout.three(weights.shape[2:], 1), layout.three(attrs["strides"], 1),
-        layout.three(attrs["dilations"], 1), layout.three(attrs["pads_begin"], 0), strict=True)]
-    bindings = Bindings()
-    x_strides = layout.axes(group.access(x).strides, 0)
-    view = bindings.operand(outer(group, x), x.tensor, x_strides)
-    views = [layout.axes(v, 0) for v in fused.views]
-    matrix = weights.reshape(*weights.shape[:2], *layout.three(weights.shape[2:], 1))
+    fused = Fused(group, b, 1 if attrs["layout"] == "nchw" else -1)
+    t, bindings = transposed_of(group, fused, x, weights), Bindings()
+    view = bindings.operand(outer(group, x), x.tensor, t.x)
     made: list[Made] = []
-    for phases in every(*(a.phases() for a in axes)):
-        shape = phase_shape(x.tensor.dtype, out[0], axes, phases, matrix, attrs["group"], x_strides, views)
-        offsets = [_offset(v, phases) for v in views]
+    for phases in every(*(a.phases() for a in t.axes)):
+        shape = phase_shape(x.tensor.dtype, t, phases)
+        offsets = [_offset(v, phases) for v in t.views]
         if shape.pointwise:
             problem = pixels(shape)
             rows = bindings.operand(outer(group, x), x.tensor, problem.a)
@@ -100,7 +132,7 @@ def lower_conv_transpose(group: Group, options: LowerOptions) -> Kernel:
                                      fused.epilogue(bindings, problem.views, offsets)))
             continue
         made.append(direct_body(bindings, options.target, shape, view, fused.epilogue(bindings, shape.views, offsets)))
-    return kernel_of(group, bindings, made, product((2, *sizes, *weights.shape[1:])))
+    return kernel_of(group, bindings, made, t.flops)
 
 
 def kernel_of(group: Group, bindings: Bindings, made: Sequence[Made], flops: Dim) -> Kernel:
@@ -113,15 +145,14 @@ def kernel_of(group: Group, bindings: Bindings, made: Sequence[Made], flops: Dim
                   grain_of(flops, tasks), flops, group.outputs)
 
 
-def phase_shape(dtype: DType, images: Dim, axes: Sequence[Axis], phases: Sequence[Phase], weights: Array, groups: int,
-                x: Strides, views: Sequence[Strides]) -> Shape:
-    """The convolution of one phase of each axis. Weights [C, O/group, d, h, w]."""
-    picked = weights
+def phase_shape(dtype: DType, t: Transposed, phases: Sequence[Phase]) -> Shape:
+    """The convolution of one phase of each axis."""
+    axes, picked = t.axes, t.weights
     for i, phase in enumerate(phases):
         picked = np.take(picked, phase.taps or (0,), axis=2 + i)
         picked = picked if phase.taps else np.zeros_like(picked)
-    channels, filters = weights.shape[0] // groups, weights.shape[1]
-    split = picked.reshape(groups, channels, filters, *picked.shape[2:]).swapaxes(1, 2)
+    filters = t.weights.shape[1]
+    split = picked.reshape(t.groups, t.channels, filters, *picked.shape[2:]).swapaxes(1, 2)
     out = [ceildiv(a.out - p.residue, a.stride) for a, p in zip(axes, phases, strict=True)]
     taps = [max(1, len(p.taps)) for p in phases]
     spacing = [p.spacing if p.taps else 1 for p in phases]
@@ -129,12 +160,12 @@ def phase_shape(dtype: DType, images: Dim, axes: Sequence[Axis], phases: Sequenc
     after = [o - 1 + p.first + (k - 1) * s - (a.size - 1)
              for o, p, k, s, a in zip(out, phases, taps, spacing, axes, strict=True)]
     steps = [a.stride for a in axes]
-    moved = [(v[0], *(s * step for s, step in zip(v[1:4], steps, strict=True)), v[4]) for v in views]
+    moved = [(v[0], *(s * step for s, step in zip(v[1:4], steps, strict=True)), v[4]) for v in t.views]
     return Shape(
-        dtype, images, (out[0], out[1], out[2]), (axes[0].size, axes[1].size, axes[2].size), groups, channels, filters,
-        (taps[0], taps[1], taps[2]), (1, 1, 1), (spacing[0], spacing[1], spacing[2]),
-        (before[0], before[1], before[2]), (after[0], after[1], after[2]), x, moved,
-        split.reshape(groups * filters, channels, *picked.shape[2:]))
+        dtype, t.images, (out[0], out[1], out[2]), (axes[0].size, axes[1].size, axes[2].size), t.groups, t.channels,
+        filters, (taps[0], taps[1], taps[2]), (1, 1, 1), (spacing[0], spacing[1], spacing[2]),
+        (before[0], before[1], before[2]), (after[0], after[1], after[2]), t.x, moved,
+        split.reshape(t.groups * filters, t.channels, *picked.shape[2:]))
 
 
 def _offset(view: Strides, phases: Sequence[Phase]) -> Dim:

@@ -146,17 +146,22 @@ class Rows:
     def kernel(self, build: Callable[[Coords], Sequence[Stmt]], *, cost: int = 1) -> Kernel:
         """`build(kept coords)` gives the statements for one row; `cost`: operations per element, about."""
         group, nest = self.group, self.nest
-        self.inputs: dict[Value, str] = {}
-        for inner, outer in zip(group.body.inputs, group.inputs, strict=True):
-            if any(isinstance(k, tuple) and k[1] is inner for k in self.views):
-                self.inputs[inner] = nest.reads(outer, inner.tensor.dtype)
-        self.outputs = [nest.writes(v, v.tensor.dtype) for v in group.outputs]
+        self.bind()
         per_row = max(1, guess_product(self.reduced)) * cost
         tasks = cut(self.kept, vector=self.vector_rows, work=per_row)
         coords, shape = nest_loops(self.kept, tasks, nest, vector=self.vector_rows)
         body = build(coords)
         return nest.kernel(shape.around(body), tasks.count, grain=grain_for(tasks), writes=group.outputs,
                            flops=product(self.shape) * cost)
+
+    def bind(self) -> None:
+        """Make operands of what is read and written."""
+        group, nest = self.group, self.nest
+        self.inputs: dict[Value, str] = {}
+        for inner, outer in zip(group.body.inputs, group.inputs, strict=True):
+            if any(isinstance(k, tuple) and k[1] is inner for k in self.views):
+                self.inputs[inner] = nest.reads(outer, inner.tensor.dtype)
+        self.outputs = [nest.writes(v, v.tensor.dtype) for v in group.outputs]
 
     def each(self, kept: Coords, body: Callable[[Coords], Sequence[Stmt]], *, serial: bool = False,
              reverse: bool = False) -> list[Stmt]:

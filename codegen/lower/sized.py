@@ -1,7 +1,7 @@
 """Ops whose result's size depends on the data: first a kernel that counts, then (the size bound) one that fills."""
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from lepton.codegen.group import Group, LowerOptions, lowers
 from lepton.codegen.kernel import Kernel
@@ -25,7 +25,7 @@ from lepton.codegen.loops import (
 )
 from lepton.codegen.lower.anchored import Anchored
 from lepton.codegen.lower.indexed import Indexed, formula, inputs_of, lower_indexed
-from lepton.codegen.lower.nest import div, most, sub
+from lepton.codegen.lower.nest import Strides, collapse, div, load, most, offset, sub
 from lepton.ir import ops
 from lepton.ir.core import Value
 from lepton.ir.op import Op
@@ -43,7 +43,7 @@ def sizer(op: Op) -> Callable[[Sizer], Sizer]:
     return register
 
 
-class _Counter(Anchored):
+class Counter(Anchored):
     """A single task over the operands of the op; the group's own outputs are not touched."""
 
     def __init__(self, group: Group) -> None:
@@ -68,7 +68,7 @@ def _long(e: Expr) -> Expr:
 @sizer(ops.range_)
 def range_size(group: Group, count: Value) -> Kernel:
     """max(0, ceil((limit - start) / delta)); 0 for a delta of 0. A count beyond 64 bits is one that is refused."""
-    k = _Counter(group)
+    k = Counter(group)
     target = k.nest.writes(count, DType.I64)
     start, limit, delta = (k.element(v, []) for v in k.node.inputs if v is not None)
     if start.dtype.is_float:
@@ -102,34 +102,37 @@ def range_element(k: Indexed, point: list[Expr]) -> Expr:
 lowers(ops.range_)(lower_indexed)
 
 
-def _each_nonzero(k: _Counter, found: list[Stmt], coords: list[Ref]) -> list[Stmt]:
-    """`found` at every element of the operand that is not zero, in row-major order."""
-    (x,) = (v for v in k.node.inputs if v is not None)
-    value = k.element(x, coords)
-    hit: Expr = value
-    if value.dtype is not DType.BOOL:
-        hit = Apply("logical_not", (Apply("equal", (value, Const(0, value.dtype)), DType.BOOL),), DType.BOOL)
-    body: list[Stmt] = [If(hit, tuple(found))]
-    for c, size in reversed(list(zip(coords, x.tensor.shape, strict=True))):
-        body = [For(c.name, k.nest.size(size), tuple(body))]
-    return body
+def is_hit(value: Expr) -> Expr:
+    """Whether an element is not zero."""
+    if value.dtype is DType.BOOL:
+        return value
+    return Apply("logical_not", (Apply("equal", (value, Const(0, value.dtype)), DType.BOOL),), DType.BOOL)
 
 
 @sizer(ops.non_zero)
 def non_zero_size(group: Group, count: Value) -> Kernel:
-    k = _Counter(group)
+    k = Counter(group)
     target = k.nest.writes(count, DType.I64)
-    total = Ref("total", DType.I64)
-    coords = [k.nest.var("i") for _ in k.node.inputs[0].tensor.shape] if k.node.inputs[0] is not None else []
-    body = [Var(total.name, i64(0)), *_each_nonzero(k, [Update(total.name, "add", i64(1))], coords),
-            Store(target, i64(0), total)]
-    return k.kernel(body, count)
+    total, x = Ref("total", DType.I64), k.node.inputs[0]
+    assert x is not None
+    space, _ = collapse(x.tensor.shape, [group.access(x).strides])
+    coords = [k.nest.var("i") for _ in space.sizes]
+    value = load(k.buffers[x], x.tensor.dtype, offset(coords, space.views[0], k.nest))
+    body: tuple[Stmt, ...] = (Update(total.name, "add", Select(is_hit(value), i64(1), i64(0))),)
+    for c, size, kind in reversed(list(zip(coords, space.sizes, kinds(space.rank), strict=True))):
+        body = (For(c.name, k.nest.size(size), body, kind),)
+    return k.kernel([Var(total.name, i64(0)), *body, Store(target, i64(0), total)], count)
+
+
+def kinds(rank: int) -> list[LoopKind]:
+    """Of the loops of a nest, the innermost one in vectors."""
+    return [LoopKind.VECTOR if i == rank - 1 else LoopKind.SERIAL for i in range(rank)]
 
 
 @lowers(ops.non_zero)
 def non_zero(group: Group, options: LowerOptions) -> Kernel:
     """One task: the indices are found in order."""
-    k = _Counter(group)
+    k = Counter(group)
     (result,) = group.outputs
     target = k.nest.writes(result, DType.I64)
     strides = group.accesses[result].strides
@@ -137,10 +140,14 @@ def non_zero(group: Group, options: LowerOptions) -> Kernel:
     x = k.node.inputs[0]
     assert x is not None
     coords = [k.nest.var("i") for _ in x.tensor.shape]
+    body: list[Stmt] = [If(is_hit(k.element(x, coords)), (
+        *indices(k, target, strides, place, coords), Update(place.name, "add", i64(1))))]
+    for c, size in reversed(list(zip(coords, x.tensor.shape, strict=True))):
+        body = [For(c.name, k.nest.size(size), tuple(body))]
+    return k.kernel([Var(place.name, i64(0)), *body], result)
+
+
+def indices(k: Counter, target: str, strides: Strides, place: Expr, coords: Sequence[Expr]) -> list[Stmt]:
+    """The coordinates as a column of the result."""
     column = mul(place, k.nest.size(strides[1]))
-    found: list[Stmt] = [Store(target, add(mul(i64(d), k.nest.size(strides[0])), column), c)
-                         for d, c in enumerate(coords)]
-    found.append(Update(place.name, "add", i64(1)))
-    return k.kernel([Var(place.name, i64(0)), *_each_nonzero(k, found, coords)], result)
-
-
+    return [Store(target, add(mul(i64(d), k.nest.size(strides[0])), column), c) for d, c in enumerate(coords)]

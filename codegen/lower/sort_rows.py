@@ -34,19 +34,21 @@ PASSES = 40  # more rows than 2**40 do not fit into memory
 @lowers(ops.sort_rows)
 def sort_rows(group: Group, options: LowerOptions) -> Kernel:
     """One task."""
-    return _Sort(group).kernel()
+    return SortRows(group).kernel()
 
 
-class _Sort(Anchored):
+class SortRows(Anchored):
+    """The operands of a group, and how two rows are compared."""
+
     def __init__(self, group: Group) -> None:
         super().__init__(group)
         if group.body.outputs != self.node.results:
             raise UnsupportedError("ops fused behind sort_rows are not supported")
         x = self.node.inputs[0]
         assert x is not None
+        self.merged = ""     # scratch, where runs are merged
         self.x, self.rows, self.columns = x, self.nest.size(x.tensor.shape[0]), self.nest.size(x.tensor.shape[1])
         (self.stride,) = group.accesses[group.outputs[0]].strides
-        self.merged = self.nest.scratch(DType.I64, x.tensor.shape[0])
 
     def place(self, i: Expr) -> Expr:
         return offset([i], (self.stride,), self.nest)
@@ -56,6 +58,7 @@ class _Sort(Anchored):
         return Load(self.targets[0], self.place(i), DType.I64)
 
     def kernel(self) -> Kernel:
+        self.merged = self.nest.scratch(DType.I64, self.x.tensor.shape[0])
         nest, i, j, p, width = self.nest, self.nest.var("i"), self.nest.var("i"), self.nest.var("p"), self.ref("width")
         start = For(i.name, self.rows, (Store(self.targets[0], self.place(i), i),), LoopKind.VECTOR)
         back = For(j.name, self.rows, (Store(self.targets[0], self.place(j), Load(self.merged, j, DType.I64)),),

@@ -17,7 +17,9 @@ from lepton.ir.dims import product
 from lepton.ir.types import DType
 
 
-class _TopK:
+class TopK:
+    """The operands of a group, and what its lowerings do with an element."""
+
     def __init__(self, group: Group) -> None:
         self.fused, self.anchor = Fused(group), anchor_of(group)
         self.nest = self.fused.nest
@@ -83,7 +85,7 @@ class _TopK:
 @lowers(ops.top_k)
 def top_k(group: Group, options: LowerOptions) -> Kernel:
     """A task is one or more rows along the axis."""
-    t = _TopK(group)
+    t = TopK(group)
     kept = [d for a, d in enumerate(t.shape) if a != t.axis]
     sizes = kept or [1]
     per_row = 2 * guess(t.shape[t.axis])

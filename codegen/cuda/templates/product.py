@@ -149,12 +149,16 @@ class Windows:
         tests = wide(c, *((size(s), s) for s in (n, d, h, w)), pointer=name + "_at", bytes=o.dtype.bytes)
         kind = MEMORY[o.dtype] if not o.dtype.bytes == 1 else "u8"
         cast = f"(const {kind} *)" if kind != MEMORY[o.dtype] else ""
-        axes = ", ".join(f"{{{', '.join(f'int({size(x)})' for x in three)}}}" for three in (
-            self.into, self.out, self.kernel, self.strides, self.dilations, self.pads))
+        axes = ", ".join(f"{{{', '.join(f'int({x})' for x in three)}}}" for three in self.axes())
         steps = ", ".join(size(s) for s in (n, d, h, w, c))
         return [f"const {kind} *{name}_at = {cast}p{o.buffer} + {index(o, [*batch, *['0'] * 5])};",
                 f"const lp_windows<{kind}> {name}{{{name}_at, {steps}, {axes}, {self.channels}, {extent}, ks, "
                 f"{tests if fits else 'false'}, {kind}({self.fill.text([])})}};"]
+
+    def axes(self) -> list[list[str]]:
+        """d, h, w of what lp_windows wants to know."""
+        return [[size(x) for x in three] for three in (
+            self.into, self.out, self.kernel, self.strides, self.dilations, self.pads)]
 
 
 Factor: TypeAlias = Matrix | Windows
@@ -190,7 +194,7 @@ class Product(DeviceBody):
             *self.indented([
                 f"const int m0 = int(t % tiles % tiles_m) * {tile.rows}, n0 = int(t % tiles / tiles_m) * "
                 f"{tile.columns};",
-                *coordinates("(t / tiles)", self.batch, batch),
+                *coordinates("(t / tiles)", self.batch, batch), *self.entry(),
                 *self.a.text("a", batch, "m", copied), *self.b.text("b", batch, "n", copied),
                 *self.out(batch), *(self.zeros.text(batch) if self.zeros else []),
                 f"{tile.text(self.dtype)}::run(a, b, m0, n0, ks, lp_shared, out{', zeros' if self.zeros else ''});"]),
@@ -219,7 +223,16 @@ class Product(DeviceBody):
         """The epilogue as a function of a place and the sums there."""
         rows = [f"r{i}" for i in range(len(self.rows))]
         sums = f"{c_type(self.dtype)} (&)[{self.run}]"
-        return output(self.epilogue, sums, coordinates("row", self.rows, rows), [*batch, *rows, "column"], "m", "n")
+        before = [*coordinates("row", self.rows, rows), *self.guards()]
+        return output(self.epilogue, sums, before, [*batch, *rows, "column"], "m", "n")
+
+    def entry(self) -> list[str]:
+        """What is known of an entry of the batch, before the factors."""
+        return []
+
+    def guards(self) -> list[str]:
+        """Which rows have no results."""
+        return []
 
     @staticmethod
     def indented(lines: list[str]) -> list[str]:
