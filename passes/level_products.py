@@ -5,6 +5,7 @@ its products are two: each sum of unsigned bytes times weights is exact in i32 (
 levels times bytes would leave it after some 500 products."""
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -83,7 +84,8 @@ def conv_of_levels(x: Value, w: Value, a: Value, f: Value, b: Value | None, r: V
                 return ops.conv_integer(digit, w, constant(np.uint8(zero)), filters.offset, **attrs)
             return _less(ops.conv_integer(digit, w, None, filters.offset, **attrs), zero * sums.reshape(view))
 
-        total = _by_digits(image, filters.levels(0).reshape(w.tensor.shape[0], -1).T, product)
+        levels = filters.levels(0)
+        total = _by_digits(image, levels.reshape(len(levels), math.prod(levels.shape[1:])).T, product)
     return None if total is None else _scaled(total, image.scale * filters.scale, b, view)
 
 

@@ -44,14 +44,14 @@ class ToLevels(Pass):
         scale, zero = array_of(s), np.zeros(1) if z is None else array_of(z)
         to, axis = node.attrs["to"], node.attrs["axis"]
         floats = scale is not None and scale.dtype == np.float32 and x.tensor.dtype is DType.F32
-        if not floats or zero is None or node.attrs["block"] or to not in LEVELS or (zero != zero.reshape(-1)[0]).any():
+        if not floats or zero is None or node.attrs["block"] or to not in LEVELS or len(np.unique(zero)) != 1:
             return False
         assert scale is not None
         scale = along(scale, axis, x.tensor.rank)
         level = None if self.math == "strict" else divided(x, scale)
         if level is None:
             level = ops.div(x, constant(scale), loc=node.loc)
-        result = ops.to_level(level, to=to, zero=int(zero.reshape(-1)[0]), loc=node.loc)
+        result = ops.to_level(level, to=to, zero=int(zero.flat[0]), loc=node.loc)
         count("quantize")
         return result.type == node.result.type and substitute(graph, node.result, result)
 

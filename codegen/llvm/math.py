@@ -110,11 +110,11 @@ EXP2_TAIL = (1.3264720e-3, 9.6715139e-3, 5.5507330e-2, 2.4022242e-1, 6.9314700e-
 
 
 def exp2_negative(m: F32, x: Val) -> Val:
-    """2**x for x <= 0 to 2 ulp (2.5 without fma), 0 below -125: what a softmax needs, at half the price of `exp`."""
+    """2**x for x <= 0 to 2 ulp (2.5 without fma), denormals too: what a softmax needs, at half the price of `exp`."""
     t = m.add(x, m.c(MAGIC))
     p = m.horner(m.sub(x, m.sub(t, m.c(MAGIC))), EXP2_TAIL)
-    scale = m.f.op("add", m.f.op("shl", m.bits(t), m.i(23)), m.i(127 << 23))  # nothing of MAGIC's bits is left
-    return m.where("olt", x, m.c(-125.0), m.c(0.0), m.mul(p, m.from_bits(scale)))
+    scale = m.f.op("add", m.f.op("shl", m.bits(t), m.i(23)), m.i((127 + 24) << 23))  # nothing of MAGIC's bits is left
+    return m.where("olt", x, m.c(-150.0), m.c(0.0), m.mul(m.mul(p, m.from_bits(scale)), m.c(2.0**-24)))
 
 
 def expm1(m: F32, x: Val) -> Val:

@@ -237,7 +237,7 @@ class _Depthwise:
         fn, window = self.fn, self.body.window
         zero = [literal(self.type, 0)] * many
         if window.kernel[0] == 1:
-            return fn.loop(at.counts[1], taps, [x, w, *zero])[2:]
+            return fn.loop(fn.mul(*at.counts), taps, [x, w, *zero])[2:]   # planes: 0 where there is only padding
 
         def plane(_: Int, state: list[Val]) -> list[Val]:
             after = fn.loop(at.counts[1], taps, state)

@@ -94,8 +94,8 @@ def test_masked_out_rows_are_nan() -> None:
 @pytest.mark.parametrize("scale", [-0.7, 0.0, 30.0])
 def test_scales(target: str, scale: float) -> None:
     """Below 0 the least score counts most; at 30 most weights vanish."""
-    values = tuple(value(*s) for s in ((1, 2, 9, 8), (1, 2, 37, 8), (1, 2, 37, 5), (37,)))
-    arrays = [random(*(int(n) for n in x.tensor.shape)) for x in values]
+    shapes = ((1, 2, 9, 8), (1, 2, 37, 8), (1, 2, 37, 5), (37,))
+    values, arrays = tuple(value(*s) for s in shapes), [random(*s) for s in shapes]
     for count in (3, 4):
         node = ops.attention.node(*values[:count], scale=scale)
         (got,) = run_node(node, dict(zip(values[:count], arrays[:count], strict=True)), target)
