@@ -40,6 +40,7 @@ TIMES = """\
 """
 CLOCKS = {True: "the CPU time of the middle run in the better round, which other load on the machine disturbs least",
           False: "the middle run's time in the better round"}
+YARDSTICKS = {True: "the model computed in float64", False: "ONNX Runtime's fp32 answer"}
 SHARED = 0.05       # of the CPUs' time taken by other programs: above it a machine was not quiet
 
 
@@ -50,6 +51,7 @@ class Times:
     engines: tuple[str, ...]
     peers: tuple[str, ...]      # those that the ratio is about
     blamed: tuple[str, ...]     # those whose errors are shown
+    exact: bool                 # whether these are errors against float64
     key: str
     busy: float
 
@@ -61,9 +63,11 @@ class Times:
         free = {row["engine"] for row in rows if not row.get("comparable", True)}
         busy = statistics.median([r.get("others_share", 0.0) for row in rows for r in row["rounds"]] or [0.0])
         cpu = settings["threads"] == 1 and busy > SHARED
+        exact = all(r.get("float64_error") is not None for row in rows for r in row["rounds"])
+        shown = {"lepton", "ort"} if exact else {"lepton"}
         return Times(engines, tuple(e for e in engines if e != "lepton" and e not in free),
-                     tuple(e for e in engines if e == "lepton" or (settings["precision"] != "fp32" and e != "ort")),
-                     "cpu_median_ms" if cpu else "median_ms", busy)
+                     tuple(e for e in engines if e in shown or (settings["precision"] != "fp32" and e != "ort")),
+                     exact, "cpu_median_ms" if cpu else "median_ms", busy)
 
 
 def times(record: Mapping[str, Any]) -> tuple[list[str], dict[str, float]]:
@@ -77,7 +81,7 @@ def times(record: Mapping[str, Any]) -> tuple[list[str], dict[str, float]]:
         if peers and "lepton" in row and not wrong(row["lepton"][1], record):
             ratios[model] = min(peers) / row["lepton"][0]
         ratio = f"{ratios[model]:.2f}" if model in ratios else "-"
-        errors = " | ".join(_error(row[e][1], record) if e in row else "-" for e in shape.blamed)
+        errors = " | ".join(_error(row[e], record) if e in row else "-" for e in shape.blamed)
         lines.append(f"| {model} | {shown} | {ratio} | {errors} |")
     if ratios:
         lines += ["", f"Best peer / Lepton: geometric mean {geometric_mean(list(ratios.values())):.2f}, "
@@ -104,8 +108,8 @@ def _head(record: Mapping[str, Any], shape: Times) -> list[str]:
     return TIMES.format(
         title=title, cpu=record["cpu"], date=record["date"], clock=CLOCKS[shape.key == "cpu_median_ms"],
         versions=_versions(record["results"].values()), isa=f" --isa {isa}" if isa else "",
-        errors="Errors are relative differences (L2) from ONNX Runtime's fp32 answer; above "
-               f"{WRONG[precision]:.0%} an answer counts as wrong, and is not ranked.",
+        errors=f"Errors are relative differences (L2) from {YARDSTICKS[shape.exact]}; an answer more than "
+               f"{WRONG[precision]:.0%} from ONNX Runtime's in fp32 counts as wrong, and is not ranked.",
         remarks="\n" + "\n".join(remarks) if remarks else "", engines=" | ".join(NAMES[e] for e in shape.engines),
         rules="--:|" * len(shape.engines), error_rules="--:|" * len(blamed),
         error=" | ".join(f"{name}'s error" for name in blamed) if len(blamed) > 1 else "error",
@@ -116,8 +120,8 @@ def wrong(error: float, record: Mapping[str, Any]) -> bool:
     return error > WRONG[record["settings"]["precision"]]
 
 
-def _error(error: float, record: Mapping[str, Any]) -> str:
-    return f"{error:.0e}" + (" (wrong)" if wrong(error, record) else "")
+def _error(row: tuple[float, float, float], record: Mapping[str, Any]) -> str:
+    return f"{row[2]:.1e}" + (" (wrong)" if wrong(row[1], record) else "")
 
 
 def _problems(record: Mapping[str, Any]) -> list[str]:
@@ -136,9 +140,10 @@ def _problems(record: Mapping[str, Any]) -> list[str]:
     return ["", *lines] if lines else []
 
 
-def _best(rows: Iterable[Mapping[str, Any]], key: str) -> dict[str, tuple[float, float]]:
-    """Each engine's milliseconds in its better round, and its error."""
-    return {row["engine"]: (min(r[key] for r in row["rounds"]), max(r["relative_error"] for r in row["rounds"]))
+def _best(rows: Iterable[Mapping[str, Any]], key: str) -> dict[str, tuple[float, float, float]]:
+    """Each engine's milliseconds in its better round, its difference from ONNX Runtime and the error that is shown."""
+    return {row["engine"]: (min(r[key] for r in row["rounds"]), max(r["relative_error"] for r in row["rounds"]),
+                            max(r.get("float64_error") or r["relative_error"] for r in row["rounds"]))
             for row in rows if row["rounds"]}
 
 
