@@ -175,3 +175,18 @@ def test_few_columns(target: str, n: int) -> None:
     a = value(sym("M"), 21)
     (got,) = run_node(node_of(ops.matmul(a, constant(w))), {a: x[0]}, target, env={"M": 70})
     close(got, x[0] @ w, 21)
+
+
+@pytest.mark.parametrize("target", HERE)
+@pytest.mark.parametrize("k", [193, 385, 5000])
+@pytest.mark.parametrize("known", [True, False])
+def test_long_sums_are_made_in_parts(target: str, k: int, known: bool) -> None:
+    """Of positive numbers, where one running sum of 5000 would be off by 1e-6; the same bits for any cut."""
+    x, w = rng.random((19, k), np.float32), rng.random((k, 37), np.float32)
+    a, b = value(19, k if known else sym("K")), value(k if known else sym("K"), 37)
+    node, data = node_of(ops.matmul(a, b)), {a: x, b: w}
+    (got,) = run_node(node, data, target, env={} if known else {"K": k}, shares=3)
+    (whole,) = run_node(node, data, target, env={} if known else {"K": k}, shares=1)
+    exact = x.astype(np.float64) @ w
+    assert np.linalg.norm(got - exact) / np.linalg.norm(exact) < 2.5e-7
+    np.testing.assert_array_equal(got, whole)

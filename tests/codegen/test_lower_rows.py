@@ -13,7 +13,7 @@ from lepton.ir.core import Graph, Node, Value
 from lepton.ir.dims import sym
 from lepton.ir.op import Op
 from lepton.ir.types import DType
-from tests.codegen.harness import HERE, Layout, backwards, check_node, dense, gaps, reversed_axes, value
+from tests.codegen.harness import HERE, Layout, backwards, check_node, dense, gaps, reversed_axes, run_node, value
 
 targets = pytest.mark.parametrize("target", HERE, ids=lambda t: t.name)
 REDUCTIONS = [ops.reduce_sum, ops.reduce_mean, ops.reduce_max, ops.reduce_min, ops.reduce_prod]
@@ -38,6 +38,21 @@ def test_reduce(target: Target, op: Op, shape: tuple[int, ...], axes: tuple[int,
     for keepdims in (False, True):
         x = value(shape)
         check_node(op.node(x, axes=axes, keepdims=keepdims), {x: data(shape)}, target, rtol=1e-5, atol=1e-5)
+
+
+@targets
+@pytest.mark.parametrize(("shape", "axes"), [((8000, 5), (0,)), ((5, 8000), (1,)), ((3, 90, 90, 7), (1, 2)),
+                                             ((9, 33), (0, 1)), ((2049,), (0,))], ids=str)
+def test_long_sums_are_made_in_parts(target: Target, shape: tuple[int, ...], axes: tuple[int, ...]) -> None:
+    """Of positive numbers, where running sums would be off by 1e-6 and more."""
+    array = np.random.default_rng(3).random(shape, np.float32)
+    for op in (ops.reduce_sum, ops.reduce_mean):
+        for open_ in (False, True):
+            x = value(tuple(sym(f"n{i}") if open_ else n for i, n in enumerate(shape)))
+            env = {f"n{i}": n for i, n in enumerate(shape)} if open_ else None
+            (got,) = run_node(op.node(x, axes=axes), {x: array}, target, env=env)
+            exact = op.reference(array.astype(np.float64), axes=axes)
+            np.testing.assert_allclose(got, exact, rtol=1e-6)
 
 
 @targets
