@@ -7,6 +7,7 @@ from lepton.ir.diagnostics import UsageError
 from lepton.passes.attention import Attention
 from lepton.passes.base import Math, Pass
 from lepton.passes.canonicalise import Canonicalise
+from lepton.passes.coded_recurrent import CodedRecurrent
 from lepton.passes.coded_weights import CodedWeights
 from lepton.passes.cse import CSE
 from lepton.passes.device_halves import DeviceHalves
@@ -42,7 +43,8 @@ def pipeline_for(target_family: str, level: int, math: str, precision: Precision
     clean: list[Pass] = [Canonicalise(policy), Fold(), CSE()]
     device = target_family == "cuda"    # whose products read halves
     widen: list[Pass] = [DeviceHalves(policy)] if device else [WidenHalves(policy)]
-    coded: list[Pass] = [] if device else [CodedWeights(policy, many=96 if precision == "f32" else 0)]
+    coded: list[Pass] = [] if device else [CodedWeights(policy, many=96 if precision == "f32" else 0),
+                                         CodedRecurrent(policy)]
     parts: list[Pass] = [Parts()] if tiles and policy == "fast" and precision == "f32" else []
     if level == 1:
         return [IntegerRegions(policy), *coded, *([] if device else widen), Fold(), *clean,

@@ -15,6 +15,7 @@ from lepton.codegen.target import Target
 from lepton.codegen.templates.coded import CodedGemm
 from lepton.codegen.templates.codes import Form, form_of, pack_codes, table_of
 from lepton.codegen.templates.fused import Bindings, Fused, constant_array, outer
+from lepton.codegen.templates.recurrent import Recurrent
 from lepton.codegen.templates.tiles import Tile, aliases, most_rows
 from lepton.ir import ops
 from lepton.ir.dims import Dim, ceildiv, product
@@ -162,6 +163,14 @@ def held(kernels: Iterable[Kernel]) -> dict[str, int]:
     products, panels = 0, dict[int, tuple[int, int]]()
     for kernel in kernels:
         body = kernel.body
+        if isinstance(body, Recurrent) and body.scales is not None:
+            products += 2
+            for which, length in ((body.w, body.inputs), (body.r, body.hidden)):
+                assert isinstance(which, int)
+                panel = kernel.operands[which]
+                assert isinstance(panel, Packed)
+                count = len(body.backwards) * body.gates * body.hidden * length
+                panels[id(panel.array)] = count, panel.array.nbytes
         if isinstance(body, CodedGemm) and isinstance(body.b, int):
             operand = kernel.operands[body.b]
             assert isinstance(operand, Packed)

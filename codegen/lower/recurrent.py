@@ -24,6 +24,7 @@ from lepton.ir.tensor import Array
 from lepton.ir.types import DType
 
 USUAL = {"lstm": ("sigmoid", "tanh", "tanh"), "gru": ("sigmoid", "tanh"), "rnn": ("tanh",)}
+COUNT = {"lstm": 8, "gru": 6, "rnn": 6}     # of operands before the two scales
 MOST_SEQUENCES = 12            # of a task
 UNKNOWN_BATCH = 4
 CHUNK_BYTES = 256 * 1024       # of projected gates
@@ -45,7 +46,10 @@ class _Lowering:
         self.group, self.node, self.target = group, node, options.target
         self.kind, self.attrs, self.bindings = node.op.name, node.attrs, Bindings()
         names = ("x", "w", "r", "b", "lens", "h0", "c0", "p")
-        self.inputs = dict(zip(names, (*node.inputs, *(None,) * len(names)), strict=False))
+        given: tuple[Value | None, ...] = (*node.inputs, *(None,) * (COUNT[self.kind] + 2 - len(node.inputs)))
+        *operands, w_scale, r_scale = given
+        self.inputs = dict(zip(names, (*operands, *(None,) * len(names)), strict=False))
+        self.scales = {"w": w_scale, "r": r_scale} if w_scale is not None else {}
         x, w = self.inputs["x"], self.inputs["w"]
         assert x is not None
         assert w is not None
@@ -113,8 +117,12 @@ class _Lowering:
             "x": self.view("x", self.sequence), "w": self.weights("w", [(0, count)], tile_w),
             "r": self.weights("r", parts, tile_r), "b": self.view("b", tuple), "lens": self.view("lens", tuple),
             "h0": self.view("h0", self.states), "c0": self.view("c0", self.states), "p": self.view("p", tuple),
-            "y": y, "ends": tuple(ends),
+            "y": y, "ends": tuple(ends), "scales": tuple(self.scale(v) for v in self.scales.values()) or None,
         }
+
+    def scale(self, value: Value | None) -> Operand:
+        assert value is not None
+        return self.bindings.operand(outer(self.group, value), value.tensor, self.group.access(value).strides)
 
     def bind(self, result: Value, inner: Value, strides: Sequence[Dim]) -> Operand:
         """A result: y over (t, d, n, h), a state over (d, n, h)."""
@@ -146,6 +154,9 @@ class _Lowering:
             return self.bindings.buffer(packed(np.concatenate([
                 pack_constant(self.columns(array[d], a, b), self.target, tile, self.dtype)
                 for d in range(len(array)) for a, b in parts])))
+        if self.scales:
+            raise UnsupportedError(f"{self.kind} with levels that are no constants is not supported",
+                                   where=self.node.loc[0] if self.node.loc else None)
         d, column, k = self.group.access(value).strides
         return self.bindings.operand(outer(self.group, value), value.tensor, (d, k, column))
 

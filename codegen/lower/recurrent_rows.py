@@ -13,7 +13,7 @@ from lepton.codegen.loops import Cast, Const, Expr, For, Let, Load, LoopKind, Re
 from lepton.codegen.loops import i64 as whole
 from lepton.codegen.lower.anchored import Anchored
 from lepton.codegen.lower.nest import offset, sub, unflatten
-from lepton.codegen.lower.recurrent import USUAL
+from lepton.codegen.lower.recurrent import COUNT, USUAL
 from lepton.codegen.lower.scalar import ap
 from lepton.ir.core import Value
 from lepton.ir.diagnostics import UnsupportedError
@@ -30,6 +30,9 @@ def recurrent_rows(group: Group, options: LowerOptions) -> Kernel:
     assert node is not None
     if group.body.outputs != node.results:
         raise UnsupportedError(f"{node.op.name} with ops fused behind it is not supported",
+                               where=node.loc[0] if node.loc else None)
+    if len(node.inputs) > COUNT[node.op.name]:
+        raise UnsupportedError(f"{node.op.name} with weights in i8 is not supported here",
                                where=node.loc[0] if node.loc else None)
     return {"lstm": _Lstm, "gru": _Gru, "rnn": _Rnn}[node.op.name](group).kernel()
 

@@ -67,7 +67,9 @@ class Dot:
     def right(self, fn: Function, target: Target, raw: Val) -> list[Val]:
         """The groups of a vector of columns."""
         if self.stored is not None:
-            return [from_memory(fn, target, raw, self.stored)]
+            value = from_memory(fn, target, raw, self.stored)
+            floats = vec(lanes_of(raw.type), "float")
+            return [fn.convert("sitofp", value, floats) if self.stored.is_integer else value]
         if self.group < 4:
             return [raw] if self.group == 1 else _pair(fn, target, raw)
         match target.dots:

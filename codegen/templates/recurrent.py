@@ -14,6 +14,7 @@ from lepton.codegen.llvm.builder import Function, Int, Module, Val, vec
 from lepton.codegen.llvm.convert import memory_type
 from lepton.codegen.target import Target
 from lepton.codegen.templates.cells import Activation, Cell
+from lepton.codegen.templates.dots import FMA, Dot
 from lepton.codegen.templates.epilogue import Operand, plain
 from lepton.codegen.templates.gemm import cover, heights, unravel, when
 from lepton.codegen.templates.memory import Mask, mask_of, size, store_lanes, zeros
@@ -54,6 +55,7 @@ class Recurrent:
     chunk: int                                  # steps projected at a time
     input_forget: bool = False
     linear_before_reset: bool = False
+    scales: tuple[Operand, Operand] | None = None   # of w and r, which are i8 then, over (d, gate*unit)
 
     def emit(self, module: Module, symbol: str, target: Target) -> None:
         _Recurrent(self, module.kernel(symbol), target).run()
@@ -61,6 +63,11 @@ class Recurrent:
     @property
     def gates(self) -> int:
         return GATES[self.kind]
+
+    @property
+    def dot(self) -> Dot:
+        """How w and r are read."""
+        return FMA if self.scales is None else Dot(stored=DType.I8)
 
     @property
     def parts(self) -> tuple[tuple[int, int], ...]:
@@ -75,8 +82,9 @@ class Recurrent:
         found = {
             "gates": self.chunk * self.block * row, "sums": self.block * row, "h": self.block * state,
             "c": self.block * state, "reset": self.block * state, "z": self.block * state, "bias": 2 * row,
-            "peep": 3 * self.hidden + PAD, "lens": self.block * 8 // self.dtype.bytes + PAD,
-        }
+            "peep": 3 * self.hidden + PAD, "lens": self.block * 8 // self.dtype.bytes + PAD}
+        if self.scales is not None:
+            found["scale"] = 2 * row
         if not isinstance(self.w, int):
             found["w"] = self.inputs * padded(self.gates * self.hidden, lanes)
         if not isinstance(self.r, int):
@@ -93,11 +101,13 @@ class _Recurrent:
         self.body, self.fn, self.target = body, fn, target
         self.lanes, self.bytes = target.lanes(body.dtype), body.dtype.bytes
         self.type = vec(self.lanes, memory_type(body.dtype))
+        self.weight_bytes = body.dot.width(body.dtype)
         self.cell = Cell(Arith(fn, target), self.type, body.dtype)
         self.steps, self.batch = size(fn, body.steps), size(fn, body.batch)
         self.columns = body.gates * body.hidden
         self.row, self.state = self.columns + PAD, body.hidden + PAD
-        every = (body.x, body.w, body.r, body.b, body.lens, body.h0, body.c0, body.p, body.y, *body.ends)
+        every = (body.x, body.w, body.r, body.b, body.lens, body.h0, body.c0, body.p, body.y, *body.ends,
+                 *(body.scales or ()))
         self.bases = {o: fn.buffer(o if isinstance(o, int) else o.buffer) for o in every if o is not None}
         self.place: dict[str, Val] = {}
         offset = 0
@@ -156,6 +166,8 @@ class _Recurrent:
         for half in range(2):
             to = fn.gep(self.place["bias"], half * self.row * self.bytes)
             self.copy(body.b, (d, half * self.columns), to, self.columns)
+        for half, scale in enumerate(body.scales or ()):
+            self.copy(scale, (d, 0), fn.gep(self.place["scale"], half * self.row * self.bytes), self.columns)
         self.copy(body.p, (d, 0), self.place["peep"], 3 * body.hidden)
 
         def sequence(n: Int, _: list[Val]) -> None:
@@ -186,7 +198,7 @@ class _Recurrent:
                        -(-some // self.lanes))
 
     def part_bytes(self, part: tuple[int, int]) -> int:
-        return self.body.hidden * padded((part[1] - part[0]) * self.body.hidden, self.lanes) * self.bytes
+        return self.body.hidden * padded((part[1] - part[0]) * self.body.hidden, self.lanes) * self.weight_bytes
 
     def copy(self, source: Operand | None, at: tuple[Int, ...], to: Val, count: int) -> None:
         """A run along the operand's last axis, zeros if there is none."""
@@ -215,7 +227,7 @@ class _Recurrent:
         step = fn.mul(size(fn, body.x.strides[0]), self.bytes)
         a = body.x.at(fn, self.bases[body.x], (position, fn.add(first, n), 0))
         w = self.place["w"] if isinstance(body.w, Operand) else fn.gep(
-            self.bases[body.w], d * body.inputs * padded(self.columns, self.lanes) * self.bytes)
+            self.bases[body.w], d * body.inputs * padded(self.columns, self.lanes) * self.weight_bytes)
         to = fn.gep(self.place["gates"], fn.mul(n, self.row * self.bytes))
         self.multiply(alive, body.steps, a, fn.sub(0, step) if body.backwards[d] else step,
                       fn.mul(size(fn, body.x.strides[2]), self.bytes), w, body.inputs, self.columns, body.tile_w, to,
@@ -247,8 +259,9 @@ class _Recurrent:
                 micro = Micro(self.body.dtype, (1, height), vectors,
                               tuple(i * row for i in range(height)) if isinstance(row, int) else None,
                               step if isinstance(step, int) else None, k > 0, 0, store, some,
-                              vectors * self.target.vector_bytes)
-                micro.call(fn, self.target, fn.gep(a, fn.mul(start, row)), fn.gep(w, fn.mul(p, width * k * self.bytes)),
+                              vectors * self.lanes * self.weight_bytes, dot=self.body.dot)
+                source = fn.gep(w, fn.mul(p, width * k * self.weight_bytes))
+                micro.call(fn, self.target, fn.gep(a, fn.mul(start, row)), source,
                            [fn.gep(at, fn.mul(start, to_row * self.bytes))], given)
 
             cover(fn, rows, self.sizes(tile, total), piece)
@@ -306,6 +319,7 @@ class _Recurrent:
         place = fn.add(fn.mul(at, self.bytes), gate * self.body.hidden * self.bytes)
         row = fn.add(fn.mul(t, self.body.block), n)
         total = fn.load(self.type, fn.gep(self.place["gates"], fn.mul(row, self.row * self.bytes)), place)
+        total = self.scaled(total, 0, place)
         total = fn.op("fadd", total, fn.load(self.type, self.place["bias"], place))
         return fn.op("fadd", total, self.state_gate(gate, n, at)) if state_part else total
 
@@ -313,7 +327,15 @@ class _Recurrent:
         fn = self.fn
         place = fn.add(fn.mul(at, self.bytes), gate * self.body.hidden * self.bytes)
         sums = fn.load(self.type, fn.gep(self.place["sums"], fn.mul(n, self.row * self.bytes)), place)
+        sums = self.scaled(sums, 1, place)
         return fn.op("fadd", sums, fn.load(self.type, fn.gep(self.place["bias"], self.row * self.bytes), place))
+
+    def scaled(self, sums: Val, half: int, place: Int) -> Val:
+        """Sums of levels of w (0) or r (1) times their scales."""
+        if self.body.scales is None:
+            return sums
+        row = self.fn.gep(self.place["scale"], half * self.row * self.bytes)
+        return self.fn.op("fmul", sums, self.fn.load(self.type, row, place))
 
     def load_state(self, name: str, n: Int, at: Int) -> Val:
         return self.fn.load(self.type, self.state_row(name, n), self.fn.mul(at, self.bytes))

@@ -25,6 +25,7 @@ from lepton.passes.compress.layers import Layer, chosen, layers, scale_inputs
 from lepton.passes.compress.masks import Pattern
 from lepton.passes.compress.palettize_weights import PalettizeWeights
 from lepton.passes.compress.quantize_dynamic import QuantizeDynamic
+from lepton.passes.compress.quantize_recurrent import QuantizeRecurrent, Recurrence, recurrences
 from lepton.passes.compress.quantize_static import MOST, Activations, QuantizeStatic, spell_ranges
 from lepton.passes.compress.quantize_weights import QuantizeWeights, quantize_tables
 
@@ -164,30 +165,43 @@ class Calibration:
         form = recipe.form
         graph = clone(self.variant(form))
         stats = self.inputs(form) if recipe.needs_inputs else {}
-        here = {layer.name for layer in layers(graph, with_activations=True)}   # factorising replaces layers
-        common: dict[str, Any] = {"only": recipe.only, "skip": tuple(n for n in recipe.skip if n in here)}
-        match recipe.kind:
-            case "static":
-                ranges = spell_ranges(ranges_by(self.histograms(form), recipe.ranges,
-                                               1 << DType(recipe.activations).bits))
-                _Static(ranges, recipe.activations, **common).using(recipe, stats).run(graph)
-            case "dynamic":
-                QuantizeDynamic(**common).run(graph)
-            case "weights":
-                if recipe.awq:
-                    stats = awq(graph, stats, recipe)
-                _Weights(recipe.bits, recipe.block, **common).using(recipe, stats).run(graph)
-            case "palette":
-                PalettizeWeights(recipe.bits, **common).run(graph)
+        if (names := _among(recipe, layers(graph, with_activations=True))) is not None:
+            self._products(graph, recipe, stats, names)
+        names = _among(recipe, recurrences(graph))
+        if names is not None and recipe.kind in ("static", "dynamic", "weights"):
+            QuantizeRecurrent(**names).run(graph)
         if recipe.embeddings:
             quantize_tables(graph)
         return graph
 
+    def _products(self, graph: Graph, recipe: Recipe, stats: Mapping[str, Inputs], names: Mapping[str, Any]) -> None:
+        """Quantise products and convolutions in place."""
+        match recipe.kind:
+            case "static":
+                ranges = spell_ranges(ranges_by(self.histograms(recipe.form), recipe.ranges,
+                                               1 << DType(recipe.activations).bits))
+                _Static(ranges, recipe.activations, **names).using(recipe, stats).run(graph)
+            case "dynamic":
+                QuantizeDynamic(**names).run(graph)
+            case "weights":
+                if recipe.awq:
+                    stats = awq(graph, stats, recipe)
+                _Weights(recipe.bits, recipe.block, **names).using(recipe, stats).run(graph)
+            case "palette":
+                PalettizeWeights(recipe.bits, **names).run(graph)
+
     def _check_names(self, recipe: Recipe) -> None:
         """Raises UsageError for layers that the graph has not."""
-        known = layers(self.graph, with_activations=True)
+        known: list[Layer | Recurrence] = [*layers(self.graph, with_activations=True), *recurrences(self.graph)]
         for names in (recipe.only, recipe.skip, recipe.whole):
             chosen(known, names, ())
+
+
+def _among(recipe: Recipe, found: Sequence[Layer | Recurrence]) -> dict[str, tuple[str, ...]] | None:
+    """What the recipe says of these layers, of which factorising may have replaced some; None: it names others only."""
+    here = {layer.name for layer in found}
+    only = tuple(n for n in recipe.only if n in here)
+    return None if recipe.only and not only else {"only": only, "skip": tuple(n for n in recipe.skip if n in here)}
 
 
 def quantize_model(model: Source, bits: int = 8, calibration: Any = None, *, weights_only: bool = False,

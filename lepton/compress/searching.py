@@ -28,6 +28,7 @@ from lepton.ir.core import Graph
 from lepton.ir.diagnostics import Exit, LeptonError, UsageError
 from lepton.ir.printer import show
 from lepton.passes.compress.layers import layers
+from lepton.passes.compress.quantize_recurrent import recurrences
 
 Objective = Literal["latency", "size", "both"]
 Method = Literal["tpe", "random", "grid"]
@@ -237,8 +238,9 @@ class Search:
     def layer_facts(self) -> dict[str, tuple[bool, int]]:
         """By layer: whether it is depthwise, and how many numbers each output sums over."""
         found = layers(self.calibration.graph, with_activations=True)
-        return {x.name: (x.groups > 1, x.weight[0].size if x.is_conv else
-                         int(x.weight.shape[-2]) if x.w is not None else 0) for x in found}
+        return {**{x.name: (x.groups > 1, x.weight[0].size if x.is_conv else
+                            int(x.weight.shape[-2]) if x.w is not None else 0) for x in found},
+                **{x.name: (False, x.width) for x in recurrences(self.calibration.graph)}}
 
 
 def _row(point: Point) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from lepton.compress.quantize import Calibration, Recipe
 from lepton.ir.tensor import Array
 from lepton.passes.compress.grids import nearest, row_scales
 from lepton.passes.compress.layers import Layer, layers
+from lepton.passes.compress.quantize_recurrent import recurrences
 from lepton.passes.compress.quantize_static import MOST
 
 if TYPE_CHECKING:
@@ -39,6 +40,7 @@ def estimated(calibration: Calibration) -> list[Damage]:
         seen = stats.get(layer.name)
         found.append(Damage(layer.name) if seen is None else
                      Damage(layer.name, _noise(layer, seen), None, _lost_half(layer, seen)))
+    found += [Damage(layer.name) for layer in recurrences(calibration.graph)]
     return sorted(found, key=lambda d: -d.noise)
 
 

@@ -18,10 +18,11 @@ if TYPE_CHECKING:
 
 KINDS = ["static", "dynamic", "weights", "float"]
 FORMS = ["plain", "channels", "16x1", "16x4", "factors"]     # what happens to the graph before it is quantised
-PLAIN = {"kind": "static", "ranges": "mse", "share": 0.0, "depthwise": True, "least": 0, "rounding": "nearest",
-         "equalize": False, "form": "plain", "shared": 0.0}
+PLAIN = {"kind": "static", "ranges": "mse", "activations": "u8", "share": 0.0, "depthwise": True, "least": 0,
+         "rounding": "nearest", "equalize": False, "form": "plain", "shared": 0.0}
 FIRST: tuple[dict[str, Any], ...] = (                # first of all plain int8, then one of each kind
-    {}, {"share": 0.2}, {"depthwise": False, "least": 16}, {"form": "channels", "channels": 0.1, "whole": 0.3},
+    {}, {"share": 0.2}, {"activations": "u16"}, {"depthwise": False, "least": 16},
+    {"form": "channels", "channels": 0.1, "whole": 0.3},
     {"form": "16x4", "zeros": 0.5, "whole": 0.3}, {"form": "factors", "factors": 0.003, "whole": 0.2},
     {"kind": "float", "form": "16x1", "zeros": 0.6, "whole": 0.2}, {"kind": "weights", "bits": 4})
 OUTSIDE = 10.0   # added to the value of a point outside the budget
@@ -124,8 +125,9 @@ class Study:
             bits = trial.suggest_categorical("bits", [8, 4])
             return recipe_of({"kind": kind, "bits": bits, "block": 32 if bits == 4 else 0, "rounding": rounding,
                               "skip": sorted(n for n in skip if facts[n][1]), **form})
-        return recipe_of({"kind": kind, "ranges": ranges, "skip": sorted(skip), "rounding": rounding,
-                          "equalize": equalize, **form})
+        activations = trial.suggest_categorical("activations", ["u8", "u16"])
+        return recipe_of({"kind": kind, "ranges": ranges, "activations": activations, "skip": sorted(skip),
+                          "rounding": rounding, "equalize": equalize, **form})
 
     def form(self, trial: Any, ranked: Sequence[Damage], levels: set[str]) -> dict[str, Any]:
         """What happens before quantisation: channels go, zeros come, or layers become factors. Kernels of `levels` skip
@@ -171,9 +173,9 @@ def _sampler(plan: Plan) -> Any:
     if plan.method == "random":
         return optuna.samplers.RandomSampler(seed=plan.seed)
     space: dict[str, Any] = {
-        "kind": ["static", "dynamic", "float"], "ranges": ["mse", "percentile"], "share": [0.0, 0.1, 0.3],
-        "depthwise": [True, False], "least": [0], "rounding": ["nearest", "adaround"], "equalize": [False],
-        "form": ["plain", "channels"], "channels": [0.1, 0.25], "whole": [0.3], "shared": [0.0]}
+        "kind": ["static", "dynamic", "float"], "ranges": ["mse", "percentile"], "activations": ["u8"],
+        "share": [0.0, 0.1, 0.3], "depthwise": [True, False], "least": [0], "rounding": ["nearest", "adaround"],
+        "equalize": [False], "form": ["plain", "channels"], "channels": [0.1, 0.25], "whole": [0.3], "shared": [0.0]}
     return optuna.samplers.GridSampler(space, seed=plan.seed)
 
 

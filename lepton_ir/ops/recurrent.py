@@ -5,7 +5,8 @@ x [N,T,I], states [N,D,H], y [N,T,D,H]. `seq_lens` (i32[N], absent: T) says how 
 states stay, later rows of y are 0, and the reverse direction begins at a sequence's own end. An empty sequence keeps
 its initial state (absent: 0). Each direction has its own `activations`, one name for each of the layer's functions
 (none at all: the usual ones), with `alphas` and `betas` beside them (none: their defaults). `clip` > 0 bounds what goes
-into them."""
+into them. With `w_scale` and `r_scale` [D,G*H], x is f32, w and r are i8: w[d,g,i] stands for itself times
+w_scale[d,g]."""
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
@@ -16,7 +17,7 @@ import numpy as np
 from lepton.ir.dims import Dim
 from lepton.ir.ops.rules import fail, floating, integer, one_dtype, same_shape, tensor, wide_op
 from lepton.ir.tensor import Array
-from lepton.ir.types import TensorType, Type
+from lepton.ir.types import DType, TensorType, Type
 
 DIRECTIONS = {"forward": (False,), "reverse": (True,), "bidirectional": (False, True)}
 Function = Callable[[Array], Array]
@@ -51,12 +52,14 @@ def _check(
     gates: int, functions: int, operands: Sequence[Type | None], *, hidden: int, direction: str,
     activations: Sequence[str], layout: int, alphas: Sequence[float], betas: Sequence[float],
 ) -> tuple[Dim, Dim, int]:
-    """(T, N, D) after checking x, w, r, b, seq_lens and the attributes. Raises TypeRuleError."""
-    x, w, r = (tensor(t, floating, rank=3) for t in operands[:3])
-    one_dtype(x, w, r)
+    """(T, N, D) after checking x, w, r, b, seq_lens, w_scale, r_scale and the attributes. Raises TypeRuleError."""
+    x, w, r = tensor(operands[0], floating, rank=3), *_weights(*operands[:3], *operands[5:])
     if direction not in DIRECTIONS or layout not in (0, 1):
         raise fail(f"direction {direction!r} or layout {layout} is unknown", *operands)
     d = len(DIRECTIONS[direction])
+    for scale in operands[5:]:
+        if scale is not None:
+            same_shape(tensor(scale).shape, (d, gates * hidden), "sizes of a scale", *operands)
     steps, batch = (x.shape[0], x.shape[1]) if layout == 0 else (x.shape[1], x.shape[0])
     same_shape(w.shape, (d, gates * hidden, x.shape[2]), "sizes of w", *operands)
     same_shape(r.shape, (d, gates * hidden, hidden), "sizes of r", *operands)
@@ -71,6 +74,28 @@ def _check(
     return steps, batch, d
 
 
+def _weights(x: Type | None, w: Type | None, r: Type | None, w_scale: Type | None,
+             r_scale: Type | None) -> tuple[TensorType, TensorType]:
+    """w and r: of x's type, or levels, each with its scale."""
+    if w_scale is None and r_scale is None:
+        one_dtype(tensor(x), *(kept := (tensor(w, floating, rank=3), tensor(r, floating, rank=3))))
+        return kept
+    if w_scale is None or r_scale is None:
+        raise fail("one scale without the other", x, w, r, w_scale, r_scale)
+    one_dtype(tensor(x, _single), tensor(w_scale, floating, rank=2), tensor(r_scale, floating, rank=2))
+    return tensor(w, _levels, rank=3), tensor(r, _levels, rank=3)
+
+
+def _single(dtype: DType) -> bool:
+    """f32"""
+    return dtype is DType.F32
+
+
+def _levels(dtype: DType) -> bool:
+    """i8"""
+    return dtype is DType.I8
+
+
 def _state(t: Type | None, batch: Dim, d: int, hidden: int, layout: int, *operands: Type | None) -> tuple[Dim, ...]:
     """The shape of a state, which `t` must have if it is there."""
     shape: tuple[Dim, ...] = (d, batch, hidden) if layout == 0 else (batch, d, hidden)
@@ -78,10 +103,10 @@ def _state(t: Type | None, batch: Dim, d: int, hidden: int, layout: int, *operan
 
 
 def _one_state_type(gates: int, x: Type, w: Type, r: Type, b: Type | None = None, seq_lens: Type | None = None,
-                    h0: Type | None = None, *, hidden: int, direction: str, activations: Sequence[str], clip: float,
-                    layout: int, alphas: Sequence[float], betas: Sequence[float],
-                    linear_before_reset: bool = False) -> tuple[TensorType, ...]:
-    operands = (x, w, r, b, seq_lens)
+                    h0: Type | None = None, w_scale: Type | None = None, r_scale: Type | None = None, *, hidden: int,
+                    direction: str, activations: Sequence[str], clip: float, layout: int, alphas: Sequence[float],
+                    betas: Sequence[float], linear_before_reset: bool = False) -> tuple[TensorType, ...]:
+    operands = (x, w, r, b, seq_lens, w_scale, r_scale)
     steps, batch, d = _check(gates, 1 if gates == 1 else 2, operands, hidden=hidden, direction=direction,
                              activations=activations, layout=layout, alphas=alphas, betas=betas)
     state = tensor(x).with_shape(_state(h0, batch, d, hidden, layout, *operands, h0))
@@ -89,10 +114,10 @@ def _one_state_type(gates: int, x: Type, w: Type, r: Type, b: Type | None = None
 
 
 def _lstm_type(x: Type, w: Type, r: Type, b: Type | None = None, seq_lens: Type | None = None, h0: Type | None = None,
-               c0: Type | None = None, p: Type | None = None, *, hidden: int, direction: str,
-               activations: Sequence[str], clip: float, input_forget: bool, layout: int, alphas: Sequence[float],
-               betas: Sequence[float]) -> tuple[TensorType, ...]:
-    operands = (x, w, r, b, seq_lens)
+               c0: Type | None = None, p: Type | None = None, w_scale: Type | None = None, r_scale: Type | None = None,
+               *, hidden: int, direction: str, activations: Sequence[str], clip: float, input_forget: bool, layout: int,
+               alphas: Sequence[float], betas: Sequence[float]) -> tuple[TensorType, ...]:
+    operands = (x, w, r, b, seq_lens, w_scale, r_scale)
     steps, batch, d = _check(4, 3, operands, hidden=hidden, direction=direction, activations=activations, layout=layout,
                              alphas=alphas, betas=betas)
     if p is not None:
@@ -156,6 +181,10 @@ def _order(steps: int, lens: Array, backwards: bool) -> Array:
     return np.where(t < lens, lens - 1 - t, t) if backwards else np.broadcast_to(t, (steps, len(lens)))
 
 
+def _decoded(x: Array, weights: Array, scale: Array | None) -> Array:
+    return weights if scale is None else np.asarray(weights.astype(x.dtype) * scale[..., None])
+
+
 def _biases(b: Array | None, w: Array, d: int) -> tuple[Array, Array]:
     """The biases of the input's and of the state's part, [G*H] each."""
     gates = w.shape[1]
@@ -169,14 +198,15 @@ def _biases(b: Array | None, w: Array, d: int) -> tuple[Array, Array]:
 @wide_op(_lstm_type)
 def lstm(
     x: Array, w: Array, r: Array, b: Array | None = None, seq_lens: Array | None = None, h0: Array | None = None,
-    c0: Array | None = None, p: Array | None = None, *, hidden: int, direction: str = "forward",
-    activations: tuple[str, ...] = (), clip: float = 0.0, input_forget: bool = False, layout: int = 0,
-    alphas: tuple[float, ...] = (), betas: tuple[float, ...] = (),
+    c0: Array | None = None, p: Array | None = None, w_scale: Array | None = None, r_scale: Array | None = None, *,
+    hidden: int, direction: str = "forward", activations: tuple[str, ...] = (), clip: float = 0.0,
+    input_forget: bool = False, layout: int = 0, alphas: tuple[float, ...] = (), betas: tuple[float, ...] = (),
 ) -> tuple[Array, Array, Array]:
     """Long short-term memory -> (y [T,D,N,H], y_h, y_c). Gates in w, r, b: i, o, f, c; peepholes p [D,3*H]: i, o, f.
 
     i = f(x·Wi + h·Ri + pi∘c + bi)    f = f(… + pf∘c …), or 1 - i if `input_forget`    c' = f∘c + i∘g(x·Wc + h·Rc + bc)
     o = f(x·Wo + h·Ro + po∘c' + bo)    h' = o∘h(c')    Usual activations f, g, h: sigmoid, tanh, tanh."""
+    w, r = _decoded(x, w, w_scale), _decoded(x, r, r_scale)
     cells, bias = [], []
     for d in range(w.shape[0]):
         own, other = _biases(b, w, d)
@@ -201,14 +231,16 @@ def _lstm_step(r: Array, peep: list[Array], functions: list[Function], input_for
 
 @wide_op(partial(_one_state_type, 3))
 def gru(
-    x: Array, w: Array, r: Array, b: Array | None = None, seq_lens: Array | None = None, h0: Array | None = None, *,
-    hidden: int, direction: str = "forward", activations: tuple[str, ...] = (), clip: float = 0.0, layout: int = 0,
+    x: Array, w: Array, r: Array, b: Array | None = None, seq_lens: Array | None = None, h0: Array | None = None,
+    w_scale: Array | None = None, r_scale: Array | None = None, *, hidden: int, direction: str = "forward",
+    activations: tuple[str, ...] = (), clip: float = 0.0, layout: int = 0,
     alphas: tuple[float, ...] = (), betas: tuple[float, ...] = (), linear_before_reset: bool = False,
 ) -> tuple[Array, Array]:
     """Gated recurrent unit -> (y [T,D,N,H], y_h). Gates in w, r, b: z, r, h.
 
     z = f(x·Wz + h·Rz + bz)    r = f(x·Wr + h·Rr + br)    h' = (1 - z)∘n + z∘h, where n = g(x·Wh + (r∘h)·Rh + bh), or
     with `linear_before_reset` g(x·Wh + r∘(h·Rh + rbh) + wbh). Usual activations f, g: sigmoid, tanh."""
+    w, r = _decoded(x, w, w_scale), _decoded(x, r, r_scale)
     cells, bias = [], []
     for d in range(w.shape[0]):
         own, other = _biases(b, w, d)
@@ -234,11 +266,13 @@ def _gru_step(r: Array, bias: Array, functions: list[Function], linear_before_re
 
 @wide_op(partial(_one_state_type, 1))
 def rnn(
-    x: Array, w: Array, r: Array, b: Array | None = None, seq_lens: Array | None = None, h0: Array | None = None, *,
-    hidden: int, direction: str = "forward", activations: tuple[str, ...] = (), clip: float = 0.0, layout: int = 0,
+    x: Array, w: Array, r: Array, b: Array | None = None, seq_lens: Array | None = None, h0: Array | None = None,
+    w_scale: Array | None = None, r_scale: Array | None = None, *, hidden: int, direction: str = "forward",
+    activations: tuple[str, ...] = (), clip: float = 0.0, layout: int = 0,
     alphas: tuple[float, ...] = (), betas: tuple[float, ...] = (),
 ) -> tuple[Array, Array]:
     """The simple recurrent layer -> (y [T,D,N,H], y_h): h' = f(x·W + h·R + b), usually with tanh."""
+    w, r = _decoded(x, w, w_scale), _decoded(x, r, r_scale)
     cells, bias = [], []
     for d in range(w.shape[0]):
         own, other = _biases(b, w, d)

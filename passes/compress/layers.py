@@ -3,6 +3,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Protocol, TypeVar
 
 import numpy as np
 
@@ -14,6 +15,14 @@ from lepton.ir.rewrite import tensor_of
 from lepton.ir.tensor import Array
 from lepton.ir.types import DType
 from lepton.passes.common import constant, elements, node_of
+
+
+class _Named(Protocol):
+    @property
+    def name(self) -> str: ...
+
+
+Named = TypeVar("Named", bound=_Named)
 
 
 @dataclass(frozen=True)
@@ -94,7 +103,7 @@ def _is_layer(layer: Layer, with_activations: bool) -> bool:
     return min(x.tensor.rank, w.tensor.rank) >= 2 and bool(np.isfinite(layer.weight).all())
 
 
-def chosen(found: Iterable[Layer], only: tuple[str, ...], skip: tuple[str, ...]) -> list[Layer]:
+def chosen(found: Iterable[Named], only: tuple[str, ...], skip: tuple[str, ...]) -> list[Named]:
     """Those of the layers that `only` names (empty: all) and `skip` does not. Raises UsageError for unknown names."""
     found = list(found)
     known = {layer.name for layer in found}

@@ -10,6 +10,7 @@ import lepton.codegen.lower
 from lepton.codegen.templates.cells import NAMES
 from lepton.ir import ops
 from lepton.ir.core import Node, Value
+from lepton.ir.diagnostics import UnsupportedError
 from lepton.ir.dims import sym
 from lepton.ir.op import Op
 from lepton.ir.ops.recurrent import ACTIVATIONS
@@ -108,3 +109,34 @@ def test_every_activation_is_spelled() -> None:
 def test_run_time_sizes(op: Op, steps: int, batch: int) -> None:
     node, given = layer(op, steps, batch, 5, 12, names=(sym("T"), sym("N")))
     check(node, given, env={"T": steps, "N": batch})
+
+
+def coded(op: Op, *sizes: int, **options: Any) -> tuple[Node, dict[Value, Array]]:
+    """A layer whose weights are levels in i8, with a scale for each column."""
+    node, given = layer(op, *sizes, **options)
+    operands = [*node.inputs, *(None,) * ((8 if op is ops.lstm else 6) - len(node.inputs))]
+    for slot in (1, 2):
+        value = operands[slot]
+        assert value is not None
+        assert value.producer is not None
+        array = value.producer.attrs["value"].array
+        scale = (np.abs(array).max(axis=2) / 127).astype(np.float32)
+        operands[slot] = ops.constant(value=Tensor.of(np.rint(array / scale[..., None]).astype(np.int8)))
+        operands.append(ops.constant(value=Tensor.of(scale)))
+    return op.node(*operands, **node.attrs), given
+
+
+@pytest.mark.parametrize("target", HERE)
+@pytest.mark.parametrize("op", list(GATES))
+def test_weights_of_bytes(target: str, op: Op) -> None:
+    check(*coded(op, 7, 5, 9, 19, direction="bidirectional"), target)
+    check(*coded(op, 70, 1, 5, 33, absent="lhcpb"), target)
+    check(*coded(op, 3, 30, 40, 1, layout=1, **({"linear_before_reset": True} if op is ops.gru else {})), target)
+
+
+def test_weights_of_bytes_that_are_no_constants_are_refused() -> None:
+    node, given = coded(ops.gru, 3, 2, 4, 5)
+    levels = Value(TensorType(DType.I8, (1, 15, 4)))
+    node.set_input(1, levels)
+    with pytest.raises(UnsupportedError, match="gru with levels that are no constants"):
+        check(node, given | {levels: np.zeros((1, 15, 4), np.int8)})

@@ -101,6 +101,8 @@ def lrn(w: Writer, n: Node) -> str:
 @emits(ops.lstm, ops.gru, ops.rnn)
 def recurrent(w: Writer, n: Node) -> list[str]:
     kinds = {ops.lstm: "LSTM", ops.gru: "GRU", ops.rnn: "RNN"}
+    if n.inputs[1] is not None and n.inputs[1].tensor.dtype.is_integer:
+        w.refuse(n, f"{n.op.name} with weights in i8 cannot be written to ONNX; dequantised ones can")
     attrs: dict[str, Any] = {"hidden_size": n.attrs["hidden"], "direction": n.attrs["direction"],
                              "layout": n.attrs["layout"] or None, "clip": n.attrs["clip"] or None}
     for ours, theirs in (("activations", "activations"), ("alphas", "activation_alpha"), ("betas", "activation_beta")):
