@@ -237,7 +237,10 @@ class _Attention:
 
         one = literal(memory_type(dtype), 1.0)
         for r, total in enumerate(self.each_vector(power, [zero] * rows)):
-            share = fn.op("fdiv", one, reduce_lanes(self.arith, "add", total, dtype))
+            total = reduce_lanes(self.arith, "add", total, dtype)
+            nothing = literal(memory_type(dtype), 0.0)
+            empty = fn.compare("fcmp oeq", total, nothing)   # no columns at all: the sum of no values is 0
+            share = fn.select(empty, nothing, fn.op("fdiv", one, total))
             fn.store(share, self.shares, fn.mul(fn.add(start, r), self.bytes))
 
     def power(self, x: Val) -> Val:

@@ -67,6 +67,8 @@ def test_agrees_with_onnxruntime(name: str, form: str, tmp_path: Path) -> None:
             if want.dtype.kind != "f":
                 np.testing.assert_array_equal(got, want)
                 continue
-            assert np.abs(got - want).max() <= TOLERANCE[form] * np.abs(want).max()
+            tolerance = TOLERANCE[form] * np.abs(want).max()
+            assert np.abs(got - want).max() <= tolerance
             if name == "ppocr_cls":
-                np.testing.assert_array_equal(got.argmax(axis=-1), want.argmax(axis=-1))
+                clear = np.abs(want[:, 0] - want[:, 1]) > 2 * tolerance   # rounding decides the others
+                np.testing.assert_array_equal(got.argmax(axis=-1)[clear], want.argmax(axis=-1)[clear])
