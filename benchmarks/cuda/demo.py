@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.demo import fetched, interleaved, onnxruntime_session, own_files, show
+from benchmarks.demo import fetched, in_float64, interleaved, onnxruntime_session, own_files, show, verdict
 from lepton.ir.diagnostics import Exit, UsageError
 
 TARGETS = "cuda-sm80,cuda-sm90,cuda-sm120,x86-avx2"
@@ -76,11 +76,11 @@ def demonstrate(artifact: Path, gpu: bool, count: int) -> int:
     data = types.batch(files)
     scores = np.concatenate([model.run({"bytes": row[None]})["target_label"] for row in data])
     theirs = np.concatenate([session.run(None, {"bytes": row[None]})[0] for row in data])
-    agree = show(files, types, scores, theirs)
+    show(files, types, scores, theirs)
+    agree, said = verdict(scores, theirs, in_float64(source, data))
     if gpu:
         tell_times(model, session, data)
-    print(f"\n{model.target}, {'GPU' if gpu else 'simulated'}: {len(files)} files, largest difference of a score "
-          f"{np.abs(scores - theirs).max():.1e}: the two {'agree' if agree else 'DISAGREE'}")
+    print(f"\n{model.target}, {'GPU' if gpu else 'simulated'}: {said}")
     return 0 if agree else 1
 
 
