@@ -5,7 +5,6 @@ names, symbols are stripped, and no build id is made.
 """
 from __future__ import annotations
 
-import errno
 import os
 import platform
 import shlex
@@ -13,12 +12,12 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from lepton.codegen.weights_segment import Piece, append_weights
 from lepton.ir.diagnostics import LeptonError, NotInstalledError, ResourceError, UsageError
+from lepton.ir.files import check_destination, replacing
 
 COMPILE_FLAGS = ("-std=c11", "-O2", "-g0", "-fPIC", "-fvisibility=hidden")
 # Out-of-line atomics would need a constructor, and a compiled model runs nothing when it is loaded.
@@ -56,10 +55,9 @@ def link(objects: Sequence[bytes], weights: Iterable[Piece], out: str | os.PathL
     Raises LeptonError: no compiler, destination missing or unwritable, disk full, the linker's refusal.
     """
     out = Path(out)
-    with _disk_errors(out):
-        _check_destination(out)
+    check_destination(out)
     command = find_compiler(triple, cc)
-    with _disk_errors(out), tempfile.TemporaryDirectory(prefix=".lepton-", dir=out.parent) as name:
+    with replacing(out) as partial, tempfile.TemporaryDirectory(dir=partial.parent) as name:
         folder = Path(name)
         inputs = [*_write_objects(folder, objects), "weights.s"]
         (folder / "weights.s").write_text(PLACEHOLDER)
@@ -67,28 +65,7 @@ def link(objects: Sequence[bytes], weights: Iterable[Piece], out: str | os.PathL
         (folder / "layout.ld").write_text(LAYOUT)
         archive = _runtime_archive(folder, command, triple)
         _run([*command, *LINK_FLAGS, "-o", "linked.so", *inputs, *archive, *LIBRARIES], folder)
-        append_weights(folder / "linked.so", weights, folder / "model.so")
-        os.replace(folder / "model.so", out)
-
-
-# ---- the destination ----
-
-def _check_destination(out: Path) -> None:
-    if out.is_dir():
-        raise UsageError(f"cannot write {out}: it is a folder")
-    if not out.parent.is_dir():
-        raise UsageError(f"cannot write {out}: the folder {out.parent} does not exist")
-    if not os.access(out.parent, os.W_OK | os.X_OK):
-        raise UsageError(f"cannot write {out}: no permission to create files in {out.parent}")
-
-
-@contextmanager
-def _disk_errors(out: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as e:
-        kind = ResourceError if e.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG) else UsageError
-        raise kind(f"cannot write {out}: {e.strerror or e}") from e
+        append_weights(folder / "linked.so", weights, partial)
 
 
 # ---- the compiler ----
@@ -137,7 +114,7 @@ def _run(command: Sequence[str], folder: Path) -> None:
         return
     words = (done.stderr or done.stdout).strip()
     if "No space left on device" in words or "Disk quota exceeded" in words:
-        raise ResourceError(f"cannot link: no space left in {folder.parent}")
+        raise ResourceError(f"cannot link: no space left in {folder.parent.parent}")
     said = "\n".join(words.splitlines()[:12]) or f"exit status {done.returncode}"
     raise LeptonError(f"the linker failed: {shlex.join(command[:1])} said:\n{said}")
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 import errno
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -13,12 +13,18 @@ from lepton.ir.diagnostics import ResourceError, UsageError
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
-def check_destination(out: Path) -> None:
-    """Raises UsageError where no file can be made at `out`, before hours are spent on what it shall hold."""
-    if out.is_dir():
-        raise UsageError(f"cannot write {out}: it is a folder", help="give the file's name too")
-    if not out.parent.is_dir():
-        raise UsageError(f"cannot write {out}: there is no folder {out.parent}", help=f"mkdir -p {out.parent}")
+def check_destination(out: Path, sources: Iterable[str | Path] = ()) -> None:
+    """Raises UsageError where no file can be made at `out`, or where it is one of the files that are read, before hours
+    are spent on what it shall hold."""
+    with disk_errors(out):
+        if out.is_dir():
+            raise UsageError(f"cannot write {out}: it is a folder", help="give the file's name too")
+        if out.exists() and not out.is_file():
+            raise UsageError(f"cannot write {out}: it is no regular file")
+        if not out.parent.is_dir():
+            raise UsageError(f"cannot write {out}: there is no folder {out.parent}", help=f"mkdir -p {out.parent}")
+        if out.exists() and any(Path(s).exists() and out.samefile(s) for s in sources):
+            raise UsageError(f"cannot write {out}: it is a file that is read", help="name another file")
     try:
         with tempfile.TemporaryFile(dir=out.parent):
             pass

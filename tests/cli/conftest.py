@@ -8,7 +8,7 @@ import pytest
 
 from lepton import cli, tool
 from tests.cli import models
-from tests.cli.models import Invoke
+from tests.cli.models import OLD, Invoke
 
 
 @pytest.fixture
@@ -42,6 +42,24 @@ def leptonc(capfd: pytest.CaptureFixture[str]) -> Invoke:
 def lepton_tool(capfd: pytest.CaptureFixture[str]) -> Invoke:
     """lepton in this process: (exit code, stdout, stderr)."""
     return _invoker(tool.main, capfd)
+
+
+@pytest.fixture
+def refused(folder: Path, leptonc: Invoke) -> Callable[..., str]:
+    """Compile a file that must be refused; the message."""
+    (folder / "old.so").write_bytes(OLD)
+
+    def check(code: int, *words: str) -> str:
+        before = sorted(p.name for p in folder.iterdir())
+        got, out, err = leptonc(*words, "-o", "old.so")
+        assert got == code, f"exit code {got}, expected {code}: {err}"
+        assert out == ""
+        assert err.startswith("leptonc: error: "), err
+        assert (folder / "old.so").read_bytes() == OLD, "the output was overwritten"
+        assert sorted(p.name for p in folder.iterdir()) == before, "something was left behind"
+        return err
+
+    return check
 
 
 @pytest.fixture(scope="session")

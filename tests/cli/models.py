@@ -14,6 +14,7 @@ from onnx import TensorProto, helper, numpy_helper
 ROOT = Path(__file__).parents[2]
 Shapes = Mapping[str, Sequence[int | str]]
 FLOAT = TensorProto.FLOAT
+OLD = b"what was there before"
 WEIGHTS = np.random.default_rng(3).standard_normal((16, 8)).astype(np.float32)
 BIAS = np.linspace(-1, 1, 8, dtype=np.float32)
 
