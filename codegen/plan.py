@@ -15,6 +15,7 @@ import numpy as np
 from lepton.codegen.control import bind_sizes, emit_if, emit_read_sizes
 from lepton.codegen.group import Group, LowerOptions, copy_group, group_of, lowering_of
 from lepton.codegen.host import HOST_CALLS, emit_host_call
+from lepton.codegen.in_place import Overwriter, reuse_in_place
 from lepton.codegen.kernel import Access, Kernel, Packed
 from lepton.codegen.lower.nest import smaller_tasks
 from lepton.codegen.lower.sized import SIZERS
@@ -87,7 +88,7 @@ class Planner:
         self.packed: dict[str, Buffer] = {}
         self.streams: dict[int, int] = {}    # of random draws: which of the session's counters is whose
         self.guards: dict[tuple[Dim, Dim], GuardRow] = {}
-        self.in_place: list[tuple[int, Value, Sequence[Value]]] = []
+        self.in_place: list[Overwriter] = []
         self.given = {name for v in graph.inputs for d in v.tensor.shape for name in symbols(d)}
         self.late: set[str] = set()              # symbols that have been bound so far
         self.check: Step | None = None           # where what is taken for granted now is checked; None: at the start
@@ -99,7 +100,7 @@ class Planner:
         targets = [dense_place(self._buffer(Storage.OUTPUT, v.tensor, index=i), v.tensor)
                    for i, v in enumerate(self.graph.outputs)]
         self.region(self.graph, targets)
-        self._reuse_in_place()
+        reuse_in_place(self.program, self.in_place, self.place)
         self.program.guards = list(self.guards.values())
         check_sizes_known(self.program, self.given)
         self._drop_unused()
@@ -249,7 +250,7 @@ class Planner:
         group = self.group(node)
         self.call(group, self._lower(group), node.loc)
         if group.anchor is None:
-            self.in_place.append((len(self.program.steps) - 1, node.results[0], group.inputs))
+            self.in_place.append(Overwriter(len(self.program.steps) - 1, node.results[0], tuple(group.inputs)))
 
     def group(self, node: Node) -> Group:
         for result in node.results:  # a size that is about to be bound stands in their types already
@@ -349,37 +350,6 @@ class Planner:
         self.step(Step(StepKind.CALL, operands, kernel))
 
     # --- after the walk ---
-
-    def _reuse_in_place(self) -> None:
-        """Let elementwise kernels write over an operand that dies in them."""
-        moved: dict[Buffer, Buffer] = {}
-
-        def memory(value: Value) -> Buffer:
-            buffer = self.place(value).buffer
-            return moved.get(buffer, buffer)
-
-        for index, result, inputs in self.in_place:
-            new = self.place(result).buffer
-            if new.storage is not Storage.WORKSPACE or new.first != index or not self._fills(result):
-                continue
-            for value in inputs:
-                old = memory(value)
-                # Read in a second order as well, it would be overwritten too early.
-                orders = {self.place(v) for v in inputs if memory(v) is old}
-                dies = old.storage is Storage.WORKSPACE and old.last == index and old is not new
-                if dies and len(orders) == 1 and value.type == result.type and self._fills(value):
-                    moved[new] = old
-                    old.last = new.last
-                    break
-        for step in self.program.steps:
-            for operand in step.operands:
-                operand.buffer = moved.get(operand.buffer, operand.buffer)
-
-    def _fills(self, value: Value) -> bool:
-        """Whether the value is all there is in its buffer, in row-major order."""
-        place = self.place(value)
-        whole = place.offset == 0 and place.buffer.size == value.tensor.size * value.tensor.dtype.bytes
-        return whole and place.is_dense(value.tensor)
 
     def _drop_unused(self) -> None:
         used = {o.buffer for s in self.program.steps for o in s.operands}
