@@ -17,7 +17,7 @@ from lepton.passes.common import graphs, inverse, substitute
 from lepton.passes.sinking import MOVES, Moved, Perm, gathering_reshape
 
 CONVOLUTIONS: frozenset[Op] = frozenset({ops.conv, ops.conv_transpose, ops.conv_integer})
-POOLS: frozenset[Op] = frozenset({ops.max_pool, ops.avg_pool, ops.lp_pool, ops.batch_norm})
+FOLLOWERS: frozenset[Op] = frozenset({ops.max_pool, ops.avg_pool, ops.lp_pool, ops.batch_norm, ops.lrn})
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,7 @@ class _Sinker:
 
     def move(self, node: Node) -> Moved | None:
         """The node computed in another layout, if that is of use."""
-        if node.op in CONVOLUTIONS or node.op in POOLS:
+        if node.op in CONVOLUTIONS or node.op in FOLLOWERS:
             return self.image_op(node)
         if node.op is ops.concat:
             return self.joined(node, [v for v in node.inputs if v is not None])
@@ -97,14 +97,14 @@ class _Sinker:
                 self.sunk[result] = x, node.attrs["perm"]
 
     def image_op(self, node: Node) -> Moved | None:
-        """Convolutions always compute channels last; pools where the operand is so, or a convolution reads them."""
+        """Convolutions always compute channels last; followers where the operand is so, or a convolution reads them."""
         x = node.inputs[0]
         assert x is not None
         if node.attrs["layout"] != "nchw" or x.tensor.rank < 3:
             return None
         perm = channels_first(x.tensor.rank)
         native = self.sunk.get(x, (x, ()))[1] == perm
-        if node.op in POOLS and not native and node.result not in self.wanted:
+        if node.op in FOLLOWERS and not native and node.result not in self.wanted:
             return None
         operands = (self.enter(x, perm), *node.inputs[1:])
         return node.op(*operands, loc=node.loc, **{**node.attrs, "layout": "nhwc"}), perm
@@ -164,7 +164,7 @@ def _read_by_convolutions(nodes: Sequence[Node]) -> set[Value]:
     that take any layout."""
     wanted: set[Value] = set()
     for node in reversed(nodes):
-        passes_on = node.op.has(Trait.ELEMENTWISE) or node.op is ops.concat or node.op in MOVES or node.op in POOLS
+        passes_on = node.op.has(Trait.ELEMENTWISE) or node.op is ops.concat or node.op in MOVES or node.op in FOLLOWERS
         perm = node.attrs["perm"] if node.op is ops.transpose else ()
         if node.op in CONVOLUTIONS or (len(perm) > 3 and perm == inverse(channels_first(len(perm)))):
             wanted |= {v for v in node.inputs[:1] if v is not None}

@@ -111,17 +111,19 @@ def group_norm(x: Array, scale: Array, bias: Array, *, groups: int, epsilon: flo
     return np.asarray(out.reshape(x.shape) * scale.reshape(view) + bias.reshape(view)).astype(x.dtype)
 
 
-def _lrn_type(x: Type, *, size: int, alpha: float, beta: float, bias: float) -> TensorType:
+def _lrn_type(x: Type, *, size: int, alpha: float, beta: float, bias: float, layout: str) -> TensorType:
     if size < 1:
         raise fail(f"size {size} is not positive", x)
-    return tensor(x, floating, least=2)
+    data = tensor(x, floating, least=2)
+    channel_axis(layout, data)
+    return data
 
 
 @wide_op(_lrn_type)
-def lrn(x: Array, *, size: int, alpha: float, beta: float, bias: float) -> Array:
-    """x / (bias + alpha/size * s)**beta, where s sums x**2 over the `size` channels (axis 1) around, (size-1)//2 of
-    them before; channels that do not exist count as 0."""
-    before = (size - 1) // 2
-    pads = [(0, 0), (before, size - 1 - before)] + [(0, 0)] * (x.ndim - 2)
-    squares = np.lib.stride_tricks.sliding_window_view(np.pad(np.square(x), pads), size, axis=1).sum(axis=-1)
+def lrn(x: Array, *, size: int, alpha: float, beta: float, bias: float, layout: str = "nchw") -> Array:
+    """x / (bias + alpha/size * s)**beta, where s sums x**2 over the `size` channels around, (size-1)//2 of them before;
+    channels that do not exist count as 0."""
+    before, axis = (size - 1) // 2, 1 if layout == "nchw" else x.ndim - 1
+    pads = [(before, size - 1 - before) if a == axis else (0, 0) for a in range(x.ndim)]
+    squares = np.lib.stride_tricks.sliding_window_view(np.pad(np.square(x), pads), size, axis=axis).sum(axis=-1)
     return np.asarray(x / (bias + alpha / size * squares) ** beta)

@@ -9,8 +9,9 @@ import pytest
 import lepton.codegen.lower  # noqa: F401
 from lepton.codegen.target import Target
 from lepton.ir import ops
+from lepton.ir.dims import sym
 from lepton.ir.types import DType
-from tests.codegen.harness import HERE, check_node, gaps, run_node, value
+from tests.codegen.harness import HERE, check_node, dense, gaps, run_node, value
 
 targets = pytest.mark.parametrize("target", HERE, ids=lambda t: t.name)
 SHAPES: list[tuple[tuple[int, ...], int, int]] = [((), 0, 0), ((5,), 1, 0), ((19,), 2, 0), ((4, 5, 19), 0, 2)]
@@ -54,5 +55,29 @@ def test_dynamic_quantize(target: Target) -> None:
 def test_lrn(target: Target, shape: tuple[int, ...]) -> None:
     x = value(shape)
     array = np.random.default_rng(0).standard_normal(shape).astype(np.float32) * 3
-    for size, beta in ((5, 0.75), (2, 0.5), (3, 1.0)):
-        check_node(ops.lrn.node(x, size=size, alpha=1e-2, beta=beta, bias=1.5), {x: array}, target, rtol=1e-5)
+    for size, beta, layout in ((5, 0.75, "nchw"), (2, 0.5, "nchw"), (3, 1.0, "nchw"), (5, 0.75, "nhwc"),
+                               (4, 0.6, "nhwc"), (17, 0.5, "nhwc")):
+        node = ops.lrn.node(x, size=size, alpha=1e-2, beta=beta, bias=1.5, layout=layout)
+        check_node(node, {x: array}, target, rtol=1e-5)
+
+
+def channels_last(shape: tuple[int, ...]) -> tuple[int, ...]:
+    n, h, w, c = dense((shape[0], *shape[2:], shape[1]))
+    return n, c, h, w
+
+
+@targets
+def test_lrn_of_channels_last(target: Target) -> None:
+    """More pixels than a band, open sizes, and what is larger, smaller or no number."""
+    n, w, c = sym("N"), sym("W"), sym("C")
+    x = value((n, 2, w, c))
+    env = {"N": 2, "W": 37, "C": 21}
+    array = np.random.default_rng(1).standard_normal((2, 2, 37, 21)).astype(np.float32)
+    array[0, 0, :5, 7] = [np.nan, np.inf, -0.0, 1e19, 1e-30]
+    node = ops.lrn.node(x, size=5, alpha=1e-1, beta=0.75, bias=0.0, layout="nhwc")
+    check_node(node, {x: array}, target, env=env, rtol=1e-5)
+    for layout in ("nchw", "nhwc"):  # either way of memory under either way of channels
+        permuted = value((2, 5, 18, 21))
+        some = np.random.default_rng(2).standard_normal((2, 5, 18, 21)).astype(np.float32)
+        node = ops.lrn.node(permuted, size=3, alpha=1e-1, beta=0.75, bias=1.0, layout=layout)
+        check_node(node, {permuted: some}, target, layouts={permuted: channels_last}, rtol=1e-5)

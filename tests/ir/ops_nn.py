@@ -265,6 +265,8 @@ def norms() -> list[Case]:
         case("lrn", x, size=4, alpha=0.1, beta=0.75, bias=2.0,
              expected=np.stack([x[:, c] / (2 + 0.1 / 4 * np.square(x[:, max(0, c - 1):c + 3]).sum(1)) ** 0.75
                                 for c in range(6)], axis=1)),
+        case("lrn", last(x), size=3, alpha=0.1, beta=0.75, bias=1.0, layout="nhwc",
+             expected=_moved(Onnx("LRN", {"size": 3, "alpha": 0.1, "beta": 0.75, "bias": 1.0}, (x,)))),
     ]
     for axis in (1, 2, 3):
         shape = x.shape[axis:]

@@ -95,6 +95,8 @@ def group_norm(w: Writer, n: Node) -> str:
 
 @emits(ops.lrn)
 def lrn(w: Writer, n: Node) -> str:
+    if n.attrs["layout"] != "nchw":
+        w.refuse(n, f"lrn in {n.attrs['layout']} layout cannot be written to ONNX")
     return str(w.op("LRN", *n.inputs, **plain(n.attrs, "size", "alpha", "beta", "bias")))
 
 
