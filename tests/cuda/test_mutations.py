@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 import lepton.codegen.cuda.lowering
-from lepton.codegen.cuda import products
+from lepton.codegen.cuda import order, products
 from lepton.codegen.cuda.templates.moves import Turn
 from lepton.codegen.cuda.templates.product import PlainTile, TensorTile, Tile
 from lepton.codegen.cuda.templates.warpgroup import WarpgroupTile
@@ -34,6 +34,7 @@ pytestmark = [
     pytest.mark.slow, pytest.mark.skipif(simulated.COMPILER is None, reason="the simulator needs g++"),
     pytest.mark.skipif(sys.platform != "linux", reason="the simulator switches stacks as Linux on x86-64 does")]
 Case = tuple[Node, Mapping[Value, Array]] | Callable[[], None]  # what is checked, or who checks
+PLANTED: set[str] = set()   # bugs whose place was met, in this process
 RUNS = [(late, seed) for late in (True, False) for seed in (1, 2, 3)]
 
 
@@ -117,6 +118,57 @@ def attention(dtype: DType, depth: int = 40) -> Case:
     return ops.attention.node(*values, scale=0.3), arrays
 
 
+WINDOWS: dict[str, Any] = {"strides": (1, 1), "dilations": (1, 1), "pads_begin": (0, 0), "pads_end": (0, 0)}
+
+
+def depthwise(shape: tuple[int, ...], kernel: tuple[int, int], per: int = 1, **given: tuple[int, int]) -> Case:
+    """Over [n, h, w, channels], each of which has `per` filters of its own."""
+    x, channels = harness.value(shape), shape[-1]
+    w = ops.constant(value=Tensor.of(random((channels * per, 1, *kernel))))
+    return ops.conv.node(x, w, None, layout="nhwc", group=channels, **WINDOWS | given), {x: random(shape)}
+
+
+def transposed(shape: tuple[int, ...], kernel: tuple[int, int], filters: int, **given: tuple[int, int]) -> Case:
+    """One number is infinite, so that it shows what it was multiplied by."""
+    x, data = harness.value(shape), random(shape)
+    data[0, 1, 1, 0] = np.inf
+    w = ops.constant(value=Tensor.of(random((shape[-1], filters, *kernel))))
+    return ops.conv_transpose.node(x, w, None, layout="nhwc", group=1, output_padding=(0, 0), **WINDOWS | given), {
+        x: data}
+
+
+def firsts(rows: int, n: int, k: int, shared: int, every: int) -> Case:
+    """Many are alike, and some are hard to order."""
+    order.SHARED_BYTES = shared  # in a process of its own
+    x = harness.value((rows, n))
+    data = np.random.default_rng(1).permuted(np.tile(np.arange(n, dtype=np.float32) // 4, (rows, 1)), axis=1)
+    hard = np.array([np.nan, 0.0, -np.nan, np.inf, -0.0, -np.inf], np.float32)
+    data[:, 3::every] = np.resize(hard, data[0, 3::every].size)
+    return ops.top_k.node(x, k=k, axis=1, largest=True), {x: data}
+
+
+def running(exclusive: bool = False) -> Case:
+    """Long rows of whole numbers, whose sums are exact, three for two blocks."""
+    x = harness.value((3, 3000), DType.I64)
+    node = ops.cumsum(x, axis=1, exclusive=exclusive).producer
+    assert node is not None
+    return node, {x: np.random.default_rng(1).integers(-9, 9, (3, 3000))}
+
+
+def found() -> Case:
+    data = np.random.default_rng(1).random(9000) < 0.3
+    x = harness.value((9000,), DType.BOOL)
+    return partial(harness.check_node, ops.non_zero.node(x, symbol="hits"), {x: data}, simulated.CUDA,
+                   env={"hits": int(data.sum())})
+
+
+def sorted_rows() -> Case:
+    x = harness.value((700, 2), DType.I32)
+    node = ops.sort_rows(x).producer
+    assert node is not None
+    return node, {x: np.random.default_rng(1).integers(0, 9, (700, 2), np.int32)}
+
+
 @dataclass(frozen=True)
 class Bug:
     name: str
@@ -130,6 +182,14 @@ PLAIN = partial(product, PlainTile(1, 1, 16, 16, 16), DType.F32)
 TENSOR = partial(weighted, TensorTile("f16", 64, 64, 32, 32, 4))
 LEAST = partial(weighted, TensorTile("f16", 32, 32, 16, 16, 4))
 TRIPLE = partial(product, TensorTile("tf32x3", 32, 32, 16, 16, 4), DType.F32)
+DEPTHWISE = partial(depthwise, (1, 9, 10, 13), (3, 3), strides=(2, 2), pads_begin=(1, 1), pads_end=(1, 1))
+SEVERAL = partial(depthwise, (1, 8, 9, 6), (3, 5), 3, strides=(1, 3))
+DILATED = partial(depthwise, (1, 12, 14, 8), (3, 3), dilations=(2, 3))
+LONG = partial(depthwise, (1, 3, 30, 5), (1, 21))
+TRANSPOSED = partial(transposed, (1, 4, 5, 8), (3, 3), 5, strides=(2, 2), pads_begin=(1, 1), pads_end=(1, 1))
+UNMET = partial(transposed, (1, 4, 4, 8), (1, 2), 8, strides=(3, 3))
+FIRSTS = partial(firsts, 3, 5000, 20, 16 * 1024, 997)
+ALL = partial(firsts, 5, 300, 300, 512, 7)
 RAGGED = partial(product, TensorTile("f16", 64, 64, 32, 32, 4), DType.F16)
 BUGS = [
     Bug("plain: no barrier after a step", "      lp_sync();\n    }\n    if constexpr (Slices > 1) gather",
@@ -213,6 +273,52 @@ BUGS = [
         partial(attention, DType.F16, 96)),
     Bug("tensor attention: results are not scaled", "acc[i / 2][h * 2 + i % 2] *= shrink;", ";",
         partial(attention, DType.F16)),
+    Bug("depthwise: columns of padding are read", "const bool there = (u32)w < (u32)in.w;", "const bool there = true;",
+        DEPTHWISE),
+    Bug("depthwise: lines of padding are read", "if ((u32)y < (u32)in.h)\n", "if (true)\n", DEPTHWISE),
+    Bug("depthwise: channels behind the last are read", "there && c + e < filters", "there", DEPTHWISE),
+    Bug("depthwise: places lie side by side", "i / KW * SW + i % KW", "i / KW + i % KW", DEPTHWISE),
+    Bug("depthwise: places behind the line are stored", "if (w + i < out_w) out(", "out(", DEPTHWISE),
+    Bug("depthwise: taps lie side by side", "i % KW * DW == j", "i % KW == j", DILATED),
+    Bug("depthwise: filters of the next channel", "(c + e) / per * c_step", "(c + e) * c_step", SEVERAL),
+    Bug("depthwise: taps of another line", "(a * kernel.h + b) * KW", "b * kernel.h", SEVERAL),
+    Bug("depthwise: one tap of a long line", "weigh(tap + k, c, f);", "weigh(tap, c, f);", LONG),
+    Bug("transposed: taps that others have", "int((c2 == 0 ? 1LL : 2LL))}", "int(2LL)}", TRANSPOSED),
+    Bug("transposed: filters that others have", "i64(c1) * 320LL", "i64(c2) * 320LL", TRANSPOSED),
+    Bug("transposed: places behind the result are stored", "if (c2 + r3 * 2 >= 9LL) return;", "", TRANSPOSED),
+    Bug("transposed: what nothing meets is not 0", "{int(0LL), int((c1 == 0 ? 0LL : 10LL))", "{int(0LL), int(0LL)",
+        UNMET),
+    Bug("sort: no barrier before a step", "lp_sync();\n      for (i64 i = LP_THREAD;; ", "for (i64 i = LP_THREAD;; ",
+        FIRSTS),
+    Bug("sort: no barrier after the last step", "    }\n  lp_sync();\n}\n\n// What the threads before",
+        "    }\n}\n\n// What the threads before", ALL),
+    Bug("sort: items behind the last are read", "if (high >= n || ", "if (", ALL),
+    Bug("sort: runs descend", "low / (2 * step) * 4 * step + 2 * step - 1 - low", "low + step", ALL),
+    Bug("sorted rows: those alike in any order", "lp_less<i64>(v_i, v_j)", "lp_less<i64>(v_j, v_i)", sorted_rows),
+    Bug("sorted rows: by the first column", "v_c = 0, n = 2LL", "v_c = 0, n = 1LL", sorted_rows),
+    Bug("sorted rows: their numbers are not there yet", "lp_sync();\n      for (i64 i = LP_THREAD;; ",
+        "if (half > 1) lp_sync();\n      for (i64 i = LP_THREAD;; ", sorted_rows),
+    Bug("first: those alike in any order", "x.key == y.key && x.at < y.at", "x.key == y.key && x.at > y.at", FIRSTS),
+    Bug("first: -0 before 0", "x == T(0) ? T(0) : x", "x", ALL),
+    Bug("first: NaN has a sign", "if (x != x) return Bits(~Bits(0));", "", FIRSTS),
+    Bug("first: a threshold that is too high", "last = kept[k - 1];", "last = kept[0];", FIRSTS),
+    Bug("first: more is kept than there is room for", "count = count < k ? count : k;", "", FIRSTS),
+    Bug("first: places of the threads before", "i64 place = count + lp_before(mine, 0u, all, room, [](u32 a",
+        "i64 place = count + 0 * lp_before(mine, 0u, all, room, [](u32 a", FIRSTS),
+    Bug("before: parts are read before they are there", "parts[warp] = x;\n  lp_sync();", "parts[warp] = x;", running),
+    Bug("before: parts are written before they were read", "  lp_sync();\n  return op(front, mine);",
+        "  return op(front, mine);", running),
+    Bug("before: lanes behind count", "if (lane & by) mine = op(other, mine);", "mine = op(other, mine);", running),
+    Bug("before: half of the lanes", "int by = 1; by < 32; by *= 2) {\n    const T other",
+        "int by = 1; by < 16; by *= 2) {\n    const T other", running),
+    Bug("before: all warps count", "if (w < warp) front", "if (w <= warp) front", running),
+    Bug("running: steps begin anew", "sum = op(sum, total);", "sum = total;", running),
+    Bug("running: what is behind the row is read", "first + e < n ? get(first + e) : neutral", "get(first + e)",
+        running),
+    Bug("running: without itself", "Exclusive ? now : after", "after", partial(running, exclusive=True)),
+    Bug("find: what is behind the last is a hit", "first + e < n && hit(first + e)", "hit(first + e)", found),
+    Bug("find: steps begin anew", "found += all;", "found = all;", found),
+    Bug("find: a bit too far", "hits >> e & 1", "hits >> (e + 1) & 1", found),
 ]
 
 
@@ -234,6 +340,8 @@ def right(case: Callable[[], Case], bug: Bug | None) -> bool:
             else:
                 harness.check_node(*made, simulated.CUDA, rtol=2e-5, atol=2e-5)
         code = 0
+    except Exception:
+        code = int(bug is None or bug.name in PLANTED)   # nothing was planted: nothing is shown
     finally:
         os._exit(code)
 
@@ -250,15 +358,18 @@ def run(kernel: Kernel, places: Mapping[Value, harness.Placed], target: Target, 
     constants = simulated.packed_copies(kernel)
     addresses: list[Any] = [constants[i].ctypes.data if isinstance(o, Packed) else places[o].address
                             for i, o in enumerate(kernel.operands)]
-    change = None if planted is None else lambda text: text.replace(planted.old, planted.new)
+    change = None if planted is None else partial(plant, planted)
     simulated.run_on_simulator(kernel, addresses, env, late, seed, change)
+
+
+def plant(bug: Bug, text: str) -> str:
+    if bug.old in text:
+        PLANTED.add(bug.name)
+    return text.replace(bug.old, bug.new)
 
 
 @pytest.mark.parametrize("bug", BUGS, ids=lambda b: b.name)
 def test_planted_bugs_show(bug: Bug) -> None:
-    from lepton.codegen.cuda.source import prelude
-
-    assert bug.old in prelude("sim.hpp") or bug.name.endswith("stored")
     assert not right(bug.case, bug)
 
 
