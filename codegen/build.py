@@ -18,14 +18,18 @@ from lepton.ir.tensor import Array
 
 KERNEL_TYPE = "(ptr, ptr, ptr, i64, i64)"
 WEIGHTS_SYMBOL = "lpt_weights"
+# Of constants that say where to read: kernels trust those that Lepton made.
+STEERING = (np.dtype(np.int32), np.dtype(np.int64))
 
 
 @dataclass(eq=False)
 class Weights:
-    """The constants of an artifact, each once, at 64-byte aligned offsets."""
+    """The constants of an artifact, each once, at 64-byte aligned offsets. Those that steer kernels come first: they
+    are part of what is checked before the artifact is used."""
 
     chunks: list[tuple[int, Array]] = field(default_factory=list)
     size: int = 0
+    steering: int = 0                # bytes of them
     _known: dict[str, int] = field(default_factory=dict)
 
     def add(self, buffer: Buffer) -> int:
@@ -37,6 +41,15 @@ class Weights:
             self.chunks.append((self.size, data))
             self.size = align(self.size + len(data))
         return self._known[buffer.digest]
+
+    def add_steering(self, program: Program) -> None:
+        """Offsets, tables and trees of a program and its variants, before any other constants."""
+        for variant in program.variants:
+            self.add_steering(variant)
+        for buffer in program.buffers:
+            if buffer.storage is Storage.CONSTANT and buffer.data is not None and buffer.data.dtype in STEERING:
+                self.add(buffer)
+        self.steering = self.size
 
     def write_to(self, blob: Array) -> None:
         for offset, data in self.chunks:
@@ -135,6 +148,8 @@ def build(programs: Sequence[tuple[Program, Target]], metadata: Sequence[str], t
     made = _Pieces(linked, threads)
     each = [*devices, *[None] * (len(programs) - len(devices))]
     models = [*model_of] or [0] * len(programs)
+    for program, _ in programs:
+        made.weights.add_steering(program)
     names = [made.add(program, target, _prefix(target, model), words, device)
              for (program, target), words, device, model in zip(programs, metadata, each, models, strict=True)]
     artifact_table(made.tables, names, models)

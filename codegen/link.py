@@ -47,11 +47,11 @@ lpt_weights:
 
 
 def link(objects: Sequence[bytes], weights: Iterable[Piece], out: str | os.PathLike[str], triple: str,
-         cc: str | None = None) -> None:
+         cc: str | None = None, steering: int = 0) -> None:
     """Write the shared library `out`.
 
-    `objects` are ELF relocatables of `triple` that define `lpt_artifact`; `weights` is the blob in pieces. `out` is
-    written beside and renamed, so a failure leaves what was there.
+    `objects` are ELF relocatables of `triple` that define `lpt_artifact`; `weights` is the blob in pieces, of which the
+    first `steering` bytes say where to read. `out` is written beside and renamed, so a failure leaves what was there.
     Raises LeptonError: no compiler, destination missing or unwritable, disk full, the linker's refusal.
     """
     out = Path(out)
@@ -65,7 +65,7 @@ def link(objects: Sequence[bytes], weights: Iterable[Piece], out: str | os.PathL
         (folder / "layout.ld").write_text(LAYOUT)
         archive = _runtime_archive(folder, command, triple)
         _run([*command, *LINK_FLAGS, "-o", "linked.so", *inputs, *archive, *LIBRARIES], folder)
-        append_weights(folder / "linked.so", weights, partial)
+        append_weights(folder / "linked.so", weights, partial, steering)
 
 
 # ---- the compiler ----

@@ -5,11 +5,14 @@ made to tell of bytes behind the end of what the linker wrote, and those are wri
 """
 from __future__ import annotations
 
+import os
 import shutil
 import struct
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import BinaryIO
+
+from lepton._rt import ffi, lib
 
 # Weights from here on lie as far from a boundary of 2 MB in memory as in the file. Linux can then map the file's large
 # pages as they are: in a tenth of the time that small ones take, and reading them needs fewer entries of the TLB.
@@ -24,14 +27,25 @@ SEGMENT = struct.Struct("<IIQQQQQQ")                  # kind flags offset addres
 SECTION = struct.Struct("<IIQQQQIIQQ")                # name kind flags address offset bytes ...
 
 
-def append_weights(linked: Path, weights: Iterable[Piece], to: Path) -> None:
-    """Write `to`: the library `linked` whose last segment holds these weights, and nothing else. Raises OSError."""
+def append_weights(linked: Path, weights: Iterable[Piece], to: Path, steering: int = 0) -> None:
+    """Write `to`: the library `linked` whose last segment holds these weights, and behind it a seal, whose head ends
+    with the `steering` first bytes of the weights (lepton_seal.h). Raises OSError."""
     library, pieces = bytearray(linked.read_bytes()), list(weights)
     size = sum(map(len, pieces))
     place = _point_behind(library, size) if size else len(library)
-    with open(to, "xb", buffering=LARGE_PAGE) as file:
+    with open(to, "x+b", buffering=LARGE_PAGE) as file:
         _write(file, [library, bytes(place - len(library)), *pieces])
+        file.flush()
+        file.write(seal(file.fileno(), place + steering))
     shutil.copymode(linked, to)
+
+
+def seal(fd: int, head: int) -> bytes:
+    """What the file lacks at its end, of which `head` bytes are looked at whenever it is loaded. Raises OSError."""
+    made = ffi.new("uint8_t[]", lib.LPT_SEAL_SIZE)
+    if not lib.lpt_seal(fd, head, made):
+        raise OSError(ffi.errno, os.strerror(ffi.errno))
+    return bytes(made)
 
 
 def _point_behind(library: bytearray, size: int) -> int:

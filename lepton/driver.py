@@ -308,7 +308,8 @@ def link_to(done: Compiled, out: Path, progress: Progress | None = None) -> Repo
 
     assert done.objects is not None
     with done.report.stage("link", progress):
-        link(done.objects.objects, done.objects.weights.pieces(), out, done.objects.triple)
+        weights = done.objects.weights
+        link(done.objects.objects, weights.pieces(), out, done.objects.triple, steering=weights.steering)
     done.report.size = os.path.getsize(out)
     return done.report
 

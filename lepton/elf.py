@@ -1,4 +1,4 @@
-"""Is this file a compiled model for this machine? Answered before any of its code is mapped."""
+"""Is this file a whole compiled model for this machine? Answered before any of its code is mapped."""
 from __future__ import annotations
 
 import os
@@ -7,6 +7,7 @@ import struct
 from pathlib import Path
 from typing import NoReturn
 
+from lepton._rt import ffi, lib
 from lepton.ir.diagnostics import LeptonError
 
 MACHINES = {62: "x86_64", 183: "aarch64", 3: "i386", 40: "arm", 243: "riscv"}
@@ -15,9 +16,10 @@ HEADER = 64
 
 
 def check_artifact(fd: int, path: Path) -> None:
-    """Raises LeptonError unless the open file is a whole shared library for this machine with lepton_query.
+    """Raises LeptonError unless the open file is a whole shared library for this machine with lepton_query, whose code
+    and tables are as they were written.
 
-    Reads the tables alone, without mapping the file: unmapping would cost more than all the rest."""
+    Reads them without mapping the file: unmapping would cost more than all the rest."""
     size, header = os.fstat(fd).st_size, os.pread(fd, HEADER, 0)
     if len(header) < HEADER:
         _refuse(path, "it is not a shared library (too short)")
@@ -27,6 +29,14 @@ def check_artifact(fd: int, path: Path) -> None:
     _check_segments(fd, header, size, path)
     if b"lepton_query" not in _dynamic_names(fd, header, size, path):
         _refuse(path, "it is a shared library but no compiled model: it has no lepton_query")
+    check_seal(fd, path)
+
+
+def check_seal(fd: int, path: Path, weights: bool = False) -> None:
+    """Raises LeptonError unless the file's checksums hold; that of the weights where it is asked for."""
+    damage = lib.lpt_damage(fd, weights)
+    if damage != ffi.NULL:
+        _refuse(path, f"it {ffi.string(damage).decode()}")
 
 
 def _refuse(path: Path, why: str) -> NoReturn:

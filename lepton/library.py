@@ -9,11 +9,11 @@ import os
 import weakref
 from itertools import count
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from lepton._rt import ffi, lib
 from lepton.artifact import Code, Model, destroy
-from lepton.elf import check_artifact
+from lepton.elf import check_artifact, check_seal
 from lepton.ir.diagnostics import LeptonError, UsageError
 
 ABI_VERSION = 1
@@ -28,19 +28,31 @@ class _Library:
     _loads = count()
 
     def __init__(self, path: Path) -> None:
-        if path.is_dir():
-            raise UsageError(f"cannot load {path}: it is a folder")
-        try:
-            file = open(path, "rb")
-        except OSError as e:
-            raise UsageError(f"cannot load {path}: {e.strerror}") from e
         words = ffi.new("char[]", 512)
-        with file:
+        with _opened(path) as file:
             check_artifact(file.fileno(), path)
             self.handle = lib.lpt_open(os.fsencode(_fresh_name(file.fileno(), next(self._loads), path)), words, 512)
         if self.handle == ffi.NULL:
             raise LeptonError(f"cannot load {path}: {ffi.string(words).decode(errors='replace')}")
         weakref.finalize(self, lib.lpt_close, self.handle).atexit = False
+
+
+def _opened(path: Path) -> BinaryIO:
+    if path.is_dir():
+        raise UsageError(f"cannot load {path}: it is a folder")
+    try:
+        return open(path, "rb")
+    except OSError as e:
+        raise UsageError(f"cannot load {path}: {e.strerror}") from e
+
+
+def verify(path: str | os.PathLike[str]) -> None:
+    """Raises LeptonError unless every byte of a compiled model is as it was written. `load` looks at code and tables
+    alone, for the weights take as long as reading them."""
+    where = Path(path)
+    with _opened(where) as file:
+        check_artifact(file.fileno(), where)
+        check_seal(file.fileno(), where, weights=True)
 
 
 def _fresh_name(fd: int, number: int, path: Path) -> str:

@@ -16,6 +16,7 @@ from lepton.terminal import human, parse_dims, parse_structure
 JSON_VERSION = 1
 EXAMPLES = """\
   lepton inspect model.so                             ports, targets, memory, how it was made
+  lepton inspect model.so --verify                    and whether a byte of it has changed
   lepton inspect model.onnx --dim N=1 --json
   lepton inspect graph.lir --dot | dot -Tsvg > graph.svg
 """
@@ -27,6 +28,8 @@ def add(commands: Any) -> None:
     parser.add_argument("--dim", action="append", default=[], metavar="N=1", help="for a .onnx: pin an open dimension")
     parser.add_argument("--structure", action="append", default=[], metavar="NAME=N",
                         help="for a .onnx: what a sequence or optional among the inputs holds, as for leptonc")
+    parser.add_argument("--verify", action="store_true",
+                        help="for a .so: also see that its weights are as they were written (code always is seen to)")
     add_plugins(parser)
     form = parser.add_mutually_exclusive_group()
     form.add_argument("--json", action="store_true", help="print JSON")
@@ -37,16 +40,20 @@ def add(commands: Any) -> None:
 def execute(args: argparse.Namespace) -> Exit:
     """Raises LeptonError."""
     if is_artifact(args.model):
-        from lepton.library import models
+        from lepton.library import models, verify
 
         if args.dot or args.dim or args.structure:
             raise UsageError(f"{args.model} is compiled: it holds no graph",
                              help="inspect the .onnx or .lir it came from")
+        if args.verify:
+            verify(args.model)
         records = [artifact_record(args.model, name) for name in models(args.model) or (None,)]
     else:
         from lepton import frontends
         from lepton.plugins import load as load_plugins
 
+        if args.verify:
+            raise UsageError(f"{args.model} is not compiled: nothing says how it was written")
         load_plugins(args.plugins)
         graph = frontends.load(args.model, dims=parse_dims(args.dim), structure=parse_structure(args.structure))
         if args.dot:

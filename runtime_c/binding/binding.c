@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "binding.h"
+#include "lepton_seal.h"
 
 void *lpt_open(const char *path, char *out_message, size_t size) {
   void *library = dlopen(path, RTLD_NOW | RTLD_LOCAL);
@@ -22,6 +23,16 @@ const lepton_api *lpt_query(void *library, uint32_t abi_version) {
   if (!symbol) return NULL;
   memcpy(&query, &symbol, sizeof query); /* ISO C has no cast from void * to a function pointer */
   return query(abi_version);
+}
+
+const char *lpt_damage(int fd, int weights) { return lepton_damage_of(fd, weights); }
+
+int lpt_seal(int fd, uint64_t head, uint8_t *out_seal) {
+  _Static_assert(sizeof(lepton_seal) == LPT_SEAL_SIZE, "binding.h knows its size");
+  lepton_seal seal;
+  if (!lepton_seal_of(fd, head, &seal)) return 0;
+  memcpy(out_seal, &seal, sizeof seal);
+  return 1;
 }
 
 lepton_status lpt_call_create(const lepton_api *api, const lepton_options *options,

@@ -15,6 +15,12 @@ void lpt_close(void *library);
 /* The library's table; NULL if it has no lepton_query or does not speak this version. */
 const lepton_api *lpt_query(void *library, uint32_t abi_version);
 
+/* lepton_seal.h: what is wrong with an open file, NULL: nothing; and the seal of one that is being written, 0: the
+ * file cannot be read. */
+enum { LPT_SEAL_SIZE = 40 };
+const char *lpt_damage(int fd, int weights);
+int lpt_seal(int fd, uint64_t head, uint8_t *out_seal);
+
 /* The table of a program that lies in memory (the JIT's); its `create` is NULL. */
 void lpt_fill_api(const lpt_program *program, lepton_api *out_api);
 /* A session of that program. `weights` is lent, 64-byte aligned, and must outlive the session. */

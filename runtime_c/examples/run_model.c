@@ -1,5 +1,5 @@
 /*
- * run_model.c: runs a compiled model from C, with nothing but lepton.h and dlopen.
+ * run_model.c: runs a compiled model from C, with nothing but lepton.h, lepton_seal.h and dlopen.
  *
  *   cc -std=c11 -Iinclude examples/run_model.c -ldl -o run_model
  *   ./run_model model.so [-d N=1]... [-o output.raw] [input.raw]...
@@ -16,6 +16,7 @@
 #include <string.h>
 
 #include "lepton.h"
+#include "lepton_seal.h"
 
 typedef struct arguments {
   const char *model, *output;
@@ -178,6 +179,8 @@ int main(int argc, char **argv) {
   if (parse(argc, argv, &a)) return 2;
   char path[4096]; /* a name without a slash would be looked for among the system's libraries */
   snprintf(path, sizeof path, "%s%s", strchr(a.model, '/') ? "" : "./", a.model);
+  const char *damage = lepton_damage(path, 0);
+  if (damage) return fail(a.model, damage);
   void *library = dlopen(path, RTLD_NOW | RTLD_LOCAL);
   if (!library) return fail(a.model, dlerror());
   const lepton_api *(*query)(uint32_t);

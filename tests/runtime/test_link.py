@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from lepton._rt import lib
 from lepton.codegen import link as linking
 from lepton.codegen import weights_segment
 from lepton.codegen.link import find_compiler, link, prebuilt_archive
@@ -211,7 +212,7 @@ def test_weights_lie_where_large_pages_can_be_mapped(tmp_path: Path, tables: byt
     align = int(rows[-1][-1], 16)
     assert address % align == offset % align
     assert (align == weights_segment.LARGE_PAGE) == (size >= weights_segment.LARGE_WEIGHTS)
-    assert in_file == in_memory == path.stat().st_size - offset
+    assert in_file == in_memory == path.stat().st_size - lib.LPT_SEAL_SIZE - offset
     assert offset < 200_000
     np.testing.assert_array_equal(load(path)(X), 2 * X + 3)
 

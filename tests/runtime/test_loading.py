@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 
 from lepton.artifact import Model
+from lepton.codegen.weights_segment import seal
 from lepton.ir.diagnostics import LeptonError
 from lepton.library import load
 from tests.runtime import handmade
@@ -87,6 +88,11 @@ def test_other_libraries_and_texts_are_refused(tmp_path: Path) -> None:
 def test_another_version_is_refused(tmp_path: Path) -> None:
     (tmp_path / "other.c").write_text("const void *lepton_query(unsigned v) { return v == 77 ? &lepton_query : 0; }\n")
     subprocess.run(["cc", "-shared", "-fPIC", "-w", "-o", "other.so", "other.c"], cwd=tmp_path, check=True)
+    with pytest.raises(LeptonError, match="not written by this version of leptonc"):
+        load(tmp_path / "other.so")
+    with open(tmp_path / "other.so", "r+b") as file:
+        file.seek(0, os.SEEK_END)
+        file.write(seal(file.fileno(), file.tell()))
     with pytest.raises(LeptonError, match="does not speak version 1"):
         load(tmp_path / "other.so")
 
