@@ -181,12 +181,7 @@ def check_output(out: str, args: argparse.Namespace) -> None:
         if args.json:
             raise UsageError("--json and the output cannot both go to stdout", help="give a file with -o")
         return
-    path = Path(out)
-    check_destination(path)
-    if path.exists() and not path.is_file():
-        raise UsageError(f"cannot write {out}: it is no regular file", help="-o - writes text to stdout")
-    if path.exists() and any(Path(m).exists() and path.samefile(m) for m in (args.model, *args.several.values())):
-        raise UsageError(f"cannot write {out}: it is the model itself", help="name another file with -o")
+    check_destination(Path(out), (args.model, *args.several.values()))
 
 
 def tell(report: Report, files: Sequence[Path], args: argparse.Namespace) -> None:

@@ -9,12 +9,14 @@ import argparse
 import sys
 import traceback
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
 from lepton import plugins
 from lepton.ir.core import Graph
 from lepton.ir.diagnostics import Exit, LeptonError, UsageError
+from lepton.ir.files import check_destination, replacing
 from lepton.ir.parser import parse_all
 from lepton.ir.printer import show
 from lepton.ir.sidecar import SUFFIX, beside, load_constants, save_constants
@@ -88,6 +90,8 @@ def _run(options: argparse.Namespace) -> Exit:
         for name, pass_ in load_all().items():
             print(f"{name:24} {(pass_.__doc__ or '').strip().splitlines()[0] if pass_.__doc__ else ''}")
         return Exit.OK
+    if _is_file(options.output):
+        check_destination(Path(options.output), [options.input] if options.input.endswith(".onnx") else [])
     inputs = _read(options.input)
     if options.bisect:
         return max(map(lambda given: _bisect(given, options), inputs), default=Exit.OK)
@@ -148,19 +152,23 @@ def _read(name: str) -> list[Input]:
             for graph in parse_all(case.before, shown, constants=constants)]
 
 
+def _is_file(output: str) -> bool:
+    """Whether it is to be a file that may hold something already: neither stdout nor a device."""
+    return output != "-" and (not Path(output).exists() or Path(output).is_file() or Path(output).is_dir())
+
+
 def _write(graphs: Sequence[Graph], options: argparse.Namespace) -> None:
     text = BETWEEN_CASES.join(show(graph, full_constants=options.full_constants) for graph in graphs)
-    if options.output == "-":
-        sys.stdout.write(text)
-        sys.stdout.flush()
-        return
     path = Path(options.output)
-    try:
-        path.write_text(text, encoding="utf-8")
-        for graph in graphs if not options.full_constants else ():
-            save_constants(graph, path.with_name(path.stem + SUFFIX))
-    except OSError as error:
-        raise UsageError(f"cannot write {path}: {error}") from error
+    if not _is_file(options.output):
+        with nullcontext(sys.stdout) if options.output == "-" else path.open("w", encoding="utf-8") as stream:
+            stream.write(text)
+            stream.flush()
+        return
+    for graph in graphs if not options.full_constants else ():
+        save_constants(graph, path.with_name(path.stem + SUFFIX))
+    with replacing(path) as partial:
+        partial.write_text(text, encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -199,7 +199,7 @@ class Reproducer(Instrument):
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(f"// RUN: {spec}\n// {_one_line(error)}\n{text}", encoding="utf-8")
             left_out = self.constants(graph, path)
-        except OSError as problem:
+        except (OSError, LeptonError) as problem:
             return f"no reproducer could be written: {problem}"
         loaded = "".join(f" --load-plugin {file}" for file in dict.fromkeys(map(plugin_of, self.passes)) if file)
         return f"reproduce with `lepton-opt{loaded} {path}`{left_out}"

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lepton.commands.common import add_parser
-from lepton.ir.diagnostics import Exit
+from lepton.ir.diagnostics import Exit, UsageError
 from lepton.ir.files import check_destination, replacing
 from lepton.terminal import Progress, count, parse_dims
 
@@ -61,9 +61,8 @@ def execute(args: argparse.Namespace) -> Exit:
     from lepton.compress.metrics import Budget, metric_of
     from lepton.compress.searching import BudgetError, Plan, Search
 
-    for out in filter(None, (args.output, args.onnx, args.report)):
-        check_destination(Path(out))
     kept = args.study or str(Path(args.output).with_suffix(".study"))
+    check_outputs(args, kept)
     plan = Plan(Budget.of(args.budget), args.objective, args.search, args.trials, args.time, kept, args.seed,
                 parse_dims(args.dim), args.target, args.level, args.threads).checked()
     with Progress(args.quiet, verbose=False) as progress:
@@ -76,6 +75,17 @@ def execute(args: argparse.Namespace) -> Exit:
     forget(args, kept)
     tell(result, size, args)
     return Exit.OK
+
+
+def check_outputs(args: argparse.Namespace, study: str) -> None:
+    """Raises UsageError where a file cannot be written, or would be written over another one that matters."""
+    read = [args.model, args.data, *([args.metric] if args.metric.endswith(".py") else [])]
+    taken: list[Path] = []
+    for out in map(Path, filter(None, (args.output, args.onnx, args.report, study))):
+        check_destination(out, read)
+        if out.resolve() in taken:
+            raise UsageError(f"{out} is named for two outputs")
+        taken.append(out.resolve())
 
 
 def forget(args: argparse.Namespace, study: str) -> None:

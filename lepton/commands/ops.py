@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from lepton.commands.common import add_parser
 from lepton.ir.diagnostics import Exit, UsageError
+from lepton.ir.files import check_destination, replacing
 
 if TYPE_CHECKING:
     from lepton.ir.op import Op
@@ -57,7 +58,9 @@ def table(write: str | None, check: str | None) -> Exit:
         if write:
             root = Path(write).resolve().parents[1]
             text = operators.markdown(root if (root / "tests/conformance/record.txt").exists() else None)
-            Path(write).write_text(text, encoding="utf-8")
+            check_destination(Path(write))
+            with replacing(Path(write)) as partial:
+                partial.write_text(text, encoding="utf-8")
         if check and (lines := operators.stale(Path(check).read_text(encoding="utf-8"))):
             print("\n".join([f"{check} is not current; lepton ops --markdown {check} writes it anew", *lines]))
             return Exit.WRONG

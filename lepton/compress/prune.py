@@ -14,7 +14,8 @@ from lepton.compress.prepare import prepare
 from lepton.driver import Source
 from lepton.inputs import read_arrays
 from lepton.ir.core import Graph
-from lepton.ir.diagnostics import ResourceError, UsageError
+from lepton.ir.diagnostics import UsageError
+from lepton.ir.files import check_destination, replacing
 from lepton.ir.tensor import Array
 from lepton.passes.compress.channels import DropDeadChannels, PruneChannels, prune_channels
 from lepton.passes.compress.layers import Layer, chosen, layers
@@ -78,9 +79,7 @@ def remask(model: Source, kept: Mapping[str, Array] | str | os.PathLike[str], **
 
 
 def save_masks(kept: Mapping[str, Array], path: str | os.PathLike[str]) -> None:
-    """Write masks as an .npz. Raises ResourceError."""
-    try:
-        with Path(path).open("wb") as file:
-            np.savez_compressed(file, **dict(kept))  # type: ignore[arg-type]
-    except OSError as error:
-        raise ResourceError(f"cannot write {path}: {error}") from error
+    """Write masks as an .npz. Raises UsageError, ResourceError."""
+    check_destination(Path(path))
+    with replacing(Path(path)) as partial, partial.open("wb") as file:
+        np.savez_compressed(file, **dict(kept))  # type: ignore[arg-type]

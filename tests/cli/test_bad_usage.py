@@ -30,6 +30,21 @@ def test_bad_output(folder: Path, leptonc: Invoke, monkeypatch: pytest.MonkeyPat
     assert (folder / "mlp.onnx").read_bytes() == model
 
 
+@pytest.mark.parametrize(("option", "file"), [
+    ("-o", "mlp.onnx"), ("-o", "data.npz"), ("--onnx", "mlp.onnx"), ("--report", "own.py"), ("--study", "mlp.onnx"),
+    ("--onnx", "m.so"), ("--report", "m.study"), ("-o", "m.study"),
+])
+def test_compressing_over_a_file_that_matters(folder: Path, lepton_tool: Invoke, option: str, file: str) -> None:
+    for name in ("data.npz", "own.py", "m.study"):
+        Path(name).write_bytes(models.OLD)
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    code, _, err = lepton_tool("compress", "mlp.onnx", "--data", "data.npz", "--metric", "own.py", "--budget", ">=0.9",
+                               *(() if option == "-o" else ("-o", "m.so")), option, file)
+    assert code == 2
+    assert "it is a file that is read" in err or "is named for two outputs" in err
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+
+
 def test_text_only_to_stdout(folder: Path, leptonc: Invoke) -> None:
     for words in (("-o", "-"), ("--emit", "obj", "-o", "-"), ("--emit", "graph", "--json", "-o", "-")):
         code, out, _ = leptonc("mlp.onnx", *words)

@@ -1,6 +1,9 @@
 """Graphs as text: the round trip as a property over everything OPS can make, and the errors."""
 from __future__ import annotations
 
+import errno
+import shutil
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +14,7 @@ from hypothesis import strategies as st
 
 from lepton.ir import ops
 from lepton.ir.core import Graph, Node, Value
-from lepton.ir.diagnostics import LeptonError, Location, ParseError
+from lepton.ir.diagnostics import LeptonError, Location, ParseError, ResourceError, UsageError
 from lepton.ir.dims import sym
 from lepton.ir.evaluate import evaluate
 from lepton.ir.export import to_dot, to_networkx
@@ -265,6 +268,49 @@ def test_constants_may_be_shared_by_a_folder(tmp_path: Path) -> None:
     save_constants(weighty(), tmp_path / "constants.zip")
     assert len(load_constants(beside(tmp_path / "03-fuse.lir"))) == 2
     assert load_constants(tmp_path / "nothing.zip") == {}
+
+
+def test_a_full_disk_costs_no_constants(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "a.constants.zip"
+    save_constants(weighty(), file)
+    before, other = file.read_bytes(), ops.constant(value=Tensor.of(np.arange(900.0)))
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(zipfile.ZipFile, "writestr", full)
+    with pytest.raises(ResourceError, match="No space left"):
+        save_constants(Graph.of("more", (), (other,)), file)
+    assert file.read_bytes() == before
+    assert [p.name for p in tmp_path.iterdir()] == [file.name]
+
+
+def test_what_is_no_file_of_constants_is_told(tmp_path: Path) -> None:
+    file = tmp_path / "a.constants.zip"
+    for data in (b"", b"PK\x03\x04 and then nothing"):
+        file.write_bytes(data)
+        with pytest.raises(UsageError, match="holds no constants"):
+            load_constants(file)
+        with pytest.raises(UsageError, match="holds no constants"):
+            save_constants(weighty(), file)
+    with zipfile.ZipFile(file, "w") as made:
+        for name, type in (("few", b"f32[9]"), ("odd", b"g99[1]")):
+            entry = zipfile.ZipInfo(name)
+            entry.comment = type
+            made.writestr(entry, bytes(8))
+    with pytest.raises(UsageError, match="g99"):
+        load_constants(file)
+    with zipfile.ZipFile(file, "w") as made:
+        entry = zipfile.ZipInfo("few")
+        entry.comment = b"f32[9]"
+        made.writestr(entry, bytes(8))
+    with pytest.raises(UsageError, match="holds no constants"):
+        _ = load_constants(file)["few"].array
+    shutil.rmtree(tmp_path)
+    tmp_path.mkdir()
+    file.mkdir()
+    with pytest.raises(UsageError, match="cannot read"):
+        load_constants(file)
 
 
 def test_missing_constants_are_named_when_needed() -> None:

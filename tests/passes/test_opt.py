@@ -1,6 +1,7 @@
 """lepton-opt, and the tutorial in passes/README.md, which uses it."""
 from __future__ import annotations
 
+import errno
 import io
 import os
 import subprocess
@@ -152,6 +153,26 @@ def test_errors(folder: Path, capsys: pytest.CaptureFixture[str], arguments: lis
     (folder / "wrong.lir").write_text(BEFORE.replace("neg", "nig"))
     assert opt(*arguments) == status
     assert message in capsys.readouterr().err
+
+
+def test_outputs_are_replaced_by_complete_ones(folder: Path, capsys: pytest.CaptureFixture[str],
+                                               monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_text", full)
+    before = (folder / "in.lir").read_text()
+    assert opt("in.lir", "-o", "in.lir") == Exit.RESOURCES
+    assert "cannot write in.lir: No space left" in capsys.readouterr().err
+    assert (folder / "in.lir").read_text() == before
+    monkeypatch.undo()
+    monkeypatch.chdir(folder)
+    assert opt("in.lir", "-o", "in.lir") == opt("in.lir", "-o", "/dev/null") == Exit.OK
+    assert (folder / "in.lir").read_text() == AFTER
+    assert not Path("/dev/null").is_file()
+    (folder / "model.onnx").write_bytes(b"")
+    assert opt("model.onnx", "-o", "model.onnx") == Exit.USAGE
+    assert "it is a file that is read" in capsys.readouterr().err
 
 
 def test_list_passes(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
