@@ -41,6 +41,7 @@ TIMES = """\
 CLOCKS = {True: "the CPU time of the middle run in the better round, which other load on the machine disturbs least",
           False: "the middle run's time in the better round"}
 YARDSTICKS = {True: "the model computed in float64", False: "ONNX Runtime's fp32 answer"}
+LEAST = 0.003       # of a run: losses below it are not told
 SHARED = 0.05       # of the CPUs' time taken by other programs: above it a machine was not quiet
 
 
@@ -163,17 +164,19 @@ def roofline(records: Sequence[Mapping[str, Any]]) -> list[str]:
              f"`lepton bench MODEL.onnx -O3 --threads {records[0]['threads']} --roofline`: each kernel's time against "
              f"the larger of its operations at the measured peak and its bytes at the measured bandwidth "
              f"(first model's: {peaks}; {rates}).", "",
-             "| model | at 80 % or more | limits explain | kinds, share of the run, of the limit | furthest from it |",
+             "At 80 % or more: share of the time in kernels that reach that much of their limit. Limits explain: share "
+             "of the time that the limits account for. Losses: time over the limit in kernels below 80 % of it.", "",
+             "| model | at 80 % or more | limits explain | kinds, share of the run, of the limit | losses and why |",
              "|---|--:|--:|---|---|"]
     for record in records:
         found = record["roofline"]
         kinds = ", ".join(f"{kind} {row['run_share']:.0%} at {row['ceiling_share']:.0%}"
                           for kind, row in list(found["by_kind"].items())[:4])
-        lost = max(found["kernels"], key=lambda k: k["seconds"] - (k["ceiling_seconds"] or 0.0))
-        where = f"{lost['name'][:32]} ({lost['kind']}): {lost['run_share']:.1%} of the run"
-        share = "?" if lost["ceiling_share"] is None else f"{lost['ceiling_share']:.0%}"
+        lost = "; ".join(
+            f"**{row['lost_share']:.1%}** {row['kind']} ×{row['kernels']} at {row['ceiling_share']:.0%} "
+            f"({row['why'].replace(';', ',')})" for row in found.get("losses", [])[:3] if row["lost_share"] > LEAST)
         lines.append(f"| {Path(record['model']).stem} | {found['near_share']:.0%} | {found['ceiling_share']:.0%} "
-                     f"| {kinds} | {where} at {share}; {lost['why']} |")
+                     f"| {kinds} | {lost or f'none above {LEAST:.1%}'} |")
     return lines
 
 
@@ -193,7 +196,8 @@ def costs(record: Mapping[str, Any]) -> list[str]:
 def _cost(line: Mapping[str, Any] | None) -> str:
     if line is None:
         return "-"
-    limit = "" if line["budget"] is None else f" ({number(line['budget'], 3)})"
+    excuse = line.get("excuse") if not line.get("reached", True) else ""
+    limit = "" if line["budget"] is None else f" ({number(line['budget'], 3)}{f', {excuse}' if excuse else ''})"
     return f"{number(line['got'], 3)} {line['unit']}{limit}{'' if line['kept'] else ' (!)'}"
 
 

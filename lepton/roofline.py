@@ -26,6 +26,14 @@ TINY_S = 2e-6             # kernels shorter than this pay mostly for being calle
 SHORT_SUM = 64            # products per result below which a matrix product pays for its beginnings and ends
 CURVES = ("exp", "erf", "tanh", "sigmoid", "gelu", "log", "sin", "cos", "softmax", "pow", "silu", "mish", "softplus")
 MOVES = ("transpose", "copy", "gather", "slice", "pad")
+KNOWN = {                 # what a kernel does that its count of operations does not show, by a word of its name
+    "attention": "exponentials and sums between its products are not counted",
+    "norm": "rows are gone over more than once",
+    "pool": "windows overlap: elements are read more than once",
+    "lrn": "a sum of neighbours and a power for each element",
+}
+LOSSES = 4                # shown to people
+FEW_ROWS = 4              # of a product: up to so many, each weight is read for next to no work
 
 
 @dataclass(frozen=True)
@@ -141,6 +149,9 @@ def _remarks(kernel: Kernel, ceilings: Ceilings) -> Iterator[str]:
         yield f"sums of {k}: the ends of tiles weigh"
     if isinstance(columns, int) and columns % 16 and columns < 128:
         yield f"{columns} columns fill {columns / (-(-columns // 16) * 16):.0%} of the lanes"
+    if type(body).__name__ == "Gemm" and isinstance(rows := getattr(body, "m", None), int) and rows <= FEW_ROWS:
+        yield f"reads its weights for {rows} row{'s' * (rows > 1)}"
+    yield from (words for name, words in KNOWN.items() if name in names)
     if isinstance(kernel.tasks, int) and kernel.tasks < ceilings.threads:
         yield f"{kernel.tasks} task(s) for {ceilings.threads} threads"
     if curves := [name for name in CURVES if name in names]:
@@ -219,6 +230,7 @@ def report(found: Sequence[Row], ceilings: Ceilings) -> dict[str, Any]:
         "near_share": sum(r.seconds for r in known if (r.ceiling_share or 0) >= NEAR) / total,
         "ceiling_share": sum(min(r.ceiling_seconds or 0.0, r.seconds) for r in known) / total,
         "by_kind": _by_kind(found, total),
+        "losses": _losses(known, total),
         "kernels": [asdict(r) for r in found],
     }
 
@@ -240,6 +252,22 @@ def _by_kind(found: Sequence[Row], total: float) -> dict[str, dict[str, float]]:
             for kind, (s, least) in ranked}
 
 
+def _losses(found: Sequence[Row], total: float) -> list[dict[str, Any]]:
+    """Where kernels below NEAR of their ceilings lose time, by kind of code and reason; the most first. `lost_share`:
+    of the run, over what the ceiling allows."""
+    groups: dict[tuple[str, str], list[Row]] = {}
+    for row in found:
+        if (row.ceiling_share or 0) < NEAR:
+            groups.setdefault((row.kind, row.why), []).append(row)
+    made = []
+    for (kind, why), rows in groups.items():
+        seconds, least = sum(r.seconds for r in rows), sum(r.ceiling_seconds or 0.0 for r in rows)
+        made.append({"kind": kind, "why": why, "kernels": len(rows), "name": max(rows, key=lambda r: r.seconds).name,
+                     "run_share": seconds / total, "ceiling_share": least / seconds if seconds else 0.0,
+                     "lost_share": (seconds - least) / total})
+    return sorted(made, key=lambda row: -row["lost_share"])
+
+
 def lines(record: Mapping[str, Any], shown: int = 25) -> list[str]:
     """The report for people: the ceilings, kinds of code, the costliest kernels."""
     limits = record["ceilings"]
@@ -251,6 +279,8 @@ def lines(record: Mapping[str, Any], shown: int = 25) -> list[str]:
             f"the ceilings allow {record['ceiling_share']:.0%} of the time"]
     made += [f"    {kind:14} {row['run_share']:6.1%} of the run, at {row['ceiling_share']:4.0%} of the ceiling"
              for kind, row in record["by_kind"].items()]
+    made += [f"    loses {row['lost_share']:6.1%}: {row['kind']} x{row['kernels']} ({row['name']}) at "
+             f"{row['ceiling_share']:.0%} of the ceiling: {row['why']}" for row in record["losses"][:LOSSES]]
     made.append(f"  {'step':>4} {'us':>9} {'run':>6} {'GFLOP/s':>8} {'GB/s':>6} {'ceiling':>8}  {'bound':8} kernel")
     for r in found[:shown]:
         rate, share = ("-" if r[key] is None else form.format(r[key])

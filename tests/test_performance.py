@@ -68,17 +68,22 @@ def test_the_whole_page() -> None:
               "bound": "compute", "why": "sums of 27"}
     limits = {"model": "dir/net.onnx", "threads": 1, "roofline": {
         "ceilings": {"gflops": {"f32": 100.0}, "gbytes": {"L2": 50.0}}, "near_share": 0.25, "ceiling_share": 0.5,
-        "by_kind": {"Convolution": {"run_share": 1.0, "ceiling_share": 0.5}}, "kernels": [kernel]}}
+        "by_kind": {"Convolution": {"run_share": 1.0, "ceiling_share": 0.5}}, "kernels": [kernel],
+        "losses": [{"kind": "Convolution", "why": "sums of 27; tiny", "kernels": 1, "name": "conv_relu",
+                    "run_share": 1.0, "ceiling_share": 0.5, "lost_share": 0.5},
+                   {"kind": "LoopBody", "why": "moves", "kernels": 1, "name": "copy", "run_share": 0.001,
+                    "ceiling_share": 0.5, "lost_share": 0.0005}]}}
     cost = {"date": "2026-01-01", "load": 0.5, "costs": {"net": [
         {"what": "artifact", "got": 2.0, "budget": 1.0, "unit": "MB", "kept": False},
-        {"what": "jitter", "got": 1.5, "budget": None, "unit": "x", "kept": True}]}}
+        {"what": "jitter", "got": 1.5, "budget": None, "unit": "x", "kept": True},
+        {"what": "first answer", "got": 92.0, "budget": 84.0, "unit": "ms", "kept": True, "reached": False,
+         "excuse": "less than one run"}]}}
     runs = {"one": {**run(1, net=[row("ort", 8, 6), row("lepton", 2, 3)]), "flags": "avx2 fma"}}
     text, pictures = performance.page(runs, [limits], cost)
     assert "CPU flags: avx2 fma." in text
     assert "](performance-one.svg)" in text
-    assert "| net | 25% | 50% | Convolution 100% at 50% | conv_relu (Convolution): 100.0% of the run at 50%; " \
-           "sums of 27 |" in text
-    assert "| net | 2.00 MB (1.00) (!) | 1.50 x |" in text
+    assert "| net | 25% | 50% | Convolution 100% at 50% | **50.0%** Convolution ×1 at 50% (sums of 27, tiny) |" in text
+    assert "| net | 2.00 MB (1.00) (!) | 1.50 x | 92.0 ms (84.0, less than one run) |" in text
     assert ET.fromstring(pictures["one"]).findall("{*}rect")[1].attrib["width"] == "400.0"
 
 

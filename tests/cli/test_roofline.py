@@ -90,6 +90,23 @@ def test_shares_of_the_ceiling(seconds: float, share: float, words: str) -> None
     assert row.gflops == pytest.approx(2 * 8 * 64 * 32 / seconds / 1e9)
 
 
+def test_losses_are_told_by_kind_and_reason() -> None:
+    """Of kernels below 80 % of their ceilings; what is at them loses nothing."""
+    limits = Ceilings(1, {FMA: 1e9}, {"L2": 1e9, "L3": 1e9, "memory": 1e9}, {"L2": 1 << 20, "L3": 1 << 24})
+    works = [*found(product(8, 64, 32), (8, 64), limits), *found(product(2, 64, 32), (2, 64), limits)]
+    least = 2 * 8 * 64 * 32 / 1e9, 2 * 2 * 64 * 32 / 1e9
+    runs = (0, 1.1), (0, 2), (1, 16), (0, 4)
+    rows = [roofline.rows([works[i]], [times * least[i]], limits)[0] for i, times in runs]
+    record = roofline.report(rows, limits)
+    total = sum(row.seconds for row in rows)
+    many, few = record["losses"]
+    assert (many["why"], many["kernels"], few["kernels"]) == ("no known reason", 2, 1)
+    assert many["lost_share"] == pytest.approx(4 * least[0] / total)
+    assert many["ceiling_share"] == pytest.approx(2 / 6)
+    assert "reads its weights for 2 rows" in few["why"]
+    assert "Gemm x2 (matmul_relu) at 33% of the ceiling: no known reason" in "\n".join(roofline.lines(record))
+
+
 def test_weights_come_from_where_all_of_them_fit() -> None:
     (work,) = found(product(1, 512, 640), (1, 512))  # 1.25 MB of weights: more than the L3
     assert work.traffic["memory"] == 4 * 512 * 640
