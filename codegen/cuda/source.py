@@ -7,13 +7,14 @@ from importlib.resources import files
 
 COMMON = ("math.cuh", "ops.cuh", "block.cuh", "order.cuh", "product.cuh", "moves.cuh", "depthwise.cuh", "tensor.cuh",
           "warpgroup.cuh", "attention.cuh")
+MACHINES = {"device.cuh": ("device.cuh",), "sim.hpp": ("sim.hpp", "sim_cores.hpp")}
 
 
 @cache
 def prelude(machine: str) -> str:
     """What stands before kernels. `machine`: "device.cuh" (NVRTC) or "sim.hpp" (g++)."""
     folder = files("lepton.codegen.cuda") / "prelude"
-    return "".join((folder / name).read_text(encoding="utf-8") for name in (machine, *COMMON))
+    return "".join((folder / name).read_text(encoding="utf-8") for name in (*MACHINES[machine], *COMMON))
 
 
 def device_source(kernels: Sequence[str]) -> str:
