@@ -8,6 +8,8 @@ import json
 import math
 import re
 import zipfile
+import zlib
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -166,10 +168,19 @@ def read_arrays(path: Path) -> dict[str, Array]:
         if isinstance(loaded, np.ndarray):
             return {"": loaded}
         with loaded:
-            return {name: loaded[name] for name in loaded.files}
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+            if twice := next((name for name, n in Counter(loaded.files).items() if n > 1), None):
+                raise ValueError(f"it holds two arrays '{twice}'")
+            return {name: _array(name, loaded[name]) for name in loaded.files}
+    except (OSError, ValueError, EOFError, MemoryError, zipfile.BadZipFile, zlib.error) as error:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
         raise UsageError(f"cannot read arrays from {path}: {reason}") from error
+
+
+def _array(name: str, member: Any) -> Array:
+    """numpy gives the bytes of members that are no arrays. Raises ValueError."""
+    if not isinstance(member, np.ndarray):
+        raise ValueError(f"'{name}' in it is no array")
+    return member
 
 
 def _only(arrays: Mapping[str, Array], path: str) -> Array:

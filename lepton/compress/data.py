@@ -125,9 +125,8 @@ def _whole(name: str, arrays: Mapping[str, Any]) -> Run:
 def _split(name: str, arrays: Mapping[str, Any], ports: Sequence[Port]) -> list[Run]:
     """Samples to runs of the model's batch size, or of BATCH; what does not fill a fixed batch is left out."""
     whole = _whole(name, arrays)
-    counts = {key: len(a) if a.ndim else -1 for key, a in whole.feeds.items()}
-    if whole.labels is not None:
-        counts[LABELS] = len(whole.labels)
+    given = whole.feeds if whole.labels is None else {**whole.feeds, LABELS: whole.labels}
+    counts = {key: len(a) if a.ndim else -1 for key, a in given.items()}
     if len(set(counts.values())) > 1 or -1 in counts.values():
         raise UsageError(f"{name}: the arrays hold different numbers of samples: "
                          f"{', '.join(f'{k} {n}' for k, n in counts.items())}", help="the first axis counts samples")

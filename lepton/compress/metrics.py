@@ -39,9 +39,11 @@ class Metric:
     score: Score
 
     def __call__(self, outputs: Outputs, reference: Outputs, labels: Labels) -> float:
-        """Raises UsageError where the metric fails or gives no number."""
+        """Raises UsageError where the metric fails or gives no number. What it is given it cannot change: the same
+        reference and labels judge the next point."""
+        got, want = ([{k: _fixed(a) for k, a in one.items()} for one in some] for some in (outputs, reference))
         try:
-            found = float(self.score(outputs, reference, labels))
+            found = float(self.score(got, want, [None if a is None else _fixed(a) for a in labels]))
         except UsageError:
             raise
         except Exception as error:  # whatever a user's code raises
@@ -49,6 +51,13 @@ class Metric:
         if math.isnan(found):
             raise UsageError(f"metric {self.name} gives NaN", help="the answers or the labels hold NaN")
         return found
+
+
+def _fixed(array: Array) -> Array:
+    """The same elements, not to be written."""
+    view = array.view()
+    view.flags.writeable = False
+    return view
 
 
 def metric_of(name: str | Callable[..., float]) -> Metric:
@@ -86,9 +95,19 @@ def _classes(outputs: Outputs, reference: Outputs, labels: Labels) -> tuple[Arra
         wanted = next(iter(want.values())).argmax(-1) if label is None else label
         if wanted.size != predicted.size:
             raise UsageError(f"{wanted.size} labels for {predicted.size} answers")
+        _check_classes(wanted, first.shape[-1])
         found.append(predicted)
         true.append(wanted.reshape(-1))
     return np.concatenate(found), np.concatenate(true)
+
+
+def _check_classes(labels: Array, kinds: int) -> None:
+    """Raises UsageError for labels that are no numbers of classes."""
+    if labels.dtype.kind not in "iubf":
+        raise UsageError(f"the labels are {labels.dtype}, top1 and f1 need numbers of classes")
+    wrong = labels[~((labels >= 0) & (labels < kinds) & (labels == np.floor(labels)))] if labels.size else labels
+    if wrong.size:
+        raise UsageError(f"label {wrong.reshape(-1)[0]}: the model tells {kinds} classes apart, 0 to {kinds - 1}")
 
 
 def top1(outputs: Outputs, reference: Outputs, labels: Labels) -> float:

@@ -1,13 +1,16 @@
 """Inputs made up on the command line: plausible by name and dtype, sized as told."""
 from __future__ import annotations
 
+import io
+import warnings
+import zipfile
 from pathlib import Path
 
 import ml_dtypes
 import numpy as np
 import pytest
 
-from lepton.inputs import bind_sizes, make_inputs, ports_of, random_array, symbols
+from lepton.inputs import bind_sizes, make_inputs, ports_of, random_array, read_arrays, symbols
 from lepton.ir.diagnostics import UsageError
 from lepton.ir.parser import parse
 from lepton.ports import Port
@@ -93,3 +96,28 @@ def test_names_with_an_equals_sign(tmp_path: Path) -> None:
 def test_ports_of_a_graph() -> None:
     graph = parse("graph @g(%x: f32[N,3], %k: i64[]) {\n  %y = relu(%x) : f32[N,3]\n  return %y, %k\n}\n")
     assert [str(p) for p in ports_of(graph)] == ["x: f32[N,3]", "k: i64[]"]
+
+
+def test_damaged_archives_are_said_to_be(tmp_path: Path) -> None:
+    """Cut bytes of a compressed array, an array of more elements than there is memory, two of a name, no array."""
+    x = np.random.default_rng(0).standard_normal(5000).astype(np.float32)
+    np.savez_compressed(tmp_path / "torn.npz", x=x)
+    torn = bytearray((tmp_path / "torn.npz").read_bytes())
+    torn[200:202] = b"\xa5\x5a"
+    (tmp_path / "torn.npz").write_bytes(torn)
+    np.save(tmp_path / "huge.npy", x)
+    huge = (tmp_path / "huge.npy").read_bytes().replace(b"(5000,), }" + b" " * 15, b"(1152921504606846976,), }")
+    (tmp_path / "huge.npy").write_bytes(huge)
+    member = io.BytesIO()
+    np.save(member, x)
+    with zipfile.ZipFile(tmp_path / "twice.npz", "w") as archive, warnings.catch_warnings(action="ignore"):
+        archive.writestr("x.npy", member.getvalue())
+        archive.writestr("x.npy", member.getvalue())
+    with zipfile.ZipFile(tmp_path / "letter.npz", "w") as archive:
+        archive.writestr("letter.txt", "hello")
+    np.savez(tmp_path / "objects.npz", x=np.array([{}], object))
+    for name, said in {"torn.npz": "decompressing|Bad CRC", "huge.npy": "Unable to allocate|array",
+                       "twice.npz": "holds two arrays 'x'", "letter.npz": "'letter.txt' in it is no array",
+                       "objects.npz": "Object arrays"}.items():
+        with pytest.raises(UsageError, match=f"cannot read arrays from .*{name}: .*({said})"):
+            read_arrays(tmp_path / name)

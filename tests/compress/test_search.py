@@ -17,6 +17,7 @@ from lepton.compress.page import html_page, markdown
 from lepton.compress.quantize import Recipe
 from lepton.compress.searching import Point, Search, pareto
 from lepton.ir.diagnostics import UsageError
+from lepton.ir.tensor import Array
 from lepton.tool import main
 from tests.compress import digits
 
@@ -178,8 +179,33 @@ def test_metrics() -> None:
     assert metric_of("top1")(one, want, [None]) == 0.75
     assert metric_of("f1")(one, want, [None]) == pytest.approx((0.8 + 2 / 3) / 2)
     assert metric_of("top1")(one, want, [np.array([0, 1, 0, 0])]) == 1.0
-    with pytest.raises(UsageError, match="3 labels for 4 answers"):
-        metric_of("top1")(one, want, [np.zeros(3)])
+
+
+@pytest.mark.parametrize(("labels", "said"), [
+    (np.zeros(3), "3 labels for 4 answers"), (np.array(list("0100")), "labels are <U1"),
+    (np.array([0, 1, 0, 2]), "label 2: the model tells 2 classes apart, 0 to 1"), (np.array([0, 1, 0, -1]), "label -1"),
+    (np.array([0, np.nan, 0, 0]), "label nan"), (np.array([0, 0.5, 0, 0]), r"label 0\.5")])
+def test_labels_that_are_no_classes(labels: Array, said: str) -> None:
+    answers = [{"y": np.eye(2)[[0, 1, 0, 1]]}]
+    assert metric_of("top1")(answers, answers, [np.array([0.0, 1.0, 0.0, 1.0])]) == 1
+    for name in ("top1", "f1"):
+        with pytest.raises(UsageError, match=said):
+            metric_of(name)(answers, answers, [labels])
+
+
+def test_metrics_cannot_change_what_judges_the_next_point() -> None:
+    """Neither the answers nor the labels."""
+    def careless(_: Any, reference: Any, labels: Any) -> float:
+        (labels if labels[0] is not None else [reference[0]["y"]])[0][0] = 7
+        return 1.0
+
+    answers, labels = [{"y": np.zeros(4)}], np.zeros(4)
+    for given in (None, labels):
+        with pytest.raises(UsageError, match="careless fails: ValueError: assignment destination is read-only"):
+            metric_of(careless)(answers, answers, [given])
+    assert not answers[0]["y"].any()
+    assert not labels.any()
+    labels[0] = 1
 
 
 def test_pareto_keeps_what_nothing_beats() -> None:
