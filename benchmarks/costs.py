@@ -1,19 +1,25 @@
 """What a compiled model costs besides time: memory, also shared between processes; first answer; evenness; company.
 
-    python -m benchmarks.costs MODEL.onnx [...] [--json FILE]
+    python -m benchmarks.costs MODEL.onnx [...] [--json FILE [--add]] [--artifacts FOLDER] [--first]
 
 | what | wanted |
 |---|---|
-| artifact | 1.05 x the weights + 0.6 MB |
+| compile, without tuning | 8 s resnet50, 12 s BERT-base |
+| the compiler's memory | 2.5 x the model file + 300 MB |
+| artifact | 1.05 x the model's weights + 0.6 MB |
 | workspace | 5 % above the most bytes alive at any step |
-| resident memory, over that of a process without the model | weights + workspace + 15 MB |
+| resident memory, over that of a process without the model; at its peak too | packed weights + workspace + 15 MB |
 | what a second process adds | workspace + 15 MB: the weights are shared |
+| threads where the process may use one core | 1 |
 | load and first answer | a tenth of ONNX Runtime's session and first run |
+| of it beyond one run | the same: all that counts where one run alone takes longer than that |
 | jitter (p99 / p50), one thread | 1.2 |
-| two threads beside a busy core | 2.2 times slower |
 | two threads | 1.8 times faster |
+| two threads beside a busy core | 2.2 times slower |
 
-The last three mean something on a quiet machine only, and are not counted. Exit status: 0 all others kept, 1 not.
+First answers are medians of several processes that take turns with ONNX Runtime's, on one thread each and on all cores
+each. The last three need a quiet machine: they are shown beside what is wanted and not counted. Exit status: 0 all
+others kept, 1 not.
 """
 
 from __future__ import annotations
@@ -22,198 +28,130 @@ import argparse
 import json
 import os
 import platform
+import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from benchmarks.budgets import Line, compile_cost
+from benchmarks.budgets import Line, artifact_line, compile_cost, compile_lines
+from benchmarks.probes import FIRST, MEMORY, PLAN, RUNTIME_FIRST, THREADS, TIMES, probe, together
 
 SPIN = "while True: pass"
-
-_PLAN = """
-import json, sys
-from lepton.codegen.kernel import align
-from lepton.codegen.memory import lower_bound
-from lepton.codegen.program import Storage
-from lepton.driver import Options, lower
-((program, _),) = lower(sys.argv[1], Options.of({"target": sys.argv[2]})).programs
-buffers = [b for b in program.buffers if b.storage is Storage.WORKSPACE]
-least = lower_bound([align(b.size) for b in buffers], [(b.first, b.last) for b in buffers]) if program.is_static else 0
-weights = sum(b.size for b in program.buffers if b.storage is Storage.CONSTANT)
-print(json.dumps({"workspace": program.workspace, "least": least, "weights": weights}))
-"""
-
-_START = """
-import json, os, sys, time
-import numpy as np
-import lepton
-lepton.load
-from lepton.library import load
-from lepton.inputs import make_inputs
-
-def memory():
-    rows = (line.split() for line in open("/proc/self/smaps_rollup") if line.endswith("kB\\n"))
-    return {row[0][:-1]: int(row[1]) / 1e3 for row in rows}
-
-def sized(path, threads):
-    model = load(path, threads=threads)
-    return model, make_inputs(model.inputs, [], {}, 0)
-"""
-
-_MEMORY = _START + """
-before = memory()
-model, feeds = sized(sys.argv[1], 1)
-for _ in range(3):
-    model.run(feeds)
-print(json.dumps(before), flush=True)
-sys.stdin.readline()                       # until all processes are this far
-print(json.dumps(memory()), flush=True)
-sys.stdin.readline()
-"""
-
-_TIMES = _START + """
-threads, seconds = int(sys.argv[2]), float(sys.argv[3])
-os.sched_setaffinity(0, {int(core) for core in sys.argv[4].split(",")})
-model, feeds = sized(sys.argv[1], threads)
-session, times = model.session(), []
-for _ in range(5):
-    session.run(feeds)
-end = time.perf_counter() + seconds
-while time.perf_counter() < end or len(times) < 5:
-    start = time.perf_counter()
-    session.run(feeds)
-    times.append(time.perf_counter() - start)
-times.sort()
-print(json.dumps({"p50": times[len(times) // 2], "p99": times[len(times) * 99 // 100], "runs": len(times)}))
-"""
-
-_FIRST = _START + """
-start = time.perf_counter()
-model = load(sys.argv[1], threads=1)
-loaded = time.perf_counter() - start
-feeds = make_inputs(model.inputs, [], {}, 0)
-start = time.perf_counter()
-model.run(feeds)
-print(json.dumps({"seconds": loaded + time.perf_counter() - start}))
-"""
-
-_RUNTIME_FIRST = """
-import json, sys, time
-import onnxruntime
-from lepton.library import load
-from lepton.inputs import make_inputs
-feeds = make_inputs(load(sys.argv[2]).inputs, [], {}, 0)
-options = onnxruntime.SessionOptions()
-options.intra_op_num_threads = options.inter_op_num_threads = 1
-start = time.perf_counter()
-session = onnxruntime.InferenceSession(sys.argv[1], options, providers=["CPUExecutionProvider"])
-session.run(None, feeds)
-print(json.dumps({"seconds": time.perf_counter() - start}))
-"""
+NOISY = "noise counts"           # these are about the machine's other work too
 
 
-def _python(code: str, *arguments: object) -> dict[str, Any]:
-    done = subprocess.run([sys.executable, "-c", code, *map(str, arguments)], capture_output=True, text=True,
-                          check=False)
-    if done.returncode:
-        raise RuntimeError(done.stderr)
-    answer: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-    return answer
-
-
-def memory(artifact: Path) -> tuple[float, float]:
-    """Megabytes that one process holds because of the model; and of those, in the second of two, its own."""
-    processes = [subprocess.Popen([sys.executable, "-c", _MEMORY, str(artifact)], text=True,
-                                  stdin=subprocess.PIPE, stdout=subprocess.PIPE) for _ in range(2)]
-    before: list[dict[str, float]] = []
-    after: list[dict[str, float]] = []
-    for found in (before, after):
-        for process in processes:
-            assert process.stdout is not None
-            found.append(json.loads(process.stdout.readline()))
-        for process in processes:
-            assert process.stdin is not None
-            process.stdin.write("\n")
-            process.stdin.flush()
-    for process in processes:
-        process.wait()
+def memory(artifact: Path, weights: float, workspace: float) -> list[Line]:
+    """Megabytes that one process holds because of the model, and those of a second one's own."""
+    before, after = together(MEMORY, artifact)
 
     def own(row: dict[str, float]) -> float:
         return row["Private_Clean"] + row["Private_Dirty"]
 
-    return after[0]["Rss"] - before[0]["Rss"], own(after[1]) - own(before[1])
+    whole = weights + workspace + 15
+    return [Line("resident memory", after[0]["Rss"] - before[0]["Rss"], whole, "MB"),
+            Line("at its peak", after[0]["Peak"] - before[0]["Rss"], whole, "MB"),
+            Line("a second process", own(after[1]) - own(before[1]), workspace + 15, "MB")]
+
+
+def first_answers(model: Path, artifact: Path, threads: int, processes: int) -> list[Line]:
+    """From a file to an answer, medians. `threads`: 0 for all cores."""
+    ours, theirs = [], []
+    for _ in range(processes):
+        ours.append(probe(FIRST, artifact, threads))
+        theirs.append(probe(RUNTIME_FIRST, model, artifact, threads)["first"])
+    first, run = (statistics.median(row[key] for row in ours) * 1e3 for key in ("first", "run"))
+    limit = statistics.median(theirs) * 1e3 / 10
+    where = "" if threads else ", all cores"
+    return [Line(f"load and first answer{where}", first, limit, "ms", "less than one run" if run > limit else ""),
+            Line(f"of it beyond one run{where}", first - run, limit, "ms")]
 
 
 def timing(artifact: Path, seconds: float) -> list[Line]:
     """How even runs are, what a second thread brings, and what it costs to share a core with others."""
     cores = sorted(os.sched_getaffinity(0))[-2:]
-    one = _python(_TIMES, artifact, 1, seconds, cores[-1])
-    lines = [Line("one run", one["p50"] * 1e3, None, "ms"), Line("jitter", one["p99"] / one["p50"], None, "x")]
+    one = probe(TIMES, artifact, 1, seconds, cores[-1])
+    lines = [Line("one run", one["p50"] * 1e3, None, "ms"), Line("jitter", one["p99"] / one["p50"], 1.2, "x", NOISY),
+             Line("jitter of the C call", one["c99"] / one["c50"], 1.2, "x", NOISY)]
     if len(cores) < 2:
         return lines
     names = ",".join(map(str, cores))
-    two = _python(_TIMES, artifact, 2, seconds, names)
+    two = probe(TIMES, artifact, 2, seconds, names)
     neighbour = subprocess.Popen(["taskset", "-c", str(cores[0]), sys.executable, "-c", SPIN])
     try:
-        busy = _python(_TIMES, artifact, 2, seconds, names)
+        busy = probe(TIMES, artifact, 2, seconds, names)
     finally:
         neighbour.kill()
         neighbour.wait()
-    return [*lines, Line("two threads", one["p50"] / two["p50"], None, "x"),
-            Line("beside a busy core", busy["p50"] / two["p50"], None, "x")]
+    return [*lines, Line("two threads", one["p50"] / two["p50"], 1.8, "x", NOISY, least=True),
+            Line("beside a busy core", busy["p50"] / two["p50"], 2.2, "x", NOISY)]
 
 
-def costs(model: Path, target: str, seconds: float) -> list[Line]:
-    with tempfile.TemporaryDirectory() as folder:
-        artifact = Path(folder) / f"{model.stem}.so"
-        compile_cost(str(model), artifact, target)
-        plan = _python(_PLAN, model, target)
-        weights, workspace = plan["weights"] / 1e6, plan["workspace"] / 1e6
-        resident, second = memory(artifact)
-        first = _python(_FIRST, artifact)["seconds"] * 1e3
-        runtime = _python(_RUNTIME_FIRST, model, artifact)["seconds"] * 1e3
-        return [
-            Line("artifact", artifact.stat().st_size / 1e6, 1.05 * weights + 0.6, "MB"),
-            Line("workspace", workspace, 1.05 * plan["least"] / 1e6 + 0.001, "MB"),
-            Line("resident memory", resident, weights + workspace + 15, "MB"),
-            Line("a second process", second, workspace + 15, "MB"),
-            Line("load and first answer", first, runtime / 10, "ms"),
-            *timing(artifact, seconds),
-        ]
+def compiled(model: Path, folder: Path, target: str) -> tuple[Path, dict[str, float]]:
+    """The artifact and what is known of it, made unless the folder has both."""
+    artifact, told = folder / f"{model.stem}.so", folder / f"{model.stem}.json"
+    if not (artifact.is_file() and told.is_file()):
+        seconds, peak = compile_cost(str(model), artifact, ("--target", target))
+        told.write_text(json.dumps({**probe(PLAN, model, target), "seconds": seconds, "peak": peak}))
+    facts: dict[str, float] = json.loads(told.read_text())
+    return artifact, facts
 
 
-def report(models: Sequence[Path], target: str, seconds: float) -> tuple[dict[str, list[Line]], int]:
-    """All lines, printed as they come; how many were missed."""
-    found, missed = {}, 0
-    for model in models:
+def costs(model: Path, folder: Path, options: argparse.Namespace) -> list[Line]:
+    artifact, facts = compiled(model, folder, options.target)
+    if options.compile:
+        return []
+    packed, workspace = facts["packed"] / 1e6, facts["workspace"] / 1e6
+    return [
+        *compile_lines(model.stem, model.stat().st_size, facts["seconds"], facts["peak"]),
+        artifact_line(artifact, facts["weights"]),
+        Line("workspace", workspace, 1.05 * facts["least"] / 1e6 + 0.001, "MB"),
+        *memory(artifact, packed, workspace),
+        Line("threads on one core", probe(THREADS, artifact)["threads"], 1, ""),
+        *first_answers(model, artifact, 1, options.processes),
+        *first_answers(model, artifact, 0, options.processes),
+        *([] if options.first else timing(artifact, options.seconds)),
+    ]
+
+
+def report(folder: Path, options: argparse.Namespace) -> int:
+    """All lines, printed and recorded as they come; how many were missed."""
+    record: dict[str, Any] = {"kind": "costs", "date": time.strftime("%Y-%m-%d"), "machine": platform.machine(),
+                              "load": os.getloadavg()[0], "processes": options.processes, "costs": {}}
+    if options.json and options.add and options.json.is_file():
+        record["costs"] = json.loads(options.json.read_text())["costs"]
+    missed = 0
+    for model in options.models:
         print(model.stem, flush=True)
-        found[model.stem] = costs(model, target, seconds)
-        for line in found[model.stem]:
-            print(line, flush=True)
-            missed += not line.kept
-    return found, missed
+        lines = costs(model, folder, options)
+        print("\n".join(map(str, lines)), flush=True)
+        missed += sum(not line.kept for line in lines)
+        record["costs"][model.stem] = [{**asdict(line), "reached": line.reached, "kept": line.kept} for line in lines]
+        if options.json and lines:
+            options.json.write_text(json.dumps(record, indent=1))
+    return missed
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("models", nargs="+", type=Path, metavar="MODEL.onnx", help="with inputs of known sizes")
     parser.add_argument("--target", default="native")
-    parser.add_argument("--seconds", type=float, default=3.0, help="of each timing (default: 3)")
+    parser.add_argument("--seconds", type=float, default=1.0, help="of each timing (default: 1)")
+    parser.add_argument("--processes", type=int, default=5, help="for each first answer (default: 5)")
+    parser.add_argument("--first", action="store_true", help="memory and first answers only")
+    parser.add_argument("--compile", action="store_true", help="only make what --artifacts lacks")
+    parser.add_argument("--artifacts", type=Path, help="folder where compiled models stay for the next time")
     parser.add_argument("--json", type=Path, help="write the figures to this file, for benchmarks.performance")
+    parser.add_argument("--add", action="store_true", help="to those of other models that it holds")
     options = parser.parse_args()
-    load = os.getloadavg()[0]
-    print(f"load average {load:.2f} on {os.cpu_count()} cores")
-    found, missed = report(options.models, options.target, options.seconds)
-    if options.json:
-        options.json.write_text(json.dumps({
-            "kind": "costs", "date": time.strftime("%Y-%m-%d"), "machine": platform.machine(), "load": load,
-            "costs": {name: [{**asdict(line), "kept": line.kept} for line in lines] for name, lines in found.items()},
-        }, indent=1))
+    print(f"load average {os.getloadavg()[0]:.2f} on {os.cpu_count()} cores")
+    with tempfile.TemporaryDirectory() as passing:
+        folder = options.artifacts or Path(passing)
+        folder.mkdir(parents=True, exist_ok=True)
+        missed = report(folder, options)
     print("all kept" if not missed else f"{missed} missed")
     return 1 if missed else 0
 

@@ -96,10 +96,17 @@ def limits(options: argparse.Namespace, end: float) -> bool:
     return True
 
 
-def measure_costs(options: argparse.Namespace) -> bool:
-    models = [str(_model(options, model)) for model in FLOAT]
-    subprocess.run([str(options.lepton_python), "-m", "benchmarks.costs", *models, "--json",
-                    str(options.root / "results" / "costs.json")], check=False)
+def measure_costs(options: argparse.Namespace, end: float) -> bool:
+    """`benchmarks.costs` of each model, unless it is there already."""
+    file = options.root / "results" / "costs.json"
+    if not options.keep:
+        file.unlink(missing_ok=True)
+    for model in FLOAT:
+        if time.monotonic() > end:
+            return False
+        if not (file.is_file() and model in json.loads(file.read_text())["costs"]):
+            subprocess.run([str(options.lepton_python), "-m", "benchmarks.costs", str(_model(options, model)), "--json",
+                            str(file), "--add"], check=False)
     return True
 
 
@@ -156,7 +163,7 @@ def main() -> int:
             whole &= measure(table, options, (end - time.monotonic()) / 60)
     if not options.page and not options.compile:
         whole &= "roofline" not in options.tables or limits(options, end)
-        whole &= "costs" not in options.tables or (time.monotonic() < end and measure_costs(options))
+        whole &= "costs" not in options.tables or measure_costs(options, end)
     if not options.compile:
         write_page(options)
     if not whole:
