@@ -10,14 +10,28 @@ from collections.abc import Callable, Sequence
 from lepton.codegen.group import Group, LowerOptions, lowers
 from lepton.codegen.kernel import Kernel
 from lepton.codegen.llvm.convert import widened
-from lepton.codegen.loops import Apply, Cast, Const, Expr, If, Let, Ref, Select, Stmt, add, i64, mul
+from lepton.codegen.loops import Apply, Cast, Const, Expr, For, If, Let, LoopKind, Ref, Select, Stmt, add, i64, mul
 from lepton.codegen.lower.anchored import Anchored
-from lepton.codegen.lower.nest import TASK_ELEMENTS, cut, grain_for, least, mod, most, nest_loops, sub
+from lepton.codegen.lower.nest import (
+    TASK_ELEMENTS,
+    LoopShape,
+    Tasks,
+    cut,
+    grain_for,
+    guess,
+    least,
+    mod,
+    most,
+    nest_loops,
+    sub,
+)
 from lepton.ir import ops
 from lepton.ir.core import Value
 from lepton.ir.dims import Dim, product
 from lepton.ir.op import Op
 from lepton.ir.types import DType
+
+LONG_ROW = 16     # elements that are worth a loop of their own
 
 
 class Indexed(Anchored):
@@ -45,14 +59,35 @@ class Indexed(Anchored):
         sizes = self.result.shape or (1,)
         tasks = cut(sizes, TASK_ELEMENTS)
         coords, around = nest_loops(sizes, tasks, self.nest)
-        point = list(coords) if self.result.shape else []
+        return self._kernel(tasks, around, self.body(formula, list(coords) if self.result.shape else []))
+
+    def in_stretches(self, stretches: Sequence[tuple[int, Formula]]) -> Kernel:
+        """Each stretch of the last axis by a formula of its own: where it ends, in order, and the formula."""
+        *outer, last = self.result.shape
+        tasks = cut(outer or [1], TASK_ELEMENTS, vector=False, work=guess(last))
+        coords, around = nest_loops(outer or [1], tasks, self.nest, vector=False)
+        body, start = list[Stmt](), 0
+        for end, formula in stretches:
+            if end > start:
+                x = self.nest.var("x")
+                point = [*(coords if outer else []), add(i64(start), x)]
+                body.append(For(x.name, i64(end - start), tuple(self.body(formula, point)), LoopKind.VECTOR))
+            start = end
+        return self._kernel(tasks, around, body)
+
+    def body(self, formula: Formula, point: list[Expr]) -> list[Stmt]:
+        """What is done at one place of the result."""
+        self.lets = []
         value = self.name("element", formula(self, point))
         body = [*self.lets, *self.finish({self.node.results[0]: value}, point)]
-        if self.unless is not None:
-            condition, instead = self.unless
-            body = [If(condition, tuple(self.finish({self.node.results[0]: instead}, point)), tuple(body))]
+        if self.unless is None:
+            return body
+        condition, instead = self.unless
+        return [If(condition, tuple(self.finish({self.node.results[0]: instead}, point)), tuple(body))]
+
+    def _kernel(self, tasks: Tasks, around: LoopShape, body: Sequence[Stmt]) -> Kernel:
         return self.nest.kernel(around.around(body), tasks.count, grain=grain_for(tasks),
-                                writes=self.group.outputs, flops=product(list(sizes)))
+                                writes=self.group.outputs, flops=product(list(self.result.shape)))
 
 
 Formula = Callable[[Indexed, list[Expr]], Expr]
@@ -100,13 +135,23 @@ def gather_nd(k: Indexed, point: list[Expr]) -> Expr:
 
 @formula(ops.pad)
 def pad(k: Indexed, point: list[Expr]) -> Expr:
+    return _padded(k, point, k.result.rank)
+
+
+def _within_row(k: Indexed, point: list[Expr]) -> Expr:
+    """`pad` where the last coordinate is known to lie in x: neighbours come of neighbours."""
+    return _padded(k, point, k.result.rank - 1)
+
+
+def _padded(k: Indexed, point: list[Expr], axes: int) -> Expr:
+    """The first `axes` coordinates may lie in the padding."""
     x, *fill = inputs_of(k)
     attrs, coords, inside = k.node.attrs, [], []
     empty: list[Expr] = []
     for axis, at in enumerate(point):
         before, after = attrs["before"][axis], attrs["after"][axis]
-        if before == 0 and after == 0:
-            coords.append(at)
+        if axis >= axes or (before == 0 and after == 0):
+            coords.append(sub(at, k.nest.size(before)))
             continue
         crop, crop_end = _crop(before), _crop(after)  # negative amounts crop before anything else happens
         left = x.tensor.shape[axis] - crop - crop_end
@@ -191,10 +236,28 @@ def _all(tests: Sequence[Expr], join: str = "logical_and") -> Expr:
     return found
 
 
+def _row_of_pad(k: Indexed) -> tuple[int, int, int] | None:
+    """Where x begins, where it ends and where the padding behind it ends along the last axis, if that is padded, and x
+    long enough for vectors of its own but the row no task of its own."""
+    if not k.result.rank:
+        return None
+    x, before, after = inputs_of(k)[0], k.node.attrs["before"][-1], k.node.attrs["after"][-1]
+    size = x.tensor.shape[-1]
+    if not (isinstance(size, int) and isinstance(before, int) and isinstance(after, int)) or max(before, after) <= 0:
+        return None
+    start, length = max(0, before), size + min(0, before) + min(0, after)
+    out = start + length + max(0, after)
+    return (start, start + length, out) if length >= LONG_ROW and out <= TASK_ELEMENTS else None
+
+
 @lowers(*FORMULAS)
 def lower_indexed(group: Group, options: LowerOptions) -> Kernel:
     """A kernel with a task for each block of the result."""
     assert group.anchor is not None
-    return Indexed(group).kernel(FORMULAS[group.anchor.op])
+    k = Indexed(group)
+    if group.anchor.op is ops.pad and options.target.family == "cpu" and (row := _row_of_pad(k)) is not None:
+        start, end, out = row
+        return k.in_stretches([(start, pad), (end, _within_row), (out, pad)])
+    return k.kernel(FORMULAS[group.anchor.op])
 
 
