@@ -56,6 +56,7 @@ def lower_conv(group: Group, options: LowerOptions) -> Kernel:
 
     if (kernel := sparse_conv(group, options, fused, shape, x)) is not None:
         return kernel
+    shape = shape.joined(1)
     if shape.pointwise:
         return pointwise(group, options, fused, shape, (x, w))
     if shape.depthwise:
@@ -86,7 +87,7 @@ def shape_of(group: Group, fused: Fused, x: Value, weights: Array, attrs: Any) -
         x.tensor.dtype, result[0], result[1:4], into[1:4], attrs["group"], channels, filters // attrs["group"],
         three(kernel, 1), three(attrs["strides"], 1), three(attrs["dilations"], 1), three(attrs["pads_begin"], 0),
         three(attrs["pads_end"], 0), axes(group.access(x).strides, 0), [axes(v, 0) for v in fused.views],
-        weights.reshape(filters, channels, *three(kernel, 1))).lying()
+        weights.reshape(filters, channels, *three(kernel, 1))).trimmed().lying()
 
 
 def pointwise(group: Group, options: LowerOptions, fused: Fused, shape: Shape, factors: tuple[Value, Value]) -> Kernel:

@@ -75,6 +75,41 @@ class Shape:
         return replace(self, x=(n, d, h, w, c), strides=(strides[0], strides[1], strides[2]),
                        into=(into[0], into[1], into[2]))
 
+    def joined(self, group: int) -> Shape:
+        """The same with the taps of a row as channels of one tap, where these lie side by side in memory: if they fill
+        groups of `group` elements better than the channels do (sound, above all), or if what comes of it is a product
+        whose rows are those of many images, of few pixels each."""
+        c, (deep, high, taps), (*steps, step) = self.channels, self.kernel, self.strides
+        plain = self.groups == self.dilations[2] == 1 and self.pads[2] == 0 == self.pads_end[2]
+        beside = self.x[3] == c and (c == 1 or self.x[4] == 1)
+        if not plain or not beside or taps == 1 or taps * c % group:
+            return self
+        product_of_few = (deep, high, *steps, *self.out[1:]) == (1, 1, 1, 1, 1, 1)
+        if c % group == 0 and not product_of_few:
+            return self
+        n, d, h, w, _ = self.x
+        rows = np.moveaxis(self.weights, 1, -1).reshape(self.filters, deep, high, 1, taps * c)
+        return replace(self, x=(n, d, h, w * step, 1), channels=taps * c, into=(*self.into[:2], self.out[2]),
+                       kernel=(deep, high, 1), strides=(steps[0], steps[1], 1), weights=np.moveaxis(rows, -1, 1))
+
+    def trimmed(self) -> Shape:
+        """The same without the taps that only ever see padding: those of small images."""
+        kernel, pads, pads_end, weights = list(self.kernel), list(self.pads), list(self.pads_end), self.weights
+        for axis in range(3):
+            n, out, p = self.into[axis], self.out[axis], self.pads[axis]
+            if not (isinstance(n, int) and isinstance(out, int) and isinstance(p, int)):
+                continue
+            s, d = self.strides[axis], self.dilations[axis]
+            seen = [t for t in range(self.kernel[axis]) if any(0 <= o * s - p + t * d < n for o in range(out))]
+            if len(seen) in (0, self.kernel[axis]) or not np.isfinite(weights).all():
+                continue
+            first, last = seen[0], seen[-1]
+            kernel[axis], pads[axis] = last - first + 1, p - first * d
+            pads_end[axis] = max(0, (out - 1) * s - p + last * d - n + 1)
+            weights = np.take(weights, range(first, last + 1), axis + 2)
+        return replace(self, kernel=(kernel[0], kernel[1], kernel[2]), pads=(pads[0], pads[1], pads[2]),
+                       pads_end=(pads_end[0], pads_end[1], pads_end[2]), weights=weights)
+
     def in_groups(self, group: int) -> Shape:
         """Of narrow elements, the same with a group of adjacent channels in the place of each float."""
         return replace(self, dtype=DType.F32, channels=-(-self.channels // group),

@@ -69,6 +69,7 @@ def conv(group: Group, options: LowerOptions, x: Value) -> Kernel:
     shape = replace(shape_of(group, fused, x, weights, attrs), dtype=DType.F32)
     if shape.depthwise:
         return depthwise(group, options, fused, shape, x)
+    shape = shape.joined(PAIRS.group)
     if shape.pointwise and shape.x[-1] == 1:
         return _product(group, options, fused, pixels(shape), x)
     return _direct(group, options, fused, shape.thinned(), x)

@@ -11,6 +11,7 @@ from lepton.codegen.group import LowerOptions
 from lepton.codegen.target import TARGETS
 from lepton.codegen.templates.convolution import Convolution
 from lepton.codegen.templates.depthwise import Depthwise
+from lepton.codegen.templates.gemm import Gemm
 from lepton.ir import ops
 from lepton.ir.core import Node, Value
 from lepton.ir.dims import sym
@@ -91,6 +92,45 @@ def test_one_column(layout: str, high: int | str, channels: int, more: dict[str,
     node, x = conv((2, channels, size, 1) if layout == "nchw" else (2, size, 1, channels), 18, (5, 1), layout=layout,
                    **more)
     check(node, x, HERE[-1], {"H": 33}, shares=3)
+
+
+SMALL: list[tuple[tuple[int, ...], tuple[int, ...], dict[str, Any]]] = [
+    ((5, 1, 6), (3,), {"pad": 1}), ((5, 2, 6), (3,), {"stride": 2, "pad": 1}), ((5, 2, 6), (2,), {"bias": False}),
+    ((3, 40, 1), (16,), {"stride": 8}), ((2, 1, 1, 5), (3, 3), {"pad": 1}), ((2, 3, 1, 5), (3, 3), {"pad": 1}),
+    ((2, 1, 2, 6), (3, 5), {"pads_begin": (1, 2), "pads_end": (1, 2), "strides": (1, 3)}),
+    ((2, 1, 4), (5,), {"pad": 4, "dilation": 2}), ((2, 2, 2, 8), (5, 5), {"pad": 2, "group": 8}),
+    ((2, 2, 2, 4), (3, 3), {"pad": 3, "dilation": 2}), ((2, 4, 1, 1), (2, 4), {"pads_begin": (0, 3)})]
+
+
+@pytest.mark.parametrize("target", HERE)
+@pytest.mark.parametrize("layout", ["nhwc", "nchw"])
+@pytest.mark.parametrize(("shape", "kernel", "more"), SMALL, ids=str)
+def test_small_images(target: str, layout: str, shape: tuple[int, ...], kernel: tuple[int, ...],
+                      more: dict[str, Any]) -> None:
+    """Taps that only ever see padding, and rows that are one window."""
+    if layout == "nchw":
+        shape = (shape[0], shape[-1], *shape[1:-1])
+    check(*conv(shape, 24, kernel, layout=layout, **more), target, shares=2)
+
+
+@pytest.mark.parametrize(("shape", "kernel", "more"), [
+    ((32, 1, 64), (3,), {"pad": 1}), ((32, 2, 64), (3,), {"stride": 2, "pad": 1}), ((4, 1, 1, 8), (3, 3), {"pad": 1})])
+def test_images_of_one_window_are_rows_of_a_product(shape: tuple[int, ...], kernel: tuple[int, ...],
+                                                    more: dict[str, Any]) -> None:
+    body = lower(conv(shape, 48, kernel, **more)[0], LowerOptions(TARGETS[HERE[-1]]), {}, {}).body
+    assert isinstance(body, Gemm)
+    assert not body.batch
+    assert body.m == shape[0]
+
+
+def test_padding_times_infinity_is_no_number() -> None:
+    w = np.ones((3, 2, 3), np.float32)
+    w[1, 0, 0] = np.inf
+    x = Value(TensorType(DType.F32, (1, 1, 2)))
+    node = ops.conv.node(x, ops.constant(value=Tensor.of(w)), strides=(1,), pads_begin=(1,), pads_end=(1,),
+                         dilations=(1,), layout="nhwc")
+    (got,) = run_node(node, {x: np.ones((1, 1, 2), np.float32)}, HERE[-1])
+    np.testing.assert_array_equal(got, [[[2, np.nan, 2]]])
 
 
 def test_one_column_is_tiled_along_its_rows() -> None:

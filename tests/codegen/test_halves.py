@@ -100,6 +100,28 @@ def test_direct_convolutions_read_pairs() -> None:
     assert "vdpbf16ps" in compile_module(str(module), TARGETS["x86-avx512bf16"], asm=True)
 
 
+@pytest.mark.parametrize("target", HERE)
+@pytest.mark.parametrize(("shape", "kernel", "more"), [
+    ((3, 40, 1), (16,), {"strides": (8,)}), ((2, 9, 3), (4,), {}), ((2, 9, 1), (3,), {"strides": (2,)}),
+    ((2, 5, 12, 1), (3, 4), {"strides": (2, 2)}), ((2, 1, 5), (3,), {"pads_begin": (1,), "pads_end": (1,)}),
+    ((2, 9, 1), (4,), {"pads_begin": (1,)}), ((2, 9, 1), (4,), {"dilations": (2,)})], ids=str)
+@pytest.mark.parametrize("layout", ["nhwc", "nchw"])
+def test_taps_in_pairs(target: str, shape: tuple[int, ...], kernel: tuple[int, ...], more: dict[str, Any],
+                       layout: str) -> None:
+    """Odd channels side by side: pairs are made of the taps of a row, and read nothing beside it."""
+    x, w = bf16(*shape), bf16(20, shape[-1], *kernel).astype(np.float32)
+    if layout == "nchw":
+        x = np.ascontiguousarray(np.moveaxis(x, -1, 1))
+    x[(0,) * x.ndim] = np.inf
+    a, ones = Value(TensorType(DType.BF16, x.shape)), (1,) * len(kernel)
+    attrs = {"strides": ones, "dilations": ones, "pads_begin": (0,) * len(kernel), "pads_end": (0,) * len(kernel),
+             "layout": layout, **more}
+    node = fused(a, ops.conv(ops.cast(a, to=DType.F32), constant(w), **attrs))
+    (got,) = run_node(node, {a: x}, target, shares=3)
+    want = ops.conv.reference(x.astype(np.float64), w.astype(np.float64), **attrs)
+    np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-4)
+
+
 def test_infinities_and_nan_pass() -> None:
     x = bf16(3, 5)
     x[0, 0], x[1, 4] = np.inf, np.nan
