@@ -18,6 +18,10 @@ from lepton.ir.diagnostics import NotInstalledError, UsageError
 HELP = "pip install 'lepton-compiler[cuda]', or set LEPTON_NVRTC to libnvrtc.so of a CUDA 12.9 or 13 toolkit"
 
 
+# Compute capability times 10, and the PTX version that knows it: https://docs.nvidia.com/cuda/parallel-thread-execution/
+FIRST_PTX = ((120, "8.7"), (100, "8.6"), (0, "8.0"))
+
+
 @dataclass(frozen=True, slots=True)
 class Image:
     """Code for one architecture."""
@@ -97,8 +101,12 @@ class Nvrtc:
         return self._bytes(program, kind).rstrip(b"\0").decode(errors="replace")
 
 
-def lowered_ptx(ptx: bytes, version: str = "8.0") -> bytes:
-    """PTX says which assembler it needs; a driver older than NVRTC refuses what it could well take."""
+def lowered_ptx(ptx: bytes) -> bytes:
+    """PTX says which assembler it needs; a driver older than NVRTC refuses what it could well take. So it says the
+    first one that knows its target, but 8.0, which takes what kernels are written in."""
+    target = re.search(rb"^\.target \w+_(\d+)", ptx, re.MULTILINE)
+    assert target is not None
+    version = next(v for first, v in FIRST_PTX if int(target[1]) >= first)
     return re.sub(rb"^\.version .*$", b".version " + version.encode(), ptx, count=1, flags=re.MULTILINE)
 
 

@@ -138,7 +138,7 @@ def build_kernels(kernels: str, name: str, arch: str, image: bytes) -> None:
         source.unlink()
         os.replace(own, shared)
     # As the artifact has it: PTX is lowered and ends with a zero.
-    own.write_bytes(nvrtc.lowered_ptx(image))
+    own.write_bytes(nvrtc.lowered_ptx(image) if arch.startswith("compute") else image)
     os.replace(own, images() / f"{name}_{arch}.image")
     with suppress(FileExistsError):
         os.link(shared, library)

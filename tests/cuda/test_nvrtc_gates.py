@@ -32,7 +32,7 @@ from lepton.codegen.cuda.templates.text import DeviceBody
 from lepton.codegen.cuda.templates.warpgroup import Tiles, WarpgroupProduct, WarpgroupTile
 from lepton.codegen.kernel import DimRef
 from lepton.codegen.loops import Apply, Load, Ref, i64
-from lepton.codegen.target import CUDA_TARGETS
+from lepton.codegen.target import CUDA_TARGETS, Target
 from lepton.codegen.templates.epilogue import ACCUMULATOR, Epilogue, Operand
 from lepton.ir.diagnostics import NotInstalledError
 from lepton.ir.types import DType
@@ -155,9 +155,10 @@ def library() -> nvrtc.Nvrtc | None:
         return None
 
 
-def disassembler() -> str | None:
-    beside = [Path(p) / "nvidia/cu13/bin/nvdisasm" for p in sys.path if p]
-    return next((str(p) for p in beside if p.exists()), None) or shutil.which("nvdisasm")
+def beside(tool: str) -> str | None:
+    """A program of NVIDIA's wheels or of a toolkit."""
+    wheels = [Path(p) / "nvidia/cu13/bin" / tool for p in sys.path if p]
+    return next((str(p) for p in wheels if p.exists()), None) or shutil.which(tool)
 
 
 def check(kernels: dict[str, tuple[DeviceBody, int, Sequence[str]]], arch: str, folder: Path) -> None:
@@ -173,7 +174,7 @@ def check(kernels: dict[str, tuple[DeviceBody, int, Sequence[str]]], arch: str, 
         assert used["spills"] == 0, name
         assert used["stack"] == 0, name
         assert used["registers"] <= most, (name, used)
-    tool = disassembler()
+    tool = beside("nvdisasm")
     if tool is None:
         return
     path = folder / "k.cubin"
@@ -195,6 +196,29 @@ def test_templates(tmp_path: Path) -> None:
 @pytest.mark.parametrize("arch", ["sm_80", "sm_90a", "sm_120"])
 def test_templates_everywhere(arch: str, tmp_path: Path) -> None:
     check(KERNELS | MORE, arch, tmp_path)
+
+
+PTX_TARGETS = [t for t in CUDA_TARGETS.values() if t.ptx]
+
+
+@pytest.mark.parametrize(("target", "version"), [
+    ("sm_80", "8.0"), ("sm_90", "8.0"), ("sm_100", "8.6"), ("sm_120", "8.7")])
+def test_ptx_asks_for_the_oldest_assembler_that_knows_its_target(target: str, version: str) -> None:
+    text = f"//\n.version 9.0\n.target {target}\n.address_size 64\n"
+    assert nvrtc.lowered_ptx(text.encode()).decode() == text.replace("9.0", version)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("target", PTX_TARGETS, ids=lambda t: t.name)
+def test_assemblers_take_the_ptx(target: Target, tmp_path: Path) -> None:
+    """ptxas is what a driver has inside. It is part of CUDA's toolkits, and of the wheel nvidia-cuda-nvcc."""
+    made, tool = library(), beside("ptxas")
+    if made is None or tool is None:
+        pytest.skip("NVRTC or ptxas is not installed")
+    texts = [body.emit_cuda(f"t_{name}", target).text for name, (body, _, _) in (KERNELS | MORE).items()]
+    path = tmp_path / "k.ptx"
+    path.write_bytes(nvrtc.lowered_ptx(made.compile(device_source(texts), target.ptx).data).rstrip(b"\0"))
+    subprocess.run([tool, f"-arch={target.arch}", str(path), "-o", str(tmp_path / "k.cubin")], check=True)
 
 
 def test_warpgroups(tmp_path: Path) -> None:
