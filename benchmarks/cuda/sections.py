@@ -1,6 +1,7 @@
 """The sections of benchmarks.cuda.gpu: each prints its results as lines of JSON and stops when its time is up."""
 from __future__ import annotations
 
+import argparse
 import json
 import re
 import shutil
@@ -10,21 +11,24 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from importlib import import_module
+from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from benchmarks.cuda.gpu import TESTS
+from benchmarks.cuda import peers
+from benchmarks.cuda.gpu import TESTS, arguments
 from benchmarks.cuda.operators import CASES, SMALL, Case
+from benchmarks.cuda.peers import ROUNDS, graphed, median_ms, torch_or_none
 
-ROUNDS, TURNS = 30, 5
 TOLERANCE = 1e-3
-SIMULATED = "simulate" in sys.argv[4:]   # small, on the fake driver
+SIMULATED = "--simulate" in sys.argv   # small, on the fake driver
 FEW = ("tests/codegen/test_lower_map.py", "-k", "x86-avx2 and broadcast")  # of the kernels' tests, then
+MATH = {"f32": "default", "tf32": "fast"}   # ours, by the policy that torch has too
 Record = dict[str, Any]
+Options = argparse.Namespace
 
 
 def tell(**record: Any) -> None:
@@ -39,42 +43,7 @@ def device() -> str:
     return {8: "cuda-sm80", 9: "cuda-sm90", 12: "cuda-sm120"}.get(capability // 10, "cuda-sm80")
 
 
-def torch_or_none() -> Any:
-    return import_module("torch") if find_spec("torch") and not SIMULATED else None
-
-
-def median_ms(call: Callable[[], Any], until: float) -> float:
-    """The median of turns on the device, by events."""
-    torch = import_module("torch")
-    taken: list[float] = []
-    for _ in range(3):
-        call()
-    while len(taken) < ROUNDS and (len(taken) < 3 or time.monotonic() < until):
-        begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-        begin.record()
-        for _ in range(TURNS):
-            call()
-        end.record()
-        end.synchronize()
-        taken.append(begin.elapsed_time(end) / TURNS)
-    return statistics.median(taken)
-
-
-def graphed(call: Callable[[], Any]) -> Callable[[], Any]:
-    """The call as a CUDA graph of torch's."""
-    torch = import_module("torch")
-    stream = torch.cuda.Stream()
-    with torch.cuda.stream(stream):
-        for _ in range(3):
-            call()
-    torch.cuda.synchronize()
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        call()
-    return graph.replay  # type: ignore[no-any-return]
-
-
-def env(until: float, _models: Path | None) -> None:
+def env(until: float, options: Options) -> None:
     from lepton.codegen.cuda.nvrtc import nvrtc
 
     query = ["echo", "simulated"] if SIMULATED else [
@@ -85,16 +54,17 @@ def env(until: float, _models: Path | None) -> None:
     if torch is None:
         tell(missing="torch: no ceilings")
         return
-    a = torch.randn(1 << 28, device="cuda")
+    a = torch.randn(1 << (10 if SIMULATED else 28), device=peers.place())
     b = torch.empty_like(a)
     ms = median_ms(lambda: b.copy_(a), until)
-    tell(name="copy of 1 GiB", ms=ms, gigabytes_per_second=2 * a.nbytes / ms / 1e6)
-    x = torch.randn(8192, 8192, device="cuda", dtype=torch.bfloat16)
+    tell(name=f"copy of {a.nbytes} bytes", ms=ms, gigabytes_per_second=2 * a.nbytes / ms / 1e6)
+    n = 64 if SIMULATED else 8192
+    x = torch.randn(n, n, device=peers.place(), dtype=torch.bfloat16)
     ms = median_ms(graphed(lambda: x @ x), until)
-    tell(name="torch bf16 8192^3", ms=ms, tflops=2 * 8192**3 / ms / 1e9)
+    tell(name=f"torch bf16 {n}^3", ms=ms, tflops=2 * n**3 / ms / 1e9)
 
 
-def wrappers(until: float, _models: Path | None) -> None:
+def wrappers(until: float, options: Options) -> None:
     from benchmarks.cuda.driver import Device
     from benchmarks.cuda.wrappers import WRAPPERS, simulated, source
     from lepton.codegen.cuda.nvrtc import nvrtc
@@ -105,9 +75,10 @@ def wrappers(until: float, _models: Path | None) -> None:
         tell(missing="g++: no simulator to compare with")
         return
     arch = CUDA_TARGETS[device()].arch
-    here, image = Device(), nvrtc().compile(device_source([source(WRAPPERS)]), arch).data
-    there = simulated(WRAPPERS)
-    for i, wrapper in enumerate(WRAPPERS):
+    wanted = [w for w in WRAPPERS if w.arch in ("", arch)]
+    here, image = Device(), nvrtc().compile(device_source([source(wanted)]), arch).data
+    there = simulated(wanted)
+    for i, wrapper in enumerate(wanted):
         if time.monotonic() > until:
             tell(name=wrapper.name, ok=False, error="no time left")
             continue
@@ -129,7 +100,7 @@ def pytest_record(prefix: list[str], arguments: list[str], until: float) -> None
     tell(name=" ".join(arguments), ok=code == 0, timed_out=code == 124, **counts, end=text[-600:] if code else "")
 
 
-def kernels(until: float, _models: Path | None) -> None:
+def kernels(until: float, options: Options) -> None:
     if SIMULATED:
         pytest_record([], list(FEW), until)
         return
@@ -138,7 +109,7 @@ def kernels(until: float, _models: Path | None) -> None:
                       time.monotonic() + (until - time.monotonic()) / (len(TESTS) - i))
 
 
-def sanitizer(until: float, _models: Path | None) -> None:
+def sanitizer(until: float, options: Options) -> None:
     tool = shutil.which("compute-sanitizer")
     if tool is None:
         tell(missing="compute-sanitizer")
@@ -167,13 +138,13 @@ def random_inputs(path: Path) -> Record:
     return dict(make_inputs(ports, [], dict.fromkeys(symbols(ports), 1), 0))
 
 
-def models(until: float, folder: Path | None) -> None:
+def models(until: float, options: Options) -> None:
     import onnxruntime
 
     import lepton
 
     target = device()
-    for name, source, runs in cases(folder):
+    for name, source, runs in cases(options.models):
         if time.monotonic() > until:
             tell(name=name, ok=False, error="no time left")
             continue
@@ -183,9 +154,14 @@ def models(until: float, folder: Path | None) -> None:
             worst = 0.0
             for feeds in runs:
                 for want, got in zip(reference.run(None, feeds), model.run(feeds).values(), strict=True):
-                    error = np.abs(want.astype(np.float64) - got.astype(np.float64)).max(initial=0)
-                    worst = max(worst, float(error / max(1.0, np.abs(want).max(initial=0))))
+                    worst = max(worst, apart(want, got))
             tell(name=name, ok=worst < TOLERANCE, error_against_ort=worst)
+
+
+def apart(want: Any, got: Any) -> float:
+    """The largest difference, of 1 or of the largest number where that is more."""
+    error = np.abs(want.astype(np.float64) - got.astype(np.float64)).max(initial=0)
+    return float(error / max(1.0, np.abs(want).max(initial=0)))
 
 
 def kernel_ms(model: Any, feeds: Record) -> float:
@@ -200,9 +176,11 @@ def kernel_ms(model: Any, feeds: Record) -> float:
     return float(statistics.median(taken))
 
 
-def ops(until: float, _models: Path | None) -> None:
+def ops(until: float, options: Options) -> None:
     import lepton
 
+    if torch_or_none():
+        peers.set_policy("f32")
     torch, target, wanted = torch_or_none(), device(), SMALL if SIMULATED else CASES
     for i, case in enumerate(wanted):
         end = time.monotonic() + (until - time.monotonic()) / (len(wanted) - i)
@@ -212,7 +190,8 @@ def ops(until: float, _models: Path | None) -> None:
         with tempfile.TemporaryDirectory() as place:
             lepton.compile_to(case.model(), Path(place) / "m.so", target=target)
             ours = kernel_ms(lepton.load(Path(place) / "m.so"), case.feeds())
-        theirs = median_ms(graphed(case.torch_call(torch)), end) if torch else None
+        call = case.torch_call(torch, peers.place()) if torch else None
+        theirs = None if call is None else median_ms(call if case.waits else graphed(call), end)
         tell(name=case.name, lepton_ms=ours, torch_ms=theirs, **rates(case, ours),
              ratio=theirs / ours if theirs else None)
 
@@ -221,49 +200,101 @@ def rates(case: Case, ms: float) -> Record:
     return {"tflops": case.flops / ms / 1e9, "gigabytes_per_second": case.bytes / ms / 1e6}
 
 
-def speed(until: float, folder: Path | None) -> None:
-    """Whole models from device memory to device memory, so that the host's copies are nobody's cost."""
+@dataclass(frozen=True)
+class Entry:
+    """A network of `speed` as a file, with inputs."""
+
+    name: str
+    batch: int
+    path: Path
+    feeds: Record
+
+
+def entries(options: Options, place: Path) -> Iterator[Entry]:
+    """Those of benchmarks.cuda.networks whose names hold one of the words asked for, and the files of a folder."""
+    from benchmarks.cuda.networks import NETWORKS
+
+    words = options.networks.split(",")
+    for network in NETWORKS:
+        if any(word in network.name for word in words):
+            path = place / f"{network.name}.onnx"
+            yield Entry(network.name, network.batch, path, network.write(path, SIMULATED))
+    for path in sorted(options.models.glob("*.onnx")) if options.models else ():
+        yield Entry(path.stem, 1, path, random_inputs(path))
+
+
+def speed(until: float, options: Options) -> None:
+    """Whole networks, all of them one way before the next: what the time does not suffice for is the slowest to
+    prepare. Each result is told at once."""
+    peers_there = torch_or_none() is not None and find_spec("onnx2torch") is not None
+    if not peers_there:
+        tell(missing="torch or onnx2torch: no peers")
+    else:
+        peers.set_policy(options.policy)
+    with tempfile.TemporaryDirectory() as place:
+        made = []
+        for entry in entries(options, Path(place)):
+            if in_time(entry, "lepton", until):
+                tell(name=entry.name, batch=entry.batch, policy=options.policy, way="lepton",
+                     **lepton_run(entry, options, until))
+                made.append(entry)
+        nets: dict[str, peers.Network] = {}
+        for way in peers.WAYS if peers_there else ():
+            for entry in made:
+                if in_time(entry, way, until):
+                    tell(name=entry.name, batch=entry.batch, policy=options.policy, way=way,
+                         **peer_run(entry, way, nets, until))
+
+
+def in_time(entry: Entry, way: str, until: float) -> bool:
+    if time.monotonic() > until:
+        tell(name=entry.name, way=way, late="no time left")
+        return False
+    return True
+
+
+def lepton_run(entry: Entry, options: Options, until: float) -> Record:
+    """From device memory to device memory, so that the host's copies are nobody's cost; `ms` only where torch has
+    memory there and the clock."""
+    import onnxruntime
+
     import lepton
 
-    torch = torch_or_none()
-    paths = sorted(folder.glob("*.onnx")) if folder else []
-    if torch is None or not paths or find_spec("onnx2torch") is None:
-        tell(missing="torch, onnx2torch or --models FOLDER")
-        return
-    for i, path in enumerate(paths):
-        end = time.monotonic() + (until - time.monotonic()) / (len(paths) - i)
-        arrays = random_inputs(path)
-        there = {n: torch.from_numpy(a).cuda() for n, a in arrays.items()}
-        with tempfile.TemporaryDirectory() as place:
-            lepton.compile_to(path, Path(place) / "m.so", target=device())
-            model = lepton.load(Path(place) / "m.so")
-            out = {n: torch.from_numpy(a).cuda() for n, a in model.run(arrays).items()}
-            record = {"lepton_ms": median_ms(lambda: model.run(there, out), end)}  # noqa: B023
-        convert: Any = import_module("onnx2torch").convert
-        net = convert(str(path)).cuda().eval()
-        ways: dict[str, Callable[[], Callable[[], Any]]] = {
-            "torch_graph_ms": lambda: graphed(lambda: net(*there.values())),  # noqa: B023
-            "torch_compile_ms": lambda: _compiled(torch, net, list(there.values()), "reduce-overhead"),  # noqa: B023
-            "torch_autotune_ms": lambda: _compiled(torch, net, list(there.values()), "max-autotune")}  # noqa: B023
-        for name, way in ways.items():
-            with torch.no_grad():
-                try:
-                    record[name] = median_ms(way(), end)
-                except Exception as error:  # whatever a peer fails by is its result
-                    tell(name=path.stem, peer=name, error=f"{type(error).__name__}: {error}"[:300])
-        tell(name=path.stem, **record)
+    with tempfile.TemporaryDirectory() as place:
+        start = time.monotonic()
+        lepton.compile_to(entry.path, Path(place) / "m.so", target=device(), math=MATH[options.policy])
+        compiled = time.monotonic() - start
+        model = lepton.load(Path(place) / "m.so")
+        got = model.run(entry.feeds)
+        want = onnxruntime.InferenceSession(entry.path).run(None, entry.feeds)
+        error = max(apart(w, g) for w, g in zip(want, got.values(), strict=True))
+        record = {"ok": error < TOLERANCE, "error_against_ort": error, "compile_s": compiled,
+                  "kernels_ms": kernel_ms(model, entry.feeds)}
+        if peers.on_gpu():
+            there, out = peers.tensors(entry.feeds), peers.tensors(got)
+            record["ms"] = median_ms(lambda: model.run(there, out), until)
+        return record
 
 
-def _compiled(torch: Any, net: Any, arguments: list[Any], mode: str) -> Callable[[], Any]:
-    made = torch.compile(net, mode=mode)
-    return lambda: made(*arguments)
+def peer_run(entry: Entry, way: str, nets: dict[str, peers.Network], until: float) -> Record:
+    """Whatever a peer fails by is its result."""
+    try:
+        if entry.name not in nets:
+            nets[entry.name] = peers.Network(entry.path, entry.feeds)
+        return {"ms": nets[entry.name].ms(way, until)}
+    except Exception as error:
+        return {"error": f"{type(error).__name__}: {error}"[:300]}
 
 
-SECTIONS: dict[str, Callable[[float, Path | None], None]] = {
+SECTIONS: dict[str, Callable[[float, Options], None]] = {
     "env": env, "wrappers": wrappers, "kernels": kernels, "sanitizer": sanitizer, "models": models, "ops": ops,
     "speed": speed}
 
 if __name__ == "__main__":
     if SIMULATED:
         from tests.cuda import on_fake  # noqa: F401  (installs it)
-    SECTIONS[sys.argv[1]](time.monotonic() + float(sys.argv[2]), Path(sys.argv[3]) if sys.argv[3] else None)
+    parser = arguments()
+    parser.add_argument("section", choices=SECTIONS)
+    parser.add_argument("seconds", type=float)
+    given = parser.parse_args()
+    SECTIONS[given.section](time.monotonic() + given.seconds, given)

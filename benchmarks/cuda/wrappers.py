@@ -15,7 +15,7 @@ import numpy as np
 from tests.cuda.simulated import library
 
 THREADS = 32
-SHARED = 8192
+SHARED = 40 * 1024
 Words = np.ndarray[Any, np.dtype[np.uint32]]
 random = np.random.default_rng(7)
 
@@ -29,6 +29,7 @@ class Wrapper:
     words: Words
     results: int
     threads: int = THREADS
+    arch: str = ""           # the only one that has it
     tolerance: float = 0.0   # 0: the same bits, but for what NaN is made of; else words are floats
 
     def text(self, symbol: str) -> str:
@@ -107,12 +108,35 @@ def matrices(name: str) -> Wrapper:
                    bits(THREADS * 4), THREADS * 4)
 
 
+def group_product(name: str, kind: str, sums: str, columns: int) -> Wrapper:
+    """A warp group's product of 64 rows by `columns` columns, 128 bytes along k, with sums that are there already."""
+    words, each = (64 + columns) * 32, columns // 2
+    store = "lp_bitcast<u32>(d[i])" if sums == "float" else "(u32)d[i]"
+    body = (f"for (int i = t; i < {words}; i += 128) *(u32 *)(lp_shared + i / 32 * 128 + ((i % 32 / 4 ^ (i / 32 & 7)) "
+            f"<< 4) + i % 4 * 4) = in[i]; lp_publish(); lp_sync(); {sums} d[{each}]; "
+            f"LP_UNROLL for (int i = 0; i < {each}; ++i) d[i] = {sums}((t + i) % 5 - 2); lp_products_begin(); "
+            f"LP_UNROLL for (int k = 0; k < 4; ++k) {name}(d, lp_rows128(lp_shared + k * 32), "
+            "lp_rows128(lp_shared + 64 * 128 + k * 32)); lp_products_commit(); lp_products_wait<0>(); "
+            f"LP_UNROLL for (int i = 0; i < {each}; ++i) out[t * {each} + i] = {store};")
+    return Wrapper(f"{name}, {columns} columns", body, small(kind, words), 128 * each, 128, WARPGROUPS)
+
+
+def barrier(name: str, arrivals: int, round: str) -> Wrapper:
+    """Three rounds of a barrier's phases; `round` fills 128 words of shared memory with `now`, 128 words of `in`."""
+    body = (f"u64 *const b = (u64 *)(lp_shared + 4096); if (t == 0) {{ lp_barrier_start(b, {arrivals}); "
+            "lp_barriers_started(); lp_publish(); } lp_sync(); for (int r = 0; r < 3; ++r) { "
+            f"const u32 *now = in + r * 128; {round} lp_barrier_wait(b, r & 1); "
+            "out[r * 128 + t] = ((u32 *)lp_shared)[127 - t]; lp_sync(); }")
+    return Wrapper(name, body, bits(3 * 128), 3 * 128, 128, WARPGROUPS)
+
+
 def function(name: str, values: Any) -> Wrapper:
     """A function of one float, on 32 of them."""
     return Wrapper(f"lp_{name}", f"out[t] = lp_bitcast<u32>(lp_{name}(lp_bitcast<float>(in[t])));",
                    floats(np.resize(values, THREADS)), THREADS, tolerance=2e-6)
 
 
+WARPGROUPS = "sm_90a"
 HARD = [0.0, -0.0, 1.0, -1.0, 0.5, np.inf, -np.inf, np.nan, 1e-30, -3.25, 7.5, 0.1]
 WRAPPERS = (
     Wrapper("lp_shuffle_down", "out[t] = lp_shuffle_down(in[t], 3);", bits(THREADS), THREADS),
@@ -135,4 +159,10 @@ WRAPPERS = (
             floats(random.standard_normal(1024) * 10.0 ** random.integers(-9, 6, 1024)), 1024, threads=1024),
     *(function(name, HARD) for name in ("exp", "tanh", "erf", "sin", "cos", "atan", "expm1")),
     *(function(name, np.abs(HARD)) for name in ("log", "log1p", "sqrt")),
+    barrier("lp_barrier_arrive", 4, "((u32 *)lp_shared)[t] = now[t]; lp_sync_warp(); "
+                                    "if (t % 32 == 0) lp_barrier_arrive(b);"),
+    barrier("lp_copy_bulk", 1, "if (t == 0) { lp_barrier_expect(b, 512); lp_copy_bulk(lp_shared, now, 256, b); "
+                               "lp_copy_bulk(lp_shared + 256, now + 64, 256, b); }"),
+    *(group_product(f"lp_products_{kind}", "bytes" if "8" in kind else kind, "i32" if "8" in kind else "float", columns)
+      for kind in ("f16", "bf16", "s8s8", "u8s8") for columns in (64, 128, 256)),
 )

@@ -1,16 +1,16 @@
 """The script that measures on a GPU, where there is none: in order from start to end, on the fake driver."""
 from __future__ import annotations
 
-import argparse
 import io
 import json
 import sys
 import time
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 
-from benchmarks.cuda import gpu
+from benchmarks.cuda import gpu, networks, operators, wrappers
 from tests.cuda.simulated import COMPILER
 
 
@@ -18,13 +18,18 @@ from tests.cuda.simulated import COMPILER
 @pytest.mark.skipif(COMPILER is None, reason="the simulator needs g++")
 def test_it_runs_on_the_fake_driver(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     out = tmp_path / "gpu.jsonl"
+    # The time is no limit here: a section gets a share of it, whose end busy cores must not reach.
     monkeypatch.setattr(sys, "argv", ["gpu", "--simulate", "--sections", "env,wrappers,sanitizer,ops,speed",
-                                      "--out", str(out), "--deadline", "300"])
+                                      "--networks", "mobilenet,decode", "--out", str(out), "--deadline", "6000"])
     assert gpu.main() == 0
     records = [json.loads(line) for line in out.read_text().splitlines()]
-    assert {r["name"] for r in records if "lepton_ms" in r} >= {"softmax 3x50", "gelu 100"}
-    assert sum(r.get("name", "").startswith("lp_") and r["ok"] for r in records) > 20
-    assert [r["section"] for r in records if "missing" in r] == ["env", "sanitizer", "speed"]
+    assert {r["name"] for r in records if "lepton_ms" in r} == {case.name for case in operators.SMALL}
+    assert sum(r.get("name", "").startswith("lp_") and r["ok"] for r in records) == len(wrappers.WRAPPERS)
+    ours = {r["name"]: r for r in records if r.get("way") == "lepton"}
+    assert ours.keys() == {"mobilenetv2 b1", "gpt2 decode"}
+    assert all(r["ok"] and r["error_against_ort"] < 1e-5 and r["kernels_ms"] > 0 for r in ours.values())
+    if find_spec("torch") is None:
+        assert [r["section"] for r in records if "missing" in r] == ["env", "sanitizer", "speed"]
 
 
 def script(tmp_path: Path, text: str) -> str:
@@ -36,7 +41,8 @@ def script(tmp_path: Path, text: str) -> str:
 
 def run(seconds: float) -> tuple[bool, list[dict[str, object]]]:
     out = io.StringIO()
-    good = gpu.run_section("env", seconds, argparse.Namespace(models=None, simulate=False), out)
+    args = gpu.arguments().parse_args([])
+    good = gpu.run_section("env", seconds, args, out, [])
     return good, [json.loads(line) for line in out.getvalue().splitlines()]
 
 
@@ -57,3 +63,48 @@ def test_a_section_is_good_when_all_of_it_is(text: str, good: bool, tmp_path: Pa
                                              monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "executable", script(tmp_path, text))
     assert run(30)[0] is good
+
+
+def line(name: str, batch: int, way: str, ms: float) -> dict[str, object]:
+    return {"section": "speed", "name": name, "batch": batch, "way": way, "ms": ms}
+
+
+def test_means_are_of_the_best_that_torch_has() -> None:
+    found = gpu.means([
+        line("a", 1, "lepton", 1.0), line("a", 1, "torch_graph", 3.0), line("a", 1, "torch_compile", 2.0),
+        line("b", 1, "lepton", 2.0), line("b", 1, "torch_graph", 1.0), line("c", 1, "lepton", 1.0),
+        line("d", 8, "lepton", 2.0), line("d", 8, "torch_autotune", 6.0),
+        {"section": "speed", "name": "e", "way": "torch_graph", "error": "no"}, {"section": "ops", "ms": 1.0}])
+    assert [(r["mean_of"], r["networks"], round(r["best_torch_by_lepton"], 9)) for r in found] == [
+        ("batch 1", 2, 1.0), ("larger batches", 1, 3.0)]
+
+
+def test_all_networks_asked_for_are_there() -> None:
+    assert {n.name for n in networks.NETWORKS} == {
+        "resnet50 b1", "resnet50 b32", "bert-base b1", "bert-base b8", "vit-b b1", "mobilenetv2 b1", "gpt2 prefill",
+        "gpt2 decode"}
+
+
+def test_every_operator_measured_has_a_peer() -> None:
+    from lepton.frontends import load
+
+    for case in operators.SMALL:
+        load(case.model())
+    small = {(case.op, case.dtype) for case in operators.SMALL}
+    assert {case.op for case in operators.CASES} - {op for op, _ in small} == {"Transpose", "Add"}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("arch", ["sm_80", "sm_90a", "sm_120"])
+def test_nvrtc_compiles_the_wrappers(arch: str) -> None:
+    from lepton.codegen.cuda import nvrtc
+    from lepton.codegen.cuda.source import device_source
+    from lepton.ir.diagnostics import NotInstalledError
+
+    try:
+        library = nvrtc.nvrtc()
+    except NotInstalledError:
+        pytest.skip("NVRTC is not installed")
+    wanted = [w for w in wrappers.WRAPPERS if w.arch in ("", arch)]
+    assert len(wanted) == len(wrappers.WRAPPERS) - (0 if arch == "sm_90a" else 14)
+    library.compile(device_source([wrappers.source(wanted)]), arch)
