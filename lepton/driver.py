@@ -168,7 +168,7 @@ def pipelines(targets: tuple[Target, ...], options: Options) -> list[Pipeline]:
         raise UsageError(f"cannot read the pipeline {options.passes!r}: {error.message}",
                          help='as in "fold,cse" or "fuse{max=4}"') from error
     return [asked or Pipeline(pipeline_for(t.name.split("-")[0], options.level, options.math, options.precision,
-                                           t.tiles))
+                                           t.tiles, t.float8))
             for t in targets]
 
 

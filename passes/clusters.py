@@ -23,6 +23,7 @@ from lepton.ir.op import Op, Trait
 from lepton.ir.rewrite import tensor_of
 from lepton.ir.types import DType, TensorType
 from lepton.passes.common import array_of
+from lepton.passes.float8 import FLOAT8, format_of
 
 # Anchors that compute elementwise producers of their first operand as they read it. Plug-ins add theirs.
 PROLOGUE: set[Op] = {
@@ -69,6 +70,7 @@ class Limits:
     ops: int = 24
     operands: int = 8
     outputs: int = 4
+    float8: bool = False     # products read 8-bit floats
 
 
 def clusters(graph: Graph, limits: Limits) -> list[Cluster]:
@@ -117,7 +119,7 @@ class _Grower:
 
     def grow_down(self, cluster: Cluster, most_outputs: int) -> None:
         """Take in readers of the cluster's shape, as far as at most `most_outputs` values leave it."""
-        best, bound = len(cluster.members), _narrow_bytes(cluster)
+        best, bound = len(cluster.members), self.narrow_bytes(cluster)
         while (reader := self.next_reader(cluster)) is not None:
             cluster.members.append(reader)
             self.owner[reader] = cluster
@@ -125,7 +127,7 @@ class _Grower:
                 self.grow_up(cluster)
             # What leaves narrow shall not leave wide.
             if self.few_leave(cluster, most_outputs) and bound >= max(v.tensor.dtype.bytes for v in cluster.outputs()):
-                best, bound = len(cluster.members), _narrow_bytes(cluster)
+                best, bound = len(cluster.members), self.narrow_bytes(cluster)
         for node in cluster.members[best:]:
             del self.owner[node]
         del cluster.members[best:]
@@ -134,8 +136,21 @@ class _Grower:
         """Whether few enough values leave; a norm may give levels, or halves, beside what they are made of."""
         left = cluster.outputs()
         if cluster.anchor is not None and cluster.anchor.op in PROLOGUE and len(left) == most + 1:
-            return sum(map(_is_narrowed, left)) == 1
+            return sum(map(self.is_narrowed, left)) == 1
         return len(left) <= most
+
+    def is_narrowed(self, value: Value) -> bool:
+        """Whether a value was made narrow on purpose: levels, or bf16 or 8-bit floats for products to read."""
+        node = value.producer
+        if node is None or node.op is not ops.cast:
+            return node is not None and node.op is ops.to_level
+        return node.attrs["to"] is DType.BF16 or (self.limits.float8 and node.attrs["to"] in FLOAT8)
+
+    def narrow_bytes(self, cluster: Cluster) -> int:
+        """Bytes of an element that leaves the cluster, if all were made narrow; else as many as there can be."""
+        left = cluster.outputs()
+        narrow = bool(left) and all(map(self.is_narrowed, left))
+        return max(v.tensor.dtype.bytes for v in left) if narrow else MOST
 
     def next_reader(self, cluster: Cluster) -> Node | None:
         """The first free reader that fits."""
@@ -196,26 +211,13 @@ class _Grower:
             if user not in own:
                 return False
             if user is anchor:
-                if slot != 0 or not (anchor.op in PROLOGUE or _multiplies_halves(producer, anchor)):
+                if slot != 0 or not (anchor.op in PROLOGUE or _multiplies(producer, anchor, self.limits.float8)):
                     return False
             elif not isinstance(user, Node) or user.result.tensor.shape != value.tensor.shape:
                 return False
             elif anchor is not None and anchor.op not in PROLOGUE and anchor in user.result.users:
                 return False  # products take in one cast, and read what is cast
         return True
-
-
-def _is_narrowed(value: Value) -> bool:
-    """Whether a value was made narrow on purpose: levels, or bf16 for products to read."""
-    node = value.producer
-    return node is not None and (node.op is ops.to_level or (node.op is ops.cast and node.attrs["to"] is DType.BF16))
-
-
-def _narrow_bytes(cluster: Cluster) -> int:
-    """Bytes of an element that leaves the cluster, if all were made narrow; else as many as there can be."""
-    left = cluster.outputs()
-    narrow = bool(left) and all(map(_is_narrowed, left))
-    return max(v.tensor.dtype.bytes for v in left) if narrow else MOST
 
 
 def _is_map(node: Node) -> bool:
@@ -235,14 +237,16 @@ def _is_proved(node: Node) -> bool:
     return not found
 
 
-def _multiplies_halves(cast: Node, anchor: Node) -> bool:
-    """Whether a product reads the f32 of a bf16 value, and its constant weights are bf16 values too."""
+def _multiplies(cast: Node, anchor: Node, float8: bool) -> bool:
+    """Whether a product reads the f32 of a bf16 value, and its constant weights are such too; or of 8-bit floats."""
     source, weights = cast.inputs[0], array_of(anchor.inputs[1]) if anchor.op in (ops.matmul, ops.conv) else None
-    if cast.op is not ops.cast or source is None or source.tensor.dtype is not DType.BF16 or weights is None:
+    if cast.op is not ops.cast or source is None or weights is None or weights.dtype != np.float32:
         return False
     if anchor.op is ops.matmul and (weights.ndim < 2 or source.tensor.rank < 2):
         return False
-    return weights.dtype == np.float32 and not (np.ascontiguousarray(weights).view(np.uint32) & 0xFFFF).any()
+    if float8 and source.tensor.dtype in FLOAT8:
+        return format_of(weights) is not None
+    return source.tensor.dtype is DType.BF16 and not (np.ascontiguousarray(weights).view(np.uint32) & 0xFFFF).any()
 
 
 def _reads_scalar(node: Node) -> bool:

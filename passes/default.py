@@ -11,6 +11,7 @@ from lepton.passes.coded_recurrent import CodedRecurrent
 from lepton.passes.coded_weights import CodedWeights
 from lepton.passes.cse import CSE
 from lepton.passes.device_halves import DeviceHalves
+from lepton.passes.float8 import Float8
 from lepton.passes.flush_denormals import FlushDenormals
 from lepton.passes.fold import Fold
 from lepton.passes.fold_batchnorm import FoldBatchnorm
@@ -29,9 +30,9 @@ LEVELS = (0, 1, 2, 3)
 
 
 def pipeline_for(target_family: str, level: int, math: str, precision: Precision = "f32",
-                 tiles: bool = False) -> list[Pass]:
+                 tiles: bool = False, float8: bool = False) -> list[Pass]:
     """The passes for a family of targets ("x86", "aarch64", …) at a level under a math policy. Raises UsageError.
-    `tiles`: of a target that multiplies whole tiles of bf16.
+    `tiles`: of a target that multiplies whole tiles of bf16. `float8`: of one that multiplies 8-bit floats.
 
     0: only what code generation needs. 1: fold, clean up, fuse. 2: layouts, norms and attention too. 3: all."""
     policy = next((p for p in get_args(Math) if p == math), None)
@@ -45,16 +46,18 @@ def pipeline_for(target_family: str, level: int, math: str, precision: Precision
     widen: list[Pass] = [DeviceHalves(policy)] if device else [WidenHalves(policy)]
     coded: list[Pass] = [] if device else [CodedWeights(policy, many=96 if precision == "f32" else 0),
                                          CodedRecurrent(policy)]
+    float8 = float8 and policy != "strict"
+    eights: list[Pass] = [Float8(policy)] if float8 else []
     parts: list[Pass] = [Parts()] if tiles and policy == "fast" and precision == "f32" else []
     if level == 1:
-        return [IntegerRegions(policy), *coded, *([] if device else widen), Fold(), *clean,
-                FoldBatchnorm(policy), *clean, Halves(precision, tiles), CSE(), Halves(), *parts, ToLevels(policy),
-                Fuse()]
+        return [IntegerRegions(policy), *eights, *coded, *([] if device else widen), Fold(), *clean,
+                FoldBatchnorm(policy), *clean, Halves(precision, tiles, float8), CSE(), Halves(float8=float8), *parts,
+                ToLevels(policy), Fuse(float8=float8)]
     return [
-        IntegerRegions(policy), *coded, Fold(), *clean, FoldBatchnorm(policy), *clean,
+        IntegerRegions(policy), *eights, *coded, Fold(), *clean, FoldBatchnorm(policy), *clean,
         Layout(), *clean,
         Norms(policy), Attention(policy), *widen, Matmuls(policy), Tables(),
-        FlushDenormals(policy), Halves(precision, tiles), *clean,
+        FlushDenormals(policy), Halves(precision, tiles, float8), *clean,
         *([MergeMatmuls()] if level >= 3 else []),
-        Halves(), *parts, ToLevels(policy), Fuse(),
+        Halves(float8=float8), *parts, ToLevels(policy), Fuse(float8=float8),
     ]

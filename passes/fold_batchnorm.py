@@ -12,6 +12,7 @@ from lepton.ir.tensor import Array
 from lepton.ir.types import DType
 from lepton.passes.base import RewritePass
 from lepton.passes.common import array_of, channel_vector, constant_like, elements, node_of
+from lepton.passes.float8 import multiplies_float8
 
 x, scale, bias, mean, variance = var("x scale bias mean variance")
 c, w = const("c"), const("w")
@@ -79,7 +80,7 @@ def scale_into_conv(x: Value, w: Value, b: Value | None, y: Value, c: Value) -> 
     """conv(x, w, b) * c  ->  conv(x, w * c, b * c), for c constant along the channels"""
     conv, weight = node_of(y), elements(w)
     factor, old = _per_channel(c, conv), array_of(b)
-    if factor is None or (b is not None and old is None):
+    if factor is None or (b is not None and old is None) or multiplies_float8(x, weight):
         return None
     shift = None if old is None else constant_like(old.astype(np.float64) * factor, y)
     return conv.op(x, constant_like(_scaled_filters(weight, factor, conv), y), shift, **conv.attrs)

@@ -22,11 +22,12 @@ class Fuse(Pass):
     max_ops: int = 24
     max_operands: int = 8
     max_outputs: int = 4
+    float8: bool = False
 
     def run(self, graph: Graph) -> bool:
         changed = [self.run(region) for node in graph.nodes if node.op is not ops.fusion for region in node.regions]
         order = {node: i for i, node in enumerate(graph.nodes)}
-        found = clusters(graph, Limits(self.max_ops, self.max_operands, self.max_outputs))
+        found = clusters(graph, Limits(self.max_ops, self.max_operands, self.max_outputs, self.float8))
         for cluster in found:
             cluster.members.sort(key=order.__getitem__)
             _replace(cluster)

@@ -15,6 +15,7 @@ from lepton.ir.tensor import Array, Tensor
 from lepton.ir.types import DType
 from lepton.passes.base import Pass, RewritePass, count
 from lepton.passes.common import array_of, graphs, substitute
+from lepton.passes.float8 import FLOAT8
 
 Precision = Literal["f32", "bf16", "fp16"]
 HALVES = (DType.F16, DType.BF16)
@@ -51,8 +52,9 @@ class Halves(Pass):
     """matmul(x, w)  ->  matmul(cast(cast(x, bf16), f32), w rounded to bf16)
 
     With `precision` bf16, for products with constant weights; their sums, and everything else, stay f32. Otherwise it
-    only gives each product a cast of its own where it reads a bf16 value, for fusion to take in. 3x3 convolutions that
-    do fewer multiplications in f32 stay as they are, unless the target multiplies bf16 in whole `tiles`.
+    only gives each product a cast of its own where it reads a bf16 value, or with `float8` one of 8 bits (which is
+    what a transpose between the two moves then), for fusion to take in. 3x3 convolutions that do fewer multiplications
+    in f32 stay as they are, unless the target multiplies bf16 in whole `tiles`.
 
     matmul(x, w)  ->  matmul(x, w rounded to f16)
     gather(table, i)  ->  cast(gather(table rounded to f16, i), f32)
@@ -64,6 +66,7 @@ class Halves(Pass):
     accuracy: ClassVar[Accuracy] = "approximate"
     precision: Precision = "f32"
     tiles: bool = False
+    float8: bool = False
 
     def run(self, graph: Graph) -> bool:
         changed = [self.product(node) for part in graphs(graph) for node in part.nodes
@@ -78,8 +81,8 @@ class Halves(Pass):
         weights = array_of(w)
         if weights is None or weights.dtype != np.float32 or x.tensor.rank < 2 or weights.ndim < 2:
             return False
-        narrow = x.producer.inputs[0] if x.producer is not None and x.producer.op is ops.cast else None
-        if narrow is not None and narrow.tensor.dtype is DType.BF16:
+        narrow = _under_cast(x, (DType.BF16,)) or (_under_cast(x, FLOAT8, moved=True) if self.float8 else None)
+        if narrow is not None:
             node.set_input(0, ops.cast(narrow, to=DType.F32, loc=node.loc))
             return True
         if self.precision != "bf16" or not gains(node, weights, self.tiles):
@@ -89,6 +92,18 @@ class Halves(Pass):
         node.set_input(1, ops.constant(value=Tensor.of(rounded)))
         count("products in bf16")
         return True
+
+
+def _under_cast(value: Value, kinds: tuple[DType, ...], *, moved: bool = False) -> Value | None:
+    """What the value is the cast of, if that is of these types. `moved`: or what its transpose is the cast of."""
+    node = value.producer
+    of = node.inputs[0] if node is not None else None
+    if node is None or of is None:
+        return None
+    if node.op is ops.transpose and moved:
+        narrow = _under_cast(of, kinds)
+        return None if narrow is None else ops.transpose(narrow, perm=node.attrs["perm"], loc=node.loc)
+    return of if node.op is ops.cast and of.tensor.dtype in kinds else None
 
 
 def store_halves(graph: Graph, node: Node) -> bool:

@@ -13,6 +13,7 @@ from lepton.ir.rewrite import Rule, capture, const, opt, pat, rest, rule, var
 from lepton.ir.tensor import Array
 from lepton.passes.base import RewritePass
 from lepton.passes.common import array_of, constant_like, elements, is_one_element, node_of
+from lepton.passes.float8 import multiplies_float8
 
 x, y, w = var("x y w")
 c = const("c")
@@ -150,7 +151,7 @@ def _columns(c: Value, w: Value, rank: int) -> Array | None:
 def scale_into_weights(x: Value, w: Value, c: Value, r: Value) -> Value | None:
     """matmul(x, w) * c  ->  matmul(x, w * c), for a c constant along the rows"""
     factor = _columns(c, w, r.tensor.rank)
-    if factor is None:
+    if factor is None or multiplies_float8(x, elements(w)):
         return None
     return ops.matmul(x, constant_like(elements(w) * factor, w))
 
@@ -160,7 +161,7 @@ def scale_into_weights(x: Value, w: Value, c: Value, r: Value) -> Value | None:
 def scale_into_biased(x: Value, w: Value, b: Value, c: Value, r: Value) -> Value | None:
     """(matmul(x, w) + b) * c  ->  matmul(x, w * c) + b * c, for b and c constant along the rows"""
     factor, shift = _columns(c, w, r.tensor.rank), _columns(b, w, r.tensor.rank)
-    if factor is None or shift is None:
+    if factor is None or shift is None or multiplies_float8(x, elements(w)):
         return None
     return ops.add(ops.matmul(x, constant_like(elements(w) * factor, w)), constant_like(shift * factor, w))
 

@@ -19,8 +19,7 @@ from lepton.codegen.group import Group, LowerOptions, lowers
 from lepton.codegen.kernel import Kernel, packed
 from lepton.codegen.loops import Apply, Cast, Expr, Let, Load, Ref, i64
 from lepton.codegen.lower import integer
-from lepton.codegen.lower.conv import pixels, shape_of
-from lepton.codegen.lower.conv_cost import Shape
+from lepton.codegen.lower.conv import pixels
 from lepton.codegen.lower.matmul import problem_of
 from lepton.codegen.lower.matmul_cost import Problem
 from lepton.codegen.lower.products import generic_conv, generic_matmul
@@ -107,19 +106,20 @@ class Weights:
     def dtype(self) -> DType:
         return DType.I8 if self.bytes.dtype == np.int8 else DType.U8
 
-    def matrix(self, bindings: Bindings, before: Strides) -> Matrix:
-        """As it lies, filled up; `before`: the strides of the entries of a batch, in columns."""
-        padded = np.pad(self.bytes, ((0, 0), (0, 0), (0, -self.bytes.shape[2] % RUN)))
-        step = padded.shape[-1]
-        steps = (*(s * step for s in before), step, 1)
-        return Matrix(bindings.operand(packed(padded), TensorType(self.dtype, padded.shape), steps), step)
-
     def zeros(self, bindings: Bindings, before: Strides) -> Zeros | None:
         """What the tile has to take off."""
         if self.zero is None:
             return None
         operand = bindings.operand(packed(self.zero), TensorType(DType.I32, self.zero.shape), (*before, 1))
         return Zeros(Zero(), Zero(0, operand), False)
+
+
+def filled(bindings: Bindings, weights: Array, dtype: DType, before: Strides) -> Matrix:
+    """Bytes [group, n, k] as they lie, filled up; `before`: the strides of the entries of a batch, in columns."""
+    padded = np.pad(weights, ((0, 0), (0, 0), (0, -weights.shape[2] % RUN)))
+    step = padded.shape[-1]
+    steps = (*(s * step for s in before), step, 1)
+    return Matrix(bindings.operand(packed(padded), TensorType(dtype, padded.shape), steps), step)
 
 
 def less_left(bindings: Bindings, epilogue: Epilogue, left: integer.Zeros, sums: Array, steps: Strides) -> Epilogue:
@@ -159,7 +159,7 @@ def _kernel(group: Group, options: LowerOptions, bindings: Bindings, batch: tupl
         tiles = tuple(-(-s // tile.columns) if isinstance(s, int) else s for s in before)
         right = tiles_of(bindings, tile, weights.bytes, weights.dtype, tiles)
         return kernel_of(group, bindings, DType.I32, batch, rows, n, k, left, right, epilogue, tile)
-    matrix, zeros = weights.matrix(bindings, before), weights.zeros(bindings, before)
+    matrix, zeros = filled(bindings, weights.bytes, weights.dtype, before), weights.zeros(bindings, before)
     return kernel_of(group, bindings, DType.I32, batch, rows, n, k, left, matrix, epilogue,
                      tile_of(m, n, k, entries, DType.I32, kind), zeros)
 
@@ -171,34 +171,24 @@ def _kind(left: DType, right: DType) -> str:
 @lowers(ops.conv_integer, family="cuda")
 def lower_conv_integer(group: Group, options: LowerOptions) -> Kernel:
     """A convolution of bytes with constant filters and the elementwise ops behind it; others by loops."""
-    assert group.anchor is not None
-    x, w, zx, zw = (*group.anchor.inputs, None, None)[:4]
-    assert x is not None
-    assert w is not None
-    attrs = group.anchor.attrs
-    filters, filter_zero = constant_array(group, w), constant_array(group, zw)
-    left = integer.Zeros.of(group, zx, x.tensor.dtype)
-    known = 3 <= x.tensor.rank <= 5 and isinstance(x.tensor.shape[1 if attrs["layout"] == "nchw" else -1], int)
-    if filters is None or left is None or not known or (zw is not None and filter_zero is None) or not filters.size:
+    of = integer.Windowed.of(group)
+    if of is None:
         return generic_conv(group, options)
-    fused = Fused(group)
-    shape = shape_of(group, fused, x, filters, attrs)
-    zero = np.zeros(1, np.int32) if filter_zero is None else filter_zero
+    shape = of.shape
     if shape.groups > 1 and (shape.filters < 8 or shape.depth < 8):
         return generic_conv(group, options)  # a tile would be mostly empty
     if shape.pointwise:
-        return _weighted(group, options, fused, pixels(shape), left, zero, x)
-    return _conv(group, options, fused, shape, left, zero, x)
+        return _weighted(group, options, of.fused, pixels(shape), of.left, of.zero, of.x)
+    return _conv(group, options, of)
 
 
-def _conv(group: Group, options: LowerOptions, fused: Fused, shape: Shape, left: integer.Zeros, zero: Array,
-          x: Value) -> Kernel:
+def _conv(group: Group, options: LowerOptions, of: integer.Windowed) -> Kernel:
     """Rows are output places, columns a group's filters."""
-    bindings, (rows, steps) = Bindings(), places(shape)
-    own = _zero(bindings, left)
-    factor = replace(windows(bindings, group, shape, x), fill=own)
+    shape, bindings, (rows, steps) = of.shape, Bindings(), places(of.shape)
+    own = _zero(bindings, of.left)
+    factor = replace(windows(bindings, group, shape, of.x), fill=own)
     bytes = shape.weights.transpose(0, 2, 3, 4, 1).reshape(shape.groups, shape.filters, shape.depth)
-    weights = Weights.of(bytes, zero)
-    epilogue = less_left(bindings, fused.epilogue(bindings, steps), left, weights.sums,
+    weights = Weights.of(bytes, of.zero)
+    epilogue = less_left(bindings, of.fused.epilogue(bindings, steps), of.left, weights.sums,
                          (shape.filters, *(0,) * len(rows), 1))
     return _kernel(group, options, bindings, (shape.groups,), rows, factor, weights, (shape.filters,), epilogue)

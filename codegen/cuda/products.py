@@ -35,6 +35,7 @@ from lepton.ir.core import Value
 from lepton.ir.dims import Dim, ceildiv, product
 from lepton.ir.tensor import Array
 from lepton.ir.types import DType, TensorType
+from lepton.passes.float8 import FLOAT8
 
 UNKNOWN_ROWS, UNKNOWN_COLUMNS = 256, 512   # what is taken for run-time sizes
 ENOUGH_TILES = 128                         # about the multiprocessors of a large GPU
@@ -84,6 +85,10 @@ def lower_matmul(group: Group, options: LowerOptions) -> Kernel:
     assert a is not None
     assert b is not None
     narrow = narrow_operand(a)
+    if narrow is not None and narrow.tensor.dtype in FLOAT8:
+        from lepton.codegen.cuda import float8
+
+        return float8.matmul(group, options, narrow, b)
     a = narrow or a
     if a.tensor.dtype not in (*PLAIN, *KINDS):
         return generic_matmul(group, options)
@@ -154,6 +159,10 @@ def lower_conv(group: Group, options: LowerOptions) -> Kernel:
     assert w is not None
     attrs, weights = group.anchor.attrs, constant_array(group, w)
     narrow = narrow_operand(x)
+    if narrow is not None and narrow.tensor.dtype in FLOAT8:
+        from lepton.codegen.cuda import float8
+
+        return float8.conv(group, options, narrow)
     x = narrow or x
     channels = x.tensor.shape[1 if attrs["layout"] == "nchw" else -1]
     known = x.tensor.dtype in (*PLAIN, *KINDS) and 3 <= x.tensor.rank <= 5 and isinstance(channels, int)

@@ -3,6 +3,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from lepton.codegen.cuda.templates.product import FLOAT8_KINDS
 from lepton.codegen.cuda.templates.warpgroup import Tiles, WarpgroupTile
 from lepton.codegen.kernel import packed
 from lepton.codegen.target import Target
@@ -17,7 +18,8 @@ UNKNOWN_ROWS, UNKNOWN_ENTRIES = 256, 4   # what is taken for run-time sizes
 ENOUGH_TILES = 120                       # for the multiprocessors of the GPU
 LEAST_DEPTH = 256                        # bytes of a row along k: two steps
 STAGES = {256: 4, 128: 6, 64: 8}         # by columns: as shared memory has room for
-KINDS = ("f16", "bf16", "s8s8", "u8s8")
+KINDS = ("f16", "bf16", "s8s8", "u8s8", *FLOAT8_KINDS)
+WIDEST_FLOAT8 = 128                      # columns: their threads hold two sums for each
 
 
 def warpgroup_tile(target: Target, kind: str | None, weights: Array, m: Dim, entries: Dim) -> WarpgroupTile | None:
@@ -28,6 +30,8 @@ def warpgroup_tile(target: Target, kind: str | None, weights: Array, m: Dim, ent
         return None
     for columns, stages in STAGES.items():
         tiles = -(-n // columns)
+        if kind in FLOAT8_KINDS and columns > WIDEST_FLOAT8:
+            continue
         if 4 * tiles * columns <= 5 * n and -(-rows // 128) * tiles * many >= ENOUGH_TILES:
             return WarpgroupTile(kind, columns, stages)
     return None

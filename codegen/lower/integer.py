@@ -163,22 +163,41 @@ def less_zero(bindings: Bindings, epilogue: Epilogue, zeros: Zeros, sums: Array,
 # --- convolutions ---------------------------------------------------------------------------------
 
 
+@dataclass(frozen=True, slots=True)
+class Windowed:
+    """A convolution of bytes with constant filters."""
+
+    fused: Fused
+    shape: Shape
+    x: Value
+    left: Zeros
+    zero: Array              # i32, of the filters: one, or one for each
+
+    @classmethod
+    def of(cls, group: Group) -> Windowed | None:
+        """None where filters, their zero points or the number of channels are not known."""
+        assert group.anchor is not None
+        x, w, zx, zw = (*group.anchor.inputs, None, None)[:4]
+        assert x is not None
+        assert w is not None
+        attrs = group.anchor.attrs
+        filters, zero = constant_array(group, w), constant_array(group, zw)
+        left = Zeros.of(group, zx, x.tensor.dtype)
+        known = 3 <= x.tensor.rank <= 5 and isinstance(x.tensor.shape[1 if attrs["layout"] == "nchw" else -1], int)
+        if filters is None or left is None or not known or (zw is not None and zero is None) or not filters.size:
+            return None
+        fused = Fused(group)
+        zero = np.zeros(1, np.int32) if zero is None else zero.astype(np.int32).reshape(-1)
+        return cls(fused, shape_of(group, fused, x, filters, attrs), x, left, zero)
+
+
 @lowers(ops.conv_integer)
 def lower_conv_integer(group: Group, options: LowerOptions) -> Kernel:
     """One kernel for a convolution of bytes and the elementwise ops behind it."""
-    assert group.anchor is not None
-    x, w, zx, zw = (*group.anchor.inputs, None, None)[:4]
-    assert x is not None
-    assert w is not None
-    attrs = group.anchor.attrs
-    filters, filter_zero = constant_array(group, w), constant_array(group, zw)
-    zeros = Zeros.of(group, zx, x.tensor.dtype)
-    known = 3 <= x.tensor.rank <= 5 and isinstance(x.tensor.shape[1 if attrs["layout"] == "nchw" else -1], int)
-    if filters is None or zeros is None or not known or (zw is not None and filter_zero is None) or not filters.size:
+    of = Windowed.of(group)
+    if of is None:
         return generic_conv(group, options)
-    fused = Fused(group)
-    shape = shape_of(group, fused, x, filters, attrs)
-    zero = np.zeros(1, np.int32) if filter_zero is None else filter_zero.astype(np.int32).reshape(-1)
+    fused, shape, x, zeros, zero = of.fused, of.shape, of.x, of.left, of.zero
     if shape.depthwise and shape.depth <= MOST_TAPS and zeros.value is None:
         taps = shape.weights.astype(np.float32) - zero.astype(np.float32).reshape(-1, 1, 1, 1, 1)
         like = replace(shape, dtype=DType.F32, weights=taps)

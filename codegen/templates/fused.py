@@ -16,6 +16,7 @@ from lepton.ir.core import Value
 from lepton.ir.dims import Dim
 from lepton.ir.tensor import Array, Tensor
 from lepton.ir.types import DType, TensorType
+from lepton.passes.float8 import FLOAT8
 
 Strides = tuple[Dim, ...]
 
@@ -54,11 +55,11 @@ def outer(group: Group, body_input: Value) -> Value:
 
 
 def narrow_operand(value: Value | None) -> Value | None:
-    """The bf16 body input that an anchor's f32 operand is the cast of, if it is one."""
+    """The bf16, or 8-bit float, body input that an anchor's f32 operand is the cast of, if it is one."""
     node = None if value is None else value.producer
     if node is None or node.op is not ops.cast or node.inputs[0] is None:
         return None
-    assert node.inputs[0].tensor.dtype is DType.BF16, "only casts of bf16 are fused before a product"
+    assert node.inputs[0].tensor.dtype in (DType.BF16, *FLOAT8), "only casts of these are fused before a product"
     return node.inputs[0]
 
 

@@ -38,6 +38,7 @@ from lepton.ir.diagnostics import NotInstalledError
 from lepton.ir.types import DType
 
 F32, F64, F16, BF16, I32 = DType.F32, DType.F64, DType.F16, DType.BF16, DType.I32
+E4M3, E5M2 = DType.F8E4M3FN, DType.F8E5M2
 
 
 def matrix(buffer: int, dtype: DType, *steps: int) -> Matrix:
@@ -144,7 +145,16 @@ WARPGROUPS: dict[str, tuple[DeviceBody, int, Sequence[str]]] = {
                             ("HGMMA.64x256x16.F32.BF16", *BULK)),
     "warpgroup_bytes": (by_warpgroups(WarpgroupTile("u8s8", 256, 4), DType.U8, I32), 168,
                         ("IGMMA.64x256x32.U8.S8", *BULK)),
+    "warpgroup_float8": (by_warpgroups(WarpgroupTile("e4m3e4m3", 128, 6), E4M3), 168,
+                         ("QGMMA.64x128x32.F32.E4M3.E4M3", *BULK)),
+    "warpgroup_float8_conv": (by_warpgroups(WarpgroupTile("e5m2e4m3", 64, 8), E5M2, windows=True), 168,
+                              ("QGMMA.64x64x32.F32.E5M2.E4M3", *BULK)),
 }
+FLOAT8 = {"float8": product(TensorTile("e4m3e4m3", *SHAPES[0]), E4M3),
+          "float8_conv": convolution(TensorTile("e5m2e4m3", *SHAPES[1]), E5M2)}
+# By warps: sm_120 multiplies 8-bit floats as they are; sm_90 turns them into halves, which takes registers.
+FLOAT8_GATES = {"cuda-sm120": ((168, 168), ("QMMA.16832.F32.E4M3.E4M3", "QMMA.16832.F32.E5M2.E4M3")),
+                "cuda-sm90": ((255, 184), ("HMMA.16816.F32 ", "HMMA.16816.F32 "))}
 
 
 @cache
@@ -161,11 +171,12 @@ def beside(tool: str) -> str | None:
     return next((str(p) for p in wheels if p.exists()), None) or shutil.which(tool)
 
 
-def check(kernels: dict[str, tuple[DeviceBody, int, Sequence[str]]], arch: str, folder: Path) -> None:
+def check(kernels: dict[str, tuple[DeviceBody, int, Sequence[str]]], arch: str, folder: Path,
+          target: str = "cuda-sm90") -> None:
     made = library()
     if made is None:
         pytest.skip("NVRTC is not installed")
-    texts = [body.emit_cuda(f"t_{name}", CUDA_TARGETS["cuda-sm90"]).text for name, (body, _, _) in kernels.items()]
+    texts = [body.emit_cuda(f"t_{name}", CUDA_TARGETS[target]).text for name, (body, _, _) in kernels.items()]
     image = made.compile(device_source(texts), arch)
     assert not re.findall(r"C75\d\d", image.log), image.log
     found = resources(image.log)
@@ -224,3 +235,12 @@ def test_assemblers_take_the_ptx(target: Target, tmp_path: Path) -> None:
 def test_warpgroups(tmp_path: Path) -> None:
     """ptxas also says where products of warp groups wait for each other, which they must not (C75xx)."""
     check(WARPGROUPS, "sm_90a", tmp_path)
+
+
+@pytest.mark.parametrize("target", ["cuda-sm120", pytest.param("cuda-sm90", marks=pytest.mark.slow)])
+def test_float8(target: str, tmp_path: Path) -> None:
+    most, instructions = FLOAT8_GATES[target]
+    kernels: dict[str, tuple[DeviceBody, int, Sequence[str]]] = {
+        name: (body, most[i], ("LDSM.16.M88.4", COPY, instructions[i]))
+        for i, (name, body) in enumerate(FLOAT8.items())}
+    check(kernels, CUDA_TARGETS[target].arch, tmp_path, target)

@@ -57,6 +57,13 @@ LP_MMA(lp_mma_s8s8, "m16n8k32", "s32.s8.s8.s32", i32, "r")
 LP_MMA(lp_mma_u8s8, "m16n8k32", "s32.u8.s8.s32", i32, "r")
 LP_MMA(lp_mma_s8u8, "m16n8k32", "s32.s8.u8.s32", i32, "r")
 LP_MMA(lp_mma_u8u8, "m16n8k32", "s32.u8.u8.s32", i32, "r")
+#if __CUDA_ARCH__ >= 890
+#define LP_FLOAT8
+LP_MMA(lp_mma_e4m3e4m3, "m16n8k32", "f32.e4m3.e4m3.f32", float, "f")
+LP_MMA(lp_mma_e5m2e4m3, "m16n8k32", "f32.e5m2.e4m3.f32", float, "f")
+LP_MMA(lp_mma_e4m3e5m2, "m16n8k32", "f32.e4m3.e5m2.f32", float, "f")
+LP_MMA(lp_mma_e5m2e5m2, "m16n8k32", "f32.e5m2.e5m2.f32", float, "f")
+#endif
 LP_INLINE u32 lp_to_tf32(u32 x) {  // the nearest of the numbers that tensor cores multiply
   u32 y;
   asm("cvt.rna.tf32.f32 %0, %1;" : "=r"(y) : "r"(x));
@@ -107,19 +114,24 @@ LP_INLINE u64 lp_rows128(const void *p) {  // rows of 128 bytes, chunks permuted
 #define LP_SUMS_32(c, i) LP_SUMS_16(c, i), LP_SUMS_16(c, i + 16)
 #define LP_SUMS_64(c, i) LP_SUMS_32(c, i), LP_SUMS_32(c, i + 32)
 #define LP_SUMS_128(c, i) LP_SUMS_64(c, i), LP_SUMS_64(c, i + 64)
-#define LP_PRODUCTS_OF(name, R, shape, types, more, T, c, left, right) \
-  LP_INLINE void name(T (&d)[R], u64 a, u64 b) { \
-    asm volatile("{ .reg .pred add; setp.eq.u32 add, 0, 0; wgmma.mma_async.sync.aligned." shape types " {" LP_NAMES_##R \
-                 "}, " left ", " right ", add" more "; }" : LP_SUMS_##R(c, 0) : "l"(a), "l"(b)); \
+// `add`: to what is there; otherwise sums begin anew.
+#define LP_PRODUCTS_OF(name, R, shape, types, more, T, c, left, right, adds) \
+  LP_INLINE void name(T (&d)[R], u64 a, u64 b, int add = 1) { \
+    asm volatile("{ .reg .pred add; setp.ne.b32 add, " adds ", 0; wgmma.mma_async.sync.aligned." shape types " {" \
+                 LP_NAMES_##R "}, " left ", " right ", add" more "; }" : LP_SUMS_##R(c, 0) : "l"(a), "l"(b), "r"(add)); \
   }
 #define LP_PRODUCTS(name, k, types, more, T, c) \
-  LP_PRODUCTS_OF(name, 32, "m64n64" k, types, more, T, c, "%32", "%33") \
-  LP_PRODUCTS_OF(name, 64, "m64n128" k, types, more, T, c, "%64", "%65") \
-  LP_PRODUCTS_OF(name, 128, "m64n256" k, types, more, T, c, "%128", "%129")
+  LP_PRODUCTS_OF(name, 32, "m64n64" k, types, more, T, c, "%32", "%33", "%34") \
+  LP_PRODUCTS_OF(name, 64, "m64n128" k, types, more, T, c, "%64", "%65", "%66") \
+  LP_PRODUCTS_OF(name, 128, "m64n256" k, types, more, T, c, "%128", "%129", "%130")
 LP_PRODUCTS(lp_products_f16, "k16", ".f32.f16.f16", ", 1, 1, 0, 0", float, "f")
 LP_PRODUCTS(lp_products_bf16, "k16", ".f32.bf16.bf16", ", 1, 1, 0, 0", float, "f")
 LP_PRODUCTS(lp_products_s8s8, "k32", ".s32.s8.s8", "", i32, "r")
 LP_PRODUCTS(lp_products_u8s8, "k32", ".s32.u8.s8", "", i32, "r")
+LP_PRODUCTS(lp_products_e4m3e4m3, "k32", ".f32.e4m3.e4m3", ", 1, 1", float, "f")
+LP_PRODUCTS(lp_products_e5m2e4m3, "k32", ".f32.e5m2.e4m3", ", 1, 1", float, "f")
+LP_PRODUCTS(lp_products_e4m3e5m2, "k32", ".f32.e4m3.e5m2", ", 1, 1", float, "f")
+LP_PRODUCTS(lp_products_e5m2e5m2, "k32", ".f32.e5m2.e5m2", ", 1, 1", float, "f")
 #endif
 
 LP_INLINE float lp_from_f16(u16 h) { float f; asm("cvt.f32.f16 %0, %1;" : "=f"(f) : "h"(h)); return f; }

@@ -51,6 +51,12 @@ struct Bf16 { static const int count = 2; static float of(u32 w, int i) {
 struct Tf32 { static const int count = 1; static float of(u32 w, int) {
   u32 b = w & 0xFFFFE000u; float x; memcpy(&x, &b, 4); return x; } };
 struct S8 { static const int count = 4; static i32 of(u32 w, int i) { return (i8)(w >> 8 * i); } };
+struct E5m2 { static const int count = 4; static float of(u32 w, int i) {
+  u16 h = (u16)((w >> 8 * i & 0xFF) << 8); _Float16 x; memcpy(&x, &h, 2); return (float)x; } };
+struct E4m3 { static const int count = 4; static float of(u32 w, int i) {
+  const int b = w >> 8 * i & 0xFF, e = b >> 3 & 15, m = b & 7;
+  const float x = e == 15 && m == 7 ? NAN : ldexpf(float(e ? 8 + m : m), (e ? e : 1) - 10);
+  return b >> 7 ? -x : x; } };
 struct U8 { static const int count = 4; static i32 of(u32 w, int i) { return (u8)(w >> 8 * i); } };
 }  // namespace lp_sim
 LP_INLINE void lp_load_matrices(u32 (&r)[4], const void *at) { lp_sim::load_matrices(r, at, false); }
@@ -60,6 +66,9 @@ LP_INLINE void lp_load_matrices_turned(u32 (&r)[4], const void *at) { lp_sim::lo
 LP_MMA(lp_mma_f16, float, F16, F16) LP_MMA(lp_mma_bf16, float, Bf16, Bf16) LP_MMA(lp_mma_tf32, float, Tf32, Tf32)
 LP_MMA(lp_mma_s8s8, i32, S8, S8) LP_MMA(lp_mma_u8s8, i32, U8, S8)
 LP_MMA(lp_mma_s8u8, i32, S8, U8) LP_MMA(lp_mma_u8u8, i32, U8, U8)
+#define LP_FLOAT8
+LP_MMA(lp_mma_e4m3e4m3, float, E4m3, E4m3) LP_MMA(lp_mma_e5m2e4m3, float, E5m2, E4m3)
+LP_MMA(lp_mma_e4m3e5m2, float, E4m3, E5m2) LP_MMA(lp_mma_e5m2e5m2, float, E5m2, E5m2)
 LP_INLINE u32 lp_to_tf32(u32 x) {  // to the nearest, halves away from 0
   return (x & 0x7F800000u) == 0x7F800000u ? x : (x + 0x1000u) & 0xFFFFE000u;
 }
@@ -107,9 +116,10 @@ static const unsigned char *element(u64 rows, int row, int byte) {
   if (unpublished[at / 16]) fail("a product reads what was not published");
   return shared + at;
 }
-template <class T, class Left, class Right, int R> static void products(T (&d)[R], u64 a, u64 b) {
+template <class T, class Left, class Right, int R> static void products(T (&d)[R], u64 a, u64 b, int add) {
   const int lane = now->thread % 32, first = now->thread / 32 % 4 * 16 + lane / 4;
   for (int i = 0; i < R; ++i) {
+    if (!add) d[i] = T(0);
     const int row = first + (i >> 1 & 1) * 8, column = (i >> 2) * 8 + lane % 4 * 2 + (i & 1);
     for (int k = 0; k < 32; k += 4) {
       u32 x, y;
@@ -163,8 +173,10 @@ template <int N> static inline void lp_products_wait() {
 LP_INLINE u64 lp_rows128(const void *p) {
   return u64((const unsigned char *)p - lp_sim::shared) >> 4 | 1ull << 16 | 64ull << 32 | 1ull << 62;
 }
-#define LP_PRODUCTS(name, T, Left, Right) template <int R> static inline void name(T (&d)[R], u64 a, u64 b) { \
-  auto all = [&d, a, b] { lp_sim::products<T, lp_sim::Left, lp_sim::Right, R>(d, a, b); }; \
+#define LP_PRODUCTS(name, T, Left, Right) template <int R> static inline void name(T (&d)[R], u64 a, u64 b, int add = 1) { \
+  auto all = [&d, a, b, add] { lp_sim::products<T, lp_sim::Left, lp_sim::Right, R>(d, a, b, add); }; \
   if (lp_sim::late) lp_sim::now->products.push_back(all); else all(); }
 LP_PRODUCTS(lp_products_f16, float, F16, F16) LP_PRODUCTS(lp_products_bf16, float, Bf16, Bf16)
 LP_PRODUCTS(lp_products_s8s8, i32, S8, S8) LP_PRODUCTS(lp_products_u8s8, i32, U8, S8)
+LP_PRODUCTS(lp_products_e4m3e4m3, float, E4m3, E4m3) LP_PRODUCTS(lp_products_e5m2e4m3, float, E5m2, E4m3)
+LP_PRODUCTS(lp_products_e4m3e5m2, float, E4m3, E5m2) LP_PRODUCTS(lp_products_e5m2e5m2, float, E5m2, E5m2)

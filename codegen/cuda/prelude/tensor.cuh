@@ -1,7 +1,7 @@
 // Tiles of matrix products on tensor cores. After product.cuh. Fragments are the same bytes for all kinds of numbers:
 // 16 x 32 bytes of the left factor, 8 x 32 of the right one, both with k innermost.
 #define LP_KIND(name, Type, Sum, multiply, to, from) struct name { \
-  typedef Type type; typedef Sum sum; \
+  typedef Type type; typedef Sum sum; static constexpr bool coarse = false; \
   LP_MEMBER u32 fit(u32 x) { return x; } \
   LP_MEMBER u32 pair(float x, float y) { return u32(to(x)) | u32(to(y)) << 16; } \
   LP_MEMBER float lost(float x) { return x - from(to(x)); } \
@@ -11,6 +11,22 @@ LP_KIND(lp_bf16, u16, float, lp_mma_bf16, lp_to_bf16, lp_from_bf16)
 LP_KIND(lp_s8s8, u8, i32, lp_mma_s8s8, u8, float) LP_KIND(lp_u8s8, u8, i32, lp_mma_u8s8, u8, float)
 LP_KIND(lp_s8u8, u8, i32, lp_mma_s8u8, u8, float) LP_KIND(lp_u8u8, u8, i32, lp_mma_u8u8, u8, float)
 #undef LP_KIND
+// 8-bit floats, left and right. `coarse`: tensor cores keep fewer bits of sums than f32 has, so a few products at a time
+// are summed there, and the rest in f32.
+#ifdef LP_FLOAT8
+#define LP_KIND(name, multiply) struct name { \
+  typedef u8 type; typedef float sum; static constexpr bool coarse = true; \
+  LP_MEMBER u32 fit(u32 x) { return x; } \
+  LP_MEMBER void mul(float (&d)[4], const u32 (&a)[4], u32 b0, u32 b1) { \
+    float part[4] = {0.0f, 0.0f, 0.0f, 0.0f}; \
+    multiply(part, a, b0, b1); \
+    LP_UNROLL \
+    for (int e = 0; e < 4; ++e) d[e] += part[e]; \
+  } };
+LP_KIND(lp_e4m3e4m3, lp_mma_e4m3e4m3) LP_KIND(lp_e5m2e4m3, lp_mma_e5m2e4m3)
+LP_KIND(lp_e4m3e5m2, lp_mma_e4m3e5m2) LP_KIND(lp_e5m2e5m2, lp_mma_e5m2e5m2)
+#undef LP_KIND
+#endif
 struct lp_tf32 {
   typedef float type;
   typedef float sum;

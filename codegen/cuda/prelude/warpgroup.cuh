@@ -1,9 +1,10 @@
 // Tiles of matrix products by warp groups (sm_90a): one of them brings what two others multiply. After tensor.cuh.
 #ifdef LP_WARPGROUPS
-template <int R> LP_INLINE void lp_products(lp_f16, float (&d)[R], u64 a, u64 b) { lp_products_f16(d, a, b); }
-template <int R> LP_INLINE void lp_products(lp_bf16, float (&d)[R], u64 a, u64 b) { lp_products_bf16(d, a, b); }
-template <int R> LP_INLINE void lp_products(lp_s8s8, i32 (&d)[R], u64 a, u64 b) { lp_products_s8s8(d, a, b); }
-template <int R> LP_INLINE void lp_products(lp_u8s8, i32 (&d)[R], u64 a, u64 b) { lp_products_u8s8(d, a, b); }
+#define LP_OF_KIND(kind, T) template <int R> LP_INLINE void lp_products(lp_##kind, T (&d)[R], u64 a, u64 b, int add) { \
+  lp_products_##kind(d, a, b, add); }
+LP_OF_KIND(f16, float) LP_OF_KIND(bf16, float) LP_OF_KIND(s8s8, i32) LP_OF_KIND(u8s8, i32)
+LP_OF_KIND(e4m3e4m3, float) LP_OF_KIND(e5m2e4m3, float) LP_OF_KIND(e4m3e5m2, float) LP_OF_KIND(e5m2e5m2, float)
+#undef LP_OF_KIND
 
 // 128 x BN elements, steps of 128 bytes along k in a ring of Stages places. The left factor is a source, copied 16 bytes
 // at a time; the right one was packed when the model was compiled, a place's bytes as they lie in it, and comes as one.
@@ -68,23 +69,39 @@ template <class Kind, int BN, int Stages> struct lp_warpgroup_tile {
   template <class Out> LP_METHOD static void multiply(int m0, int n0, int ks, unsigned char *shared, int &step,
                                                       const Out &out) {
     const int thread = int(LP_THREAD) - 128, lane = thread % 32, steps = (ks + BK - 1) / BK;
-    Sum acc[BN / 2];
+    constexpr bool coarse = Kind::coarse;
+    Sum acc[BN / 2], part[coarse ? BN / 2 : 1];  // `part`: of one step
     LP_UNROLL
     for (int i = 0; i < BN / 2; ++i) acc[i] = Sum(0);
+    if constexpr (coarse)
+      LP_UNROLL
+      for (int i = 0; i < BN / 2; ++i) part[i] = Sum(0);
     for (int s = 0; s < steps; ++s, ++step) {
       const int at = step % Stages;
       const unsigned char *from = shared + at * stage;
       lp_barrier_wait(full(shared, at), step / Stages & 1);
       lp_products_begin();
+      const unsigned char *left = from + thread / 128 * 8192, *right = from + BM * 128;
       LP_UNROLL
-      for (int k = 0; k < 4; ++k)
-        lp_products(Kind(), acc, lp_rows128(from + thread / 128 * 8192 + k * 32), lp_rows128(from + BM * 128 + k * 32));
+      for (int k = 0; k < 4; ++k) {
+        if constexpr (coarse) lp_products(Kind(), part, lp_rows128(left + k * 32), lp_rows128(right + k * 32), k > 0);
+        else lp_products(Kind(), acc, lp_rows128(left + k * 32), lp_rows128(right + k * 32), 1);
+      }
       lp_products_commit();
-      lp_products_wait<1>();
-      if (s > 0 && lane == 0) lp_barrier_arrive(empty(shared, (step - 1) % Stages));
+      if constexpr (coarse) {
+        lp_products_wait<0>();
+        if (lane == 0) lp_barrier_arrive(empty(shared, at));
+        LP_UNROLL
+        for (int i = 0; i < BN / 2; ++i) acc[i] += part[i];
+      } else {
+        lp_products_wait<1>();
+        if (s > 0 && lane == 0) lp_barrier_arrive(empty(shared, (step - 1) % Stages));
+      }
     }
-    lp_products_wait<0>();
-    if (steps > 0 && lane == 0) lp_barrier_arrive(empty(shared, (step - 1) % Stages));
+    if constexpr (!coarse) {
+      lp_products_wait<0>();
+      if (steps > 0 && lane == 0) lp_barrier_arrive(empty(shared, (step - 1) % Stages));
+    }
     const int row = m0 + thread / 32 * 16 + lane / 4;
     LP_UNROLL
     for (int i = 0; i < BN / 2; i += 2) {

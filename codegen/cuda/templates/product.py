@@ -13,6 +13,7 @@ from lepton.codegen.templates.epilogue import Epilogue, Operand
 from lepton.ir.types import DType
 
 Sizes: TypeAlias = tuple[Size, ...]
+FLOAT8_KINDS = ("e4m3e4m3", "e5m2e4m3", "e4m3e5m2", "e5m2e5m2")   # left and right factor
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,7 +184,8 @@ class Product(DeviceBody):
         tile, copied = self.tile, isinstance(self.tile, TensorTile)
         geometry = Geometry(tile.threads, 1, tile.shared_bytes(self.dtype))
         roomy = self.dtype.bytes == 8 or self.zeros is not None or (  # half the registers are too few
-            isinstance(tile, TensorTile) and (tile.kind == "tf32x3" or isinstance(self.a, Windows)))
+            isinstance(tile, TensorTile) and (tile.kind == "tf32x3" or isinstance(self.a, Windows) or (
+                tile.kind in FLOAT8_KINDS and target.warpgroups)))  # sm_90 makes halves of 8-bit floats
         batch = [f"c{i}" for i in range(len(self.batch))]
         text = [
             self.head(symbol, tile.threads, self.reads, self.epilogue.stores, 1 if roomy else 2),
