@@ -114,7 +114,7 @@ def lower_conv_transpose(group: Group, options: LowerOptions) -> Kernel:
     assert x is not None
     assert w is not None
     attrs, weights = node.attrs, constant_array(group, w)
-    fixed = all(isinstance(p, int) for p in (*attrs["pads_begin"], *attrs["pads_end"]))
+    fixed = all(isinstance(p, int) for p in (*attrs["pads_begin"], *attrs["pads_end"], _channels(x, attrs)))
     suits = x.tensor.dtype in (DType.F32, DType.F64) and 3 <= x.tensor.rank <= 5 and fixed
     if weights is None or not suits or int(np.prod(attrs["strides"])) > MOST_PHASES:
         return generic_conv_transpose(group, options)
@@ -133,6 +133,10 @@ def lower_conv_transpose(group: Group, options: LowerOptions) -> Kernel:
             continue
         made.append(direct_body(bindings, options.target, shape, view, fused.epilogue(bindings, shape.views, offsets)))
     return kernel_of(group, bindings, made, t.flops)
+
+
+def _channels(x: Value, attrs: Any) -> Dim:
+    return x.tensor.shape[1 if attrs["layout"] == "nchw" else -1]
 
 
 def kernel_of(group: Group, bindings: Bindings, made: Sequence[Made], flops: Dim) -> Kernel:

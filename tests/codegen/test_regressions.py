@@ -5,6 +5,7 @@ import numpy as np
 import onnx.parser
 import pytest
 from onnx import TensorProto, helper, numpy_helper
+from onnx.reference import ReferenceEvaluator
 
 import lepton
 
@@ -149,3 +150,20 @@ def test_levels_of_what_has_no_scale(x: list[float]) -> None:
     want = onnxruntime.InferenceSession(proto.SerializeToString()).run(None, feeds)
     for got, wanted in zip(lepton.compile(proto).run(feeds).values(), want, strict=True):
         np.testing.assert_array_equal(got, wanted)
+
+
+@pytest.mark.parametrize("level", [0, 3])
+@pytest.mark.parametrize("op", ["Conv", "ConvTranspose"])
+def test_channels_that_only_the_weights_know(op: str, level: int) -> None:
+    """An input whose channels are open: the distance of its rows is no number, and tiles of several rows want one."""
+    rng = np.random.default_rng(0)
+    x, w = rng.standard_normal((2, 2, 9, 6), np.float32), rng.standard_normal((2, 2, 3, 3), np.float32)
+    graph = helper.make_graph(
+        [helper.make_node(op, ["x", "w"], ["y"], pads=[1] * 4, strides=[2, 1])], "g",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, (2, "C", 9, 6))],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, None)], [numpy_helper.from_array(w, "w")])
+    source = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=10)
+    model = lepton.compile(source, level=level)
+    np.testing.assert_allclose(model(x), ReferenceEvaluator(source).run(None, {"x": x})[0], rtol=1e-4, atol=1e-5)
+    with pytest.raises(lepton.LeptonError, match="C"):
+        model(x[:, :1])
