@@ -26,6 +26,7 @@ TINY_S = 2e-6             # kernels shorter than this pay mostly for being calle
 SHORT_SUM = 64            # products per result below which a matrix product pays for its beginnings and ends
 CURVES = ("exp", "erf", "tanh", "sigmoid", "gelu", "log", "sin", "cos", "softmax", "pow", "silu", "mish", "softplus")
 MOVES = ("transpose", "copy", "gather", "slice", "pad")
+MOVERS = ("TransposeBody", "InterleaveBody")
 KNOWN = {                 # what a kernel does that its count of operations does not show, by a word of its name
     "attention": "exponentials and sums between its products are not counted",
     "norm": "rows are gone over more than once",
@@ -156,7 +157,7 @@ def _remarks(kernel: Kernel, ceilings: Ceilings) -> Iterator[str]:
         yield f"{kernel.tasks} task(s) for {ceilings.threads} threads"
     if curves := [name for name in CURVES if name in names]:
         yield f"{', '.join(curves)}: dozens of instructions counted as one"
-    if kernel.name.startswith(MOVES) or type(body).__name__ == "TransposeBody":
+    if kernel.name.startswith(MOVES) or type(body).__name__ in MOVERS:
         yield "moves elements, computes nothing"
     if type(body).__name__ == "Depthwise":
         yield "depthwise: one product per element read"
@@ -199,7 +200,7 @@ def _row(work: Work, seconds: float, total: float, ceilings: Ceilings) -> Row:
 def _peak(work: Work, ceilings: Ceilings) -> float:
     """Products and sums come in pairs; the single operations of loops do not."""
     peak = ceilings.operations[work.dot]
-    return peak / 2 if work.kind in ("LoopBody", "TransposeBody") else peak
+    return peak / 2 if work.kind in ("LoopBody", *MOVERS) else peak
 
 
 def _why(work: Work, seconds: float, share: float | None, bound: str, computing: float, carried: float) -> str:

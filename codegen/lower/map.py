@@ -6,6 +6,7 @@ from lepton.codegen.kernel import Kernel
 from lepton.codegen.llvm.math import LIBM, VECTOR
 from lepton.codegen.llvm.narrow import NARROW
 from lepton.codegen.loops import Apply, Expr, Let, Ref, Stmt, Store, walk
+from lepton.codegen.lower.interleave import interleave_kernel
 from lepton.codegen.lower.nest import (
     Nest,
     Space,
@@ -38,8 +39,10 @@ def elementwise(group: Group, options: LowerOptions) -> Kernel:
         raise UnsupportedError(f"a fused map with outputs of several shapes ({group.name})")
     views = [broadcast_strides(group.accesses[v], shape) for v in (*group.inputs, *group.outputs)]
     space, _ = collapse(shape, views)
-    if options.target.family == "cpu" and not group.body.nodes and (copy := transpose_kernel(group, space, options)):
-        return copy
+    if options.target.family == "cpu" and not group.body.nodes:
+        copy = transpose_kernel(group, space, options) or interleave_kernel(group, space, options)
+        if copy is not None:
+            return copy
     return map_kernel(group, _ordered(space, len(group.inputs)))
 
 

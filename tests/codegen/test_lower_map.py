@@ -9,7 +9,10 @@ import pytest
 import lepton.codegen.lower  # noqa: F401
 from lepton.codegen.group import LowerOptions, copy_group
 from lepton.codegen.kernel import Access, dense_strides
-from lepton.codegen.target import Target
+from lepton.codegen.llvm.builder import Module
+from lepton.codegen.llvm.machine import compile_module, count_spills
+from lepton.codegen.lower.interleave import InterleaveBody
+from lepton.codegen.target import TARGETS, Target
 from lepton.ir import ops
 from lepton.ir.core import Graph, Node, Value
 from lepton.ir.dims import Dim, sym
@@ -167,3 +170,21 @@ def _permuted(shape: Any, perm: tuple[int, ...]) -> Any:
 def test_transpose(target: Target, shape: tuple[int, ...], perm: tuple[int, ...], dynamic: bool) -> None:
     for dtype in (DType.F32, DType.U8, DType.F16, DType.I64):
         copied(shape, perm, dtype, target, dynamic)
+
+
+@targets
+@pytest.mark.parametrize("dynamic", [False, True])
+@pytest.mark.parametrize("shape", [(1, 9, 7, 2), (2, 110, 101, 3), (3, 4, 4, 4), (1, 5, 3, 3), (1, 1, 33, 4)], ids=str)
+def test_planes_become_pixels(target: Target, shape: tuple[int, ...], dynamic: bool) -> None:
+    for dtype in (DType.F32, DType.U8, DType.BF16, DType.F64):
+        copied(shape, (0, 3, 1, 2), dtype, target, dynamic)
+
+
+@pytest.mark.parametrize("channels", [2, 3, 4])
+@pytest.mark.parametrize("width", [1, 4])
+def test_pixels_spill_nothing(channels: int, width: int) -> None:
+    body = InterleaveBody(width, (2,), (channels * 4096,), (channels * 4096,), 4096, channels, 4096, 1024, 4)
+    for name in ("x86-avx2", "x86-avx512", "aarch64-neon"):
+        module = Module()
+        body.emit(module, "kernel", TARGETS[name])
+        assert count_spills(compile_module(str(module), TARGETS[name], asm=True))["kernel"] == 0, name
