@@ -2,8 +2,9 @@
 
 Each model is quantised by recipes that leave more and more layers in f32, plain int8 first, until one is within the
 limit on data set aside for that (which layers: those that hurt most alone, measured for the noisiest); it is judged on
-data that neither calibrated nor chose. Exit status 1: some task is outside its limit there. `--json FILE` keeps the
-rows."""
+data that neither calibrated nor chose. Beside it stands ONNX Runtime's static quantiser, as its documentation advises
+to use it, on the same calibration data, all layers in bytes, answered by ONNX Runtime. Exit status 1: some task is
+outside its limit. `--json FILE` keeps the rows."""
 from __future__ import annotations
 
 import argparse
@@ -17,6 +18,7 @@ from pathlib import Path
 import numpy as np
 
 import lepton
+from benchmarks.compression import peer
 from benchmarks.compression.tasks import TASKS, Part, Task
 from lepton.artifact import Model
 from lepton.compress import Calibration, Recipe
@@ -32,13 +34,16 @@ ALONE = 16                             # layers at most that are tried alone
 
 @dataclass(frozen=True)
 class Row:
-    """What a task came to, on its test data."""
+    """What a task came to, on its test data: in f32, with all layers in bytes, by the recipe that was chosen, and by
+    ONNX Runtime's quantiser."""
 
     task: str
     metric: str
     runs: int
     before: float
+    plain: float
     after: float
+    peer: float
     within: bool
     recipe: str
     layers: int
@@ -48,12 +53,14 @@ class Row:
 
 @dataclass(frozen=True, eq=False)
 class Judged:
-    """A part's quantised model and what it and the float one answer on the test data."""
+    """A part's quantised model, and what the float one, it, plain int8 and the peer's answer on the test data."""
 
     recipe: Recipe
     layers: int
     got: Outputs
     want: Outputs
+    plain: Outputs
+    peer: Outputs
     faster: float
 
 
@@ -82,14 +89,18 @@ def quantise(task: Task, part: Part) -> Judged:
         alone = {name: scored(Recipe(only=(name,)))[1] for name in noisy[:ALONE]}
         return [*sorted(alone, key=lambda name: alone[name]), *noisy[ALONE:]]
 
+    plain: Model | None = None
     for recipe in recipes(hurting):
         small, score = scored(recipe)
+        plain = plain or small
         print(f"  {told(vars(replace(recipe, skip=())))}, {len(recipe.skip)} in f32: {score:.5f}, wanted {least:.5f}",
               file=sys.stderr)
         if score >= least:
             break
-    got, wanted = answers(small, part.test), answers(whole, part.test)
-    return Judged(recipe, len(noisy), got, wanted, ratio(whole, small, part.test[0]))
+    assert plain is not None
+    got, wanted, first = (answers(model, part.test) for model in (small, whole, plain))
+    others = peer.answers(peer.quantised(part.model, part.calibration), part.test)
+    return Judged(recipe, len(noisy), got, wanted, first, others, ratio(whole, small, part.test[0]))
 
 
 def ratio(slow: Model, fast: Model, run: Run, seconds: float = 1.0) -> float:
@@ -111,20 +122,25 @@ def judge(task: Task) -> Row:
     tests = [part.test for part in parts]
     weights = [len(test) for test in tests]
     pairs = list(zip(done, tests, strict=True))
-    before = float(np.average([task.score(d.want, d.want, test) for d, test in pairs], weights=weights))
-    after = float(np.average([task.score(d.got, d.want, test) for d, test in pairs], weights=weights))
+
+    def mean(which: Callable[[Judged], Outputs]) -> float:
+        return float(np.average([task.score(which(d), d.want, test) for d, test in pairs], weights=weights))
+
+    before, after = mean(lambda d: d.want), mean(lambda d: d.got)
     most = max(done, key=lambda d: len(d.recipe.skip))
-    return Row(task.name, task.metric, sum(weights), before, after, after >= task.least(before) - 1e-9,
+    return Row(task.name, task.metric, sum(weights), before, mean(lambda d: d.plain), after, mean(lambda d: d.peer),
+               after >= task.least(before) - 1e-9,
                told(vars(replace(most.recipe, skip=()))), most.layers, len(most.recipe.skip),
                float(np.median([d.faster for d in done])))
 
 
 def table(rows: Sequence[Row]) -> str:
-    lines = ["| task | metric | runs | f32 | int8 | change | layers in f32 | faster | recipe |",
-             "|---|---|--:|--:|--:|--:|--:|--:|---|"]
+    lines = ["| task | metric | runs | f32 | ONNX Runtime's int8 | Lepton's, all layers | Lepton's, chosen | change | "
+             "layers in f32 | faster | recipe |", "|---|---|--:|--:|--:|--:|--:|--:|--:|--:|---|"]
     for r in rows:
         missed = "" if r.within else " (missed)"
-        lines.append(f"| {r.task} | {r.metric} | {r.runs} | {r.before:.4f} | {r.after:.4f} | "
+        lines.append(f"| {r.task} | {r.metric} | {r.runs} | {r.before:.4f} | {r.peer:.4f} | {r.plain:.4f} | "
+                     f"{r.after:.4f} | "
                      f"{r.after - r.before:+.4f}{missed} | {r.kept} of {r.layers} | {r.faster:.2f}× | {r.recipe} |")
     return "\n".join(lines)
 
