@@ -94,8 +94,9 @@ def judge(task: Task, part: Part, small: lepton.Model, options: argparse.Namespa
 
 
 def table(rows: Sequence[Row]) -> str:
-    lines = ["| model | recipe | points | processor minutes | top1, held out half | top1, test data | own metric, test data | "
-             "faster | smaller | plain int8: top1, faster, smaller |", "|---|---|--:|--:|--:|--:|--:|--:|--:|--:|"]
+    lines = ["| model | recipe | points | processor minutes | top1, held out half | top1, test data | "
+             "own metric, test data | faster | smaller | plain int8: top1, faster, smaller |",
+             "|---|---|--:|--:|--:|--:|--:|--:|--:|--:|"]
     for r in rows:
         held, plain = r.report["score"]["held out"], r.report["plain int8"]
         missed = "" if r.within else " (outside)"
