@@ -10,6 +10,7 @@ import weakref
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from numbers import Integral
 from typing import Any
 
 import numpy as np
@@ -68,6 +69,13 @@ class Code:
         raise kinds.get(status, LeptonError)(words) from error
 
 
+def checked_threads(threads: object) -> int:
+    """Raises UsageError."""
+    if not isinstance(threads, Integral) or not 0 <= threads < 2**31:
+        raise UsageError(f"threads is {threads!r}; 0 means as many as the process may use")
+    return int(threads)
+
+
 def destroy(code: Code, session: Any, kept: object = None) -> None:
     """End a session of `code`'s."""
     lib.lpt_call_destroy(code.api, session)
@@ -77,8 +85,7 @@ class Session:
     """Memory to run a model in. Runs of one session wait for each other: give each thread its own."""
 
     def __init__(self, model: Model, threads: int) -> None:
-        if not 0 <= threads < 2**31:
-            raise UsageError(f"threads is {threads}; 0 means as many as the process may use")
+        threads = checked_threads(threads)
         self.model = model
         self._code = model._code
         rows, kept = functions.rows(self._code.functions, model._functions)
@@ -148,8 +155,8 @@ class Session:
 
     def seed(self, seed: int) -> None:
         """The next run draws at random what the first run of a new session with this seed draws (0 to 2**64 - 1)."""
-        if not 0 <= seed < 2**64:
-            raise UsageError(f"seed {seed}; it must fit 64 bits without a sign")
+        if not isinstance(seed, Integral) or not 0 <= seed < 2**64:
+            raise UsageError(f"seed {seed!r}; it must fit 64 bits without a sign")
         with self._lock:
             self._code.check(lib.lpt_call_seed(self._code.api, self._handle, seed), self._handle)
 
@@ -276,7 +283,7 @@ class Model:
 
     def __init__(self, code: Code, threads: int = 0) -> None:
         api = code.api
-        self._code, self._threads = code, threads
+        self._code, self._threads = code, checked_threads(threads)
         self._making = threading.Lock()
         self._functions: dict[str, functions.Registered] = {}
         self.target: str | None = ffi.string(api.target).decode() if api.target else None

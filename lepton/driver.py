@@ -5,10 +5,11 @@ import json
 import os
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields, replace
 from importlib import metadata
+from numbers import Integral, Real
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -80,6 +81,7 @@ class Options:
         if unknown := sorted(options.keys() - known):
             raise UsageError(f"unknown option {', '.join(unknown)}", help=f"known: {', '.join(sorted(known))}")
         made = cls(**options)
+        _check_kinds(made, cls())
         if made.level not in (0, 1, 2, 3):
             raise UsageError(f"optimisation level {made.level}; there are 0, 1, 2 and 3")
         if made.math not in ("strict", "default", "fast"):
@@ -95,6 +97,15 @@ class Options:
         if made.threads < 0:
             raise UsageError(f"{made.threads} threads; 0 stands for one per core")
         return made
+
+
+def _check_kinds(made: Options, usual: Options) -> None:
+    """Raises UsageError for an option that is not of the kind its default is of."""
+    kinds = {str: (str, os.PathLike), int: Integral, float: Real, bool: bool, tuple: Sequence, dict: Mapping}
+    for f in fields(made):
+        value, kind = getattr(made, f.name), type(getattr(usual, f.name))
+        if not isinstance(value, kinds[kind]) or (kind is tuple and isinstance(value, str)):
+            raise UsageError(f"{f.name} is {value!r}, a {type(value).__name__}; it must be a {kind.__name__}")
 
 
 @dataclass

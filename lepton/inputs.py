@@ -218,7 +218,7 @@ def _strings(text: str, what: str) -> Any:
         array = np.asarray(value)
         if array.dtype.kind != "U" and array.size:
             raise ValueError("only strings can be written here")
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UsageError(f"{what}: {error}") from error
     return array.astype(object) if array.ndim else str(array)
 
@@ -231,7 +231,7 @@ def _numbers(text: str, what: str) -> Array:
             raise ValueError("only numbers can be written here")
     except json.JSONDecodeError as error:
         raise UsageError(f"{what}: neither a number nor a list of numbers", help="a file is NAME=@FILE.npy") from error
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, RecursionError) as error:
         raise UsageError(f"{what}: {error}") from error
     return array
 

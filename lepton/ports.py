@@ -126,6 +126,8 @@ def read_strings(rows: Any, shape: tuple[int, ...]) -> Array:
 
 
 def _to_numpy(value: object, port: Port) -> Array:
+    if isinstance(value, np.ma.MaskedArray) and np.ma.is_masked(value):
+        raise UsageError(f"input '{port.name}': some of its elements are masked", help="give them values: x.filled(0)")
     try:
         if hasattr(value, "__dlpack__") and not isinstance(value, (np.ndarray, np.generic)):
             return np.from_dlpack(value)

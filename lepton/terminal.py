@@ -241,7 +241,7 @@ def parse_structure(words: Sequence[str]) -> dict[str, Any]:
             if not name or not equals or name in found:
                 raise ValueError("given twice" if name in found else "no NAME=")
             found[name] = json.loads(text)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise UsageError(f"--structure {word}: {error}",
                              help="x=3 members, x=[[2,3],[4,3]] their shapes, x=null none, x=true one") from error
     return found

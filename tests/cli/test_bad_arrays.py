@@ -16,7 +16,8 @@ from tests.cli import models
     (np.ones((2, 15), np.float32), "x"), (np.ones(16, np.float32), "x"), (np.ones((1, 1, 16), np.float32), "x"),
     (np.ones((2, 16), np.float64), "expected f32"), (np.ones((2, 16), ">f4"), "expected f32"), ("text", "expected f32"),
     (None, "expected f32"), ([[1.0, 2.0], [3.0]], "cannot read"), (object, "expected f32"),
-], ids=str)
+    (np.ma.masked_less(np.zeros((2, 16), np.float32), 1), "masked"),
+], ids=lambda x: x if isinstance(x, str) else type(x).__name__)
 def test_wrong_arrays(artifact: Path, x: object, said: str) -> None:
     model = lepton.load(artifact)
     for call_it in (lambda: model(x), lambda: model.run({"x": x})):
@@ -26,6 +27,28 @@ def test_wrong_arrays(artifact: Path, x: object, said: str) -> None:
         assert said in str(caught.value)
     good = np.ones((2, 16), np.float32)
     np.testing.assert_allclose(model(good), models.mlp_answer(good), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("option", [
+    {"level": "2"}, {"target": 5}, {"dims": 3}, {"structure": [1]}, {"values": "x"}, {"threads": 1.5}, {"threads": -1},
+    {"plugins": "one.py"}, {"seed": "7"}, {"tune": "60s"}, {"self_check": "no"}, {"math": None},
+], ids=str)
+def test_options_of_another_kind(option: dict[str, object]) -> None:
+    with pytest.raises(LeptonError, match=next(iter(option))) as caught:
+        lepton.compile(models.mlp(), **option)
+    assert caught.value.exit == 2
+
+
+def test_threads_and_seeds_are_numbers(artifact: Path) -> None:
+    model = lepton.load(artifact, threads=np.int64(1))
+    for threads in (-1, 2**31, "2", 1.5):
+        with pytest.raises(LeptonError, match="threads is"):
+            model.session(threads)
+        with pytest.raises(LeptonError, match="threads is"):
+            lepton.load(artifact, threads=threads)
+    for seed in (-1, 2**64, "1", 0.5):
+        with pytest.raises(LeptonError, match="seed"):
+            model.session().seed(seed)
 
 
 def test_strides_are_understood(artifact: Path) -> None:

@@ -73,6 +73,7 @@ def test_sizes_come_from_arrays_options_and_defaults() -> None:
     (['n="a"'], {"H": 1}, "only numbers"),
     (["n={}"], {"H": 1}, "only numbers"),
     (["n=[[1],[2,3]]"], {"H": 1}, "-i n="),
+    (["n=" + 5000 * "["], {"H": 1}, "-i n=.*recursion"),
 ])
 def test_refuses(given: list[str], sizes: dict[str, int], words: str) -> None:
     ports = [_port("x", np.float32, 2, "H"), _port("n", np.int64)]
