@@ -143,6 +143,14 @@ def test_attention(dtype: DType, depth: int, width: int) -> None:
     check(node, arrays, Attention, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize("dtype", [DType.F32, DType.F16])
+def test_attention_over_nothing_is_zero(dtype: DType) -> None:
+    shapes = ((1, 2, 5, 16), (1, 2, 0, 16), (1, 2, 0, 8))
+    q, k, v = (harness.value(x, dtype) for x in shapes)
+    arrays = {x: random(shape, dtype) for x, shape in zip((q, k, v), shapes, strict=True)}
+    check(ops.attention.node(q, k, v, scale=0.25), arrays, Attention)
+
+
 def test_rows_of_any_length_of_attention() -> None:
     shapes = ((1, 1, 3, 300), (1, 1, 5, 300), (1, 1, 5, 300))
     q, k, v = map(harness.value, shapes)

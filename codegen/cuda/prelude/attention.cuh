@@ -75,6 +75,7 @@ template <class T, int BM, int D, int E> struct lp_attention {
     LP_UNROLL
     for (int i = 0; i < 4; ++i) {
       for (int by = 4; by > 0; by /= 2) sum[i] += lp_shuffle_xor_of(sum[i], by);
+      if (length <= 0) sum[i] = T(1);  // nothing to weigh: 0
       LP_UNROLL
       for (int q = 0; q < QE; ++q) {
         T row[4];
@@ -172,6 +173,7 @@ template <class Kind, int D, int E, int Stages, bool Exact> struct lp_tensor_att
     for (int h = 0; h < 2; ++h) {
       sum[h] += lp_shuffle_xor_of(sum[h], 1);
       sum[h] += lp_shuffle_xor_of(sum[h], 2);
+      if (length <= 0) sum[h] = 1.0f;  // nothing to weigh: 0
       LP_UNROLL
       for (int i = 0; i < EP / 8; ++i) {
         const float row[2] = {acc[i][h * 2] / sum[h], acc[i][h * 2 + 1] / sum[h]};
