@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from importlib import import_module
 from importlib.util import find_spec
@@ -85,16 +85,40 @@ def tensors(arrays: Mapping[str, Any]) -> dict[str, Any]:
 
 
 class Network:
-    """An ONNX file as torch runs it, by onnx2torch."""
+    """An ONNX file as torch runs it, by onnx2torch, for inputs of these sizes."""
 
     def __init__(self, path: Path, feeds: Mapping[str, Any]) -> None:
-        self.net = import_module("onnx2torch").convert(str(path)).to(place()).eval()
         self.arguments = list(tensors(feeds).values())
+        self.net = fixed(import_module("onnx2torch").convert(str(path)).to(place()).eval(), self.arguments)
 
     def ms(self, way: str, until: float) -> float:
         """The median by one of WAYS."""
         with import_module("torch").no_grad():
             return median_ms(WAYS[way](self), until)
+
+
+def fixed(net: Any, arguments: Sequence[Any]) -> Any:
+    """With sizes as numbers where onnx2torch reads them from tensors: on a GPU that waits, which no CUDA graph holds,
+    and torch.compile cannot follow it."""
+    torch = import_module("torch")
+    with torch.no_grad():
+        import_module("torch.fx.passes.shape_prop").ShapeProp(net).propagate(*arguments)
+    sizes: tuple[Any, ...]
+    for node in list(net.graph.nodes):
+        module: Any = net.get_submodule(node.target) if node.op == "call_module" else None
+        made = node.meta.get("tensor_meta")
+        match type(module).__name__:
+            case "OnnxReshape":
+                function, sizes = torch.reshape, (tuple(made.shape),)
+            case "OnnxSplit13":
+                function, sizes = torch.split, ([m.shape[module.axis] for m in made], module.axis)
+            case _:
+                continue
+        with net.graph.inserting_before(node):
+            node.replace_all_uses_with(net.graph.call_function(function, (node.args[0], *sizes)))
+        net.graph.erase_node(node)
+    net.recompile()
+    return net
 
 
 def compiled(mode: str, network: Network) -> Call:
