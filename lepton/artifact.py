@@ -69,9 +69,9 @@ class Code:
         raise kinds.get(status, LeptonError)(words) from error
 
 
-def checked_threads(threads: object) -> int:
+def checked_threads(threads: Any) -> int:
     """Raises UsageError."""
-    if not isinstance(threads, Integral) or not 0 <= threads < 2**31:
+    if not isinstance(threads, Integral) or not 0 <= int(threads) < 2**31:
         raise UsageError(f"threads is {threads!r}; 0 means as many as the process may use")
     return int(threads)
 
@@ -155,7 +155,8 @@ class Session:
 
     def seed(self, seed: int) -> None:
         """The next run draws at random what the first run of a new session with this seed draws (0 to 2**64 - 1)."""
-        if not isinstance(seed, Integral) or not 0 <= seed < 2**64:
+        number: Any = seed  # what callers without types give
+        if not isinstance(number, Integral) or not 0 <= int(number) < 2**64:
             raise UsageError(f"seed {seed!r}; it must fit 64 bits without a sign")
         with self._lock:
             self._code.check(lib.lpt_call_seed(self._code.api, self._handle, seed), self._handle)

@@ -101,7 +101,8 @@ class Options:
 
 def _check_kinds(made: Options, usual: Options) -> None:
     """Raises UsageError for an option that is not of the kind its default is of."""
-    kinds = {str: (str, os.PathLike), int: Integral, float: Real, bool: bool, tuple: Sequence, dict: Mapping}
+    kinds: dict[type, Any] = {
+        str: (str, os.PathLike), int: Integral, float: Real, bool: bool, tuple: Sequence, dict: Mapping}
     for f in fields(made):
         value, kind = getattr(made, f.name), type(getattr(usual, f.name))
         if not isinstance(value, kinds[kind]) or (kind is tuple and isinstance(value, str)):

@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -33,20 +34,23 @@ def test_wrong_arrays(artifact: Path, x: object, said: str) -> None:
     {"level": "2"}, {"target": 5}, {"dims": 3}, {"structure": [1]}, {"values": "x"}, {"threads": 1.5}, {"threads": -1},
     {"plugins": "one.py"}, {"seed": "7"}, {"tune": "60s"}, {"self_check": "no"}, {"math": None},
 ], ids=str)
-def test_options_of_another_kind(option: dict[str, object]) -> None:
+def test_options_of_another_kind(option: dict[str, Any]) -> None:
     with pytest.raises(LeptonError, match=next(iter(option))) as caught:
         lepton.compile(models.mlp(), **option)
     assert caught.value.exit == 2
 
 
 def test_threads_and_seeds_are_numbers(artifact: Path) -> None:
-    model = lepton.load(artifact, threads=np.int64(1))
-    for threads in (-1, 2**31, "2", 1.5):
+    model = lepton.load(artifact, threads=1)
+    model.session(np.int64(1))  # type: ignore[arg-type]
+    odd: list[Any] = [-1, 2**31, "2", 1.5]
+    for threads in odd:
         with pytest.raises(LeptonError, match="threads is"):
             model.session(threads)
         with pytest.raises(LeptonError, match="threads is"):
             lepton.load(artifact, threads=threads)
-    for seed in (-1, 2**64, "1", 0.5):
+    odd = [-1, 2**64, "1", 0.5]
+    for seed in odd:
         with pytest.raises(LeptonError, match="seed"):
             model.session().seed(seed)
 

@@ -1,6 +1,8 @@
 """Models that were once compiled wrongly, as small as they could be made."""
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import onnx.parser
 import pytest
@@ -164,6 +166,7 @@ def test_channels_that_only_the_weights_know(op: str, level: int) -> None:
         [helper.make_tensor_value_info("y", TensorProto.FLOAT, None)], [numpy_helper.from_array(w, "w")])
     source = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=10)
     model = lepton.compile(source, level=level)
-    np.testing.assert_allclose(model(x), ReferenceEvaluator(source).run(None, {"x": x})[0], rtol=1e-4, atol=1e-5)
+    want: Any = ReferenceEvaluator(source).run(None, {"x": x})
+    np.testing.assert_allclose(model(x), want[0], rtol=1e-4, atol=1e-5)
     with pytest.raises(lepton.LeptonError, match="C"):
         model(x[:, :1])
