@@ -32,6 +32,7 @@ KNOWN = {                 # what a kernel does that its count of operations does
     "norm": "rows are gone over more than once",
     "pool": "windows overlap: elements are read more than once",
     "lrn": "a sum of neighbours and a power for each element",
+    "filters": "makes several numbers of each weight, and moves them",
 }
 LOSSES = 4                # shown to people
 FEW_ROWS = 4              # of a product: up to so many, each weight is read for next to no work
