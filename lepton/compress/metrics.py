@@ -14,9 +14,9 @@ from __future__ import annotations
 import math
 import runpy
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -72,7 +72,7 @@ def metric_of(name: str | Callable[..., float]) -> Metric:
         raise UsageError(f"no file {name}", help="it defines metric(outputs, reference, labels)")
     try:
         score = runpy.run_path(name).get("metric")
-    except Exception as error:  # whatever the file does
+    except (Exception, SystemExit) as error:  # whatever the file does
         raise UsageError(f"cannot load the metric in {name}: {type(error).__name__}: {error}") from error
     if not callable(score):
         raise UsageError(f"{name} defines no function metric", help="def metric(outputs, reference, labels): ...")
@@ -168,14 +168,13 @@ class Budget:
     @classmethod
     def of(cls, text: str) -> Budget:
         """"-0.5%" (a score may drop by 0.005) or ">=0.98". Raises UsageError."""
-        words: Any = text.strip()
-        try:
-            if words.startswith(">="):
-                return cls(text, floor=float(words[2:]))
-            if words.endswith("%") and words[0] in "+-0123456789":
-                return cls(text, drop=-float(words[:-1]) / 100)
-        except ValueError:
-            pass
+        words, number = str(text).strip(), math.nan
+        floor = words.startswith(">=")
+        if floor or (words.endswith("%") and words[0] in "+-0123456789"):
+            with suppress(ValueError):
+                number = float(words[2:] if floor else words[:-1])
+        if math.isfinite(number):
+            return cls(text, floor=number) if floor else cls(text, drop=-number / 100)
         raise UsageError(f"cannot read the budget {text!r}", help='"-0.5%": half a point less; ">=0.98": a least score')
 
     def least(self, baseline: float) -> float:

@@ -63,8 +63,10 @@ class Plan:
         if self.objective not in get_args(Objective) or self.method not in get_args(Method):
             raise UsageError(f"objective {self.objective!r} by {self.method!r}",
                              help=f"objectives {get_args(Objective)}, methods {get_args(Method)}")
-        if self.trials < 1 or self.seconds <= 0:
+        if self.trials < 1 or not self.seconds > 0:
             raise UsageError("a search needs at least one trial and some time")
+        if not 0 <= self.seed < 2**32:
+            raise UsageError(f"seed {self.seed}; it must fit 32 bits without a sign")
         return self
 
     @property
