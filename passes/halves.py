@@ -97,7 +97,7 @@ class Halves(Pass):
 def _under_cast(value: Value, kinds: tuple[DType, ...], *, moved: bool = False) -> Value | None:
     """What the value is the cast of, if that is of these types. `moved`: or what its transpose is the cast of."""
     node = value.producer
-    of = node.inputs[0] if node is not None else None
+    of = node.inputs[0] if node is not None and node.inputs else None
     if node is None or of is None:
         return None
     if node.op is ops.transpose and moved:
