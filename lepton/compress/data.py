@@ -93,7 +93,7 @@ def _only(ports: Sequence[Port], what: str) -> Port:
 def _read_csv(path: Path, port: Port) -> dict[str, Array]:
     """The columns; a header may name one `label`."""
     try:
-        with path.open(newline="", encoding="utf-8") as file:
+        with path.open(newline="", encoding="utf-8-sig") as file:   # spreadsheets mark it
             rows = [row for row in csv.reader(file) if row]
         head = rows[0] if rows else []
         names = head if head and not all(_is_number(cell) for cell in head) else None
@@ -129,7 +129,8 @@ def _split(name: str, arrays: Mapping[str, Any], ports: Sequence[Port]) -> list[
     counts = {key: len(a) if a.ndim else -1 for key, a in given.items()}
     if len(set(counts.values())) > 1 or -1 in counts.values():
         raise UsageError(f"{name}: the arrays hold different numbers of samples: "
-                         f"{', '.join(f'{k} {n}' for k, n in counts.items())}", help="the first axis counts samples")
+                         f"{', '.join(f'{k} {n}' if n >= 0 else f'{k} is one' for k, n in counts.items())}",
+                         help="the first axis counts samples")
     total = next(iter(counts.values()), 0)
     fixed = [p.shape[0] for p in ports if p.shape and isinstance(p.shape[0], int)]
     size = fixed[0] if fixed else BATCH

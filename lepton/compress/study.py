@@ -1,6 +1,7 @@
 """Trials by optuna, remembered in a file: a search that was stopped goes on where it was."""
 from __future__ import annotations
 
+import fcntl
 import json
 import logging
 from collections.abc import Callable, Iterator, Sequence
@@ -49,13 +50,12 @@ class Study:
         logging.getLogger("optuna").setLevel(logging.ERROR)
         plan, sampler = search.plan, _sampler(search.plan)
         path = Path(plan.study)
-        if plan.study and not path.parent.is_dir():
-            raise UsageError(f"cannot keep the study in {path}: there is no folder {path.parent}")
-        if plan.study and path.exists() and not path.is_file():
-            raise UsageError(f"cannot keep the study in {path}: it is no regular file")
-        _drop_half_line(path)
+        if plan.study:
+            _check(path)
         try:
-            storage = optuna.storages.JournalStorage(JournalFileBackend(str(path))) if plan.study else None
+            _drop_half_line(path)
+            lock: Any = Lock(path)      # of optuna's class only in what it does
+            storage = optuna.storages.JournalStorage(JournalFileBackend(str(path), lock)) if plan.study else None
             others = [s.study_name for s in storage.get_all_studies()] if storage else []
             if others and search.fingerprint not in others:
                 raise UsageError(f"the study in {path} is of another model, data set, metric or target",
@@ -64,6 +64,9 @@ class Study:
                                        direction="minimize", load_if_exists=True)
         except (ValueError, KeyError, TypeError) as error:
             raise UsageError(f"{path} is no study", help="name another file with --study") from error
+        except OSError as error:
+            raise ResourceError(f"cannot write the study {path}: {error.strerror}",
+                                help="name a file that may be written, with --study") from error
         return cls(search, made)
 
     def remembered(self, name: str, make: Callable[[], Any]) -> Any:
@@ -150,6 +153,30 @@ class Study:
                 fields |= {"prune": trial.suggest_float("zeros", 0.3, 0.9), "pattern": form}
                 whole |= levels if form == "16x1" else set()
         return {**fields, "whole": sorted(whole)}
+
+
+class Lock:
+    """For optuna: whoever writes the study has it to themselves. The system lets go of it when a process is killed;
+    what optuna takes otherwise is a file beside the study that stays then, and is waited for."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def acquire(self) -> bool:
+        self.file = self.path.open("ab")
+        fcntl.flock(self.file, fcntl.LOCK_EX)
+        return True
+
+    def release(self) -> None:
+        self.file.close()
+
+
+def _check(path: Path) -> None:
+    """Raises UsageError where no study can be."""
+    if not path.parent.is_dir():
+        raise UsageError(f"cannot keep the study in {path}: there is no folder {path.parent}")
+    if path.exists() and not path.is_file():
+        raise UsageError(f"cannot keep the study in {path}: it is no regular file")
 
 
 def _drop_half_line(path: Path) -> None:

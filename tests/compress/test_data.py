@@ -46,6 +46,8 @@ def test_csv(tmp_path: Path) -> None:
     (run,) = read(file, ONE)
     np.testing.assert_array_equal(run.feeds["x"], [[1, 2, 3], [4, 5, 6]])
     np.testing.assert_array_equal(run.labels, [0, 1])
+    file.write_text("label,a,b,c\n1,2,3,4\n", encoding="utf-8-sig")
+    np.testing.assert_array_equal(read(file, ONE)[0].labels, [1])
     file.write_text("1,2,3\n")
     assert read(file, ONE)[0].labels is None
 
@@ -55,7 +57,7 @@ def test_csv(tmp_path: Path) -> None:
     (np.full((2, 3), np.nan, np.float32), "NaN"), (np.full((2, 3), np.inf, np.float32), "infinite"),
     ({"z": X}, "arrays z; the model's inputs are x"), ({"x": X, "labels": np.zeros(3)}, "different numbers"),
     (5, "cannot take data from int"), ({"x": np.float32(1)}, "different numbers"),
-    ({"x": X, "labels": np.array(3)}, "different numbers"),
+    ({"x": X, "labels": np.array(3)}, "x 40, labels is one"),
 ])
 def test_wrong_data(source: Any, said: str) -> None:
     with pytest.raises(UsageError, match=said):

@@ -1,8 +1,12 @@
 """`lepton compress`: within the budget or not at all, resumed where it was stopped, clear about bad input."""
 from __future__ import annotations
 
+import fcntl
 import json
 import resource
+import subprocess
+import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +20,7 @@ from lepton.compress.metrics import Budget, metric_of
 from lepton.compress.page import html_page, markdown
 from lepton.compress.quantize import Recipe
 from lepton.compress.searching import Point, Search, pareto
+from lepton.compress.study import Lock
 from lepton.ir.diagnostics import UsageError
 from lepton.ir.tensor import Array
 from lepton.tool import main
@@ -101,6 +106,40 @@ def test_a_study_cut_off_goes_on(folder: Path, tmp_path: Path, capsys: pytest.Ca
     assert main([*words, "2"]) == 0
     assert json.loads(capsys.readouterr().out)["trials"] == 2
     assert all(json.loads(line) for line in study.read_text().splitlines())
+
+
+def test_a_killed_writer_leaves_no_lock(tmp_path: Path) -> None:
+    """While it lives, nobody else writes."""
+    study = tmp_path / "s.study"
+    code = ("import sys, time; from pathlib import Path; from lepton.compress.study import Lock; "
+            "lock = Lock(Path(sys.argv[1])); lock.acquire(); print('has it', flush=True); time.sleep(60)")
+    with subprocess.Popen([sys.executable, "-c", code, str(study)], stdout=subprocess.PIPE) as writer:
+        assert writer.stdout is not None
+        assert writer.stdout.readline() == b"has it\n"
+        with study.open("ab") as other, pytest.raises(BlockingIOError):
+            fcntl.flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        writer.kill()
+    lock = Lock(study)
+    assert lock.acquire()
+    lock.release()
+    assert [p.name for p in tmp_path.iterdir()] == ["s.study"]
+
+
+@pytest.mark.slow
+def test_a_killed_search_goes_on(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """By a signal that nobody can catch, once a trial is told."""
+    study = tmp_path / "m.study"
+    words = [*command(folder, tmp_path / "m.so"), "--json"]
+    with subprocess.Popen([sys.executable, "-m", "lepton.tool", *words, "--trials", "1000"]) as search:
+        end = time.monotonic() + 120
+        while (not study.exists() or '"point"' not in study.read_text()) and time.monotonic() < end:
+            time.sleep(0.05)
+        search.kill()
+    known = study.read_text().count('"point"')
+    assert known > 0
+    assert main([*words, "--trials", str(known)]) == 0
+    assert json.loads(capsys.readouterr().out)["trials"] == known
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["m.so"]
 
 
 def test_other_files_are_not_cut(tmp_path: Path, folder: Path) -> None:
