@@ -40,6 +40,7 @@ class Target:
     tf32: bool = False        # cuda: three products of tf32 are faster than one of f32
     warpgroups: bool = False  # cuda: four warps multiply what lies in shared memory (wgmma)
     float8: bool = False      # products of 8-bit floats in hardware
+    early: bool = False       # cuda: kernels may begin before those in front of them end (griddepcontrol)
     bf16: bool = False        # products of pairs of bf16 in hardware
     tiles: bool = False       # products of tiles of 16 rows of 64 bytes (AMX)
 
@@ -75,7 +76,7 @@ TARGETS: dict[str, Target] = {t.name: t for t in (
 # GPUs: `triple` and what follows describe the host, whose code holds the tables and the shape function.
 CUDA_TARGETS: dict[str, Target] = {t.name: t for t in (
     Target(name, X86, "x86-64-v3", "", 32, 16, True, True, SSE42 | AVX2_FMA | F16C, family="cuda", arch=arch,
-           ptx=ptx, tf32=tf32, warpgroups=arch == "sm_90a", float8=arch != "sm_80")
+           ptx=ptx, tf32=tf32, warpgroups=arch == "sm_90a", float8=arch != "sm_80", early=arch != "sm_80")
     for name, arch, ptx, tf32 in (("cuda-sm80", "sm_80", "compute_80", True), ("cuda-sm90", "sm_90a", "", True),
                                   ("cuda-sm120", "sm_120", "compute_120", False))
 )}

@@ -59,6 +59,8 @@ CUDA_CACHE = Knob("LEPTON_CUDA_CACHE", "folder", "where what NVRTC has compiled 
                   "(default: lepton/cuda in XDG_CACHE_HOME or ~/.cache; 0: nowhere)")
 CUDA_GRAPHS = Knob("LEPTON_CUDA_GRAPHS", "number", "how many CUDA graphs a session on a GPU keeps, one for each set of "
                    "sizes and addresses (default 16; 0: none)")
+CUDA_EARLY = Knob("LEPTON_CUDA_EARLY", "0", "kernels on a GPU begin one after the other has ended (default: the next "
+                  "one is launched before, and waits itself)")
 LIBCUDA = Knob("LEPTON_LIBCUDA", "path", "the CUDA driver that models on a GPU load (default: libcuda.so.1)")
 NVRTC = Knob("LEPTON_NVRTC", "path", "the libnvrtc.so that compiles for CUDA (default: that of the package "
              "nvidia-cuda-nvrtc, or a toolkit's)")
@@ -69,8 +71,8 @@ CACHE_HOME = Knob("XDG_CACHE_HOME", "folder", "where lepton/tuning.jsonl lies, t
 NO_COLOR = Switch("NO_COLOR", "anything", "plain progress lines: no colour, no cursor movement")
 
 KNOBS: dict[str, Knob] = {k.name: k for k in (
-    CC, CC_AARCH64, CC_X86_64, CUDA_CACHE, CUDA_GRAPHS, DEBUG, LIBCUDA, NVRTC, CUDA_HOME, CUDA_PATH, CACHE_HOME,
-    NO_COLOR)}
+    CC, CC_AARCH64, CC_X86_64, CUDA_CACHE, CUDA_EARLY, CUDA_GRAPHS, DEBUG, LIBCUDA, NVRTC, CUDA_HOME, CUDA_PATH,
+    CACHE_HOME, NO_COLOR)}
 
 
 def describe_knobs() -> str:

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 
 from tests.cuda.simulated import library
@@ -18,6 +19,8 @@ THREADS = 32
 SHARED = 40 * 1024
 Words = np.ndarray[Any, np.dtype[np.uint32]]
 random = np.random.default_rng(7)
+WARPGROUPS = "sm_90a"
+FLOAT8 = {"e4m3": ml_dtypes.float8_e4m3fn, "e5m2": ml_dtypes.float8_e5m2}
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,7 +37,8 @@ class Wrapper:
 
     def text(self, symbol: str) -> str:
         return (f"LP_KERNEL({self.threads}) {symbol}(const u32 *in, u32 *out, unsigned char *scratch, "
-                f"i64 scratch_stride, i64 tasks) {{ LP_SHARED const int t = (int)LP_THREAD; (void)t; {self.body} }}\n")
+                f"i64 scratch_stride, i64 tasks) {{ LP_SHARED lp_begin(); const int t = (int)LP_THREAD; (void)t; "
+                f"{self.body} }}\n")
 
     def on_device(self, device: Any, image: bytes, symbol: str) -> Words:
         """By `benchmarks.cuda.driver`."""
@@ -87,7 +91,9 @@ def small(kind: str, count: int) -> Words:
     """Words of small whole numbers."""
     if kind == "bytes":
         return bits(count)
-    whole = random.integers(-8, 9, count * (1 if kind == "tf32" else 2)).astype(np.float32)
+    whole = random.integers(-8, 9, count * {"tf32": 1, "e4m3": 4, "e5m2": 4}.get(kind, 2)).astype(np.float32)
+    if kind in FLOAT8:
+        return whole.astype(FLOAT8[kind]).view(np.uint32)
     if kind == "f16":
         return whole.astype(np.float16).view(np.uint32)
     return whole.view(np.uint32) if kind == "tf32" else (whole.view(np.uint32) >> 16).astype(np.uint16).view(np.uint32)
@@ -99,7 +105,7 @@ def product(name: str, kind: str, sums: str) -> Wrapper:
     start = f"{sums}(t % 5 - 2)"
     body = (f"u32 a[4]; {sums} d[4]; for (int i = 0; i < 4; ++i) {{ a[i] = in[t * 6 + i]; d[i] = {start}; }} "
             f"{name}(d, a, in[t * 6 + 4], in[t * 6 + 5]); for (int i = 0; i < 4; ++i) out[t * 4 + i] = {store};")
-    return Wrapper(name, body, small(kind, THREADS * 6), THREADS * 4)
+    return Wrapper(name, body, small(kind, THREADS * 6), THREADS * 4, arch=WARPGROUPS if kind in FLOAT8 else "")
 
 
 def matrices(name: str) -> Wrapper:
@@ -136,7 +142,6 @@ def function(name: str, values: Any) -> Wrapper:
                    floats(np.resize(values, THREADS)), THREADS, tolerance=2e-6)
 
 
-WARPGROUPS = "sm_90a"
 HARD = [0.0, -0.0, 1.0, -1.0, 0.5, np.inf, -np.inf, np.nan, 1e-30, -3.25, 7.5, 0.1]
 WRAPPERS = (
     Wrapper("lp_shuffle_down", "out[t] = lp_shuffle_down(in[t], 3);", bits(THREADS), THREADS),
@@ -165,4 +170,6 @@ WRAPPERS = (
                                "lp_copy_bulk(lp_shared + 256, now + 64, 256, b); }"),
     *(group_product(f"lp_products_{kind}", "bytes" if "8" in kind else kind, "i32" if "8" in kind else "float", columns)
       for kind in ("f16", "bf16", "s8s8", "u8s8") for columns in (64, 128, 256)),
+    *(group_product(f"lp_products_{kind}{kind}", kind, "float", columns) for kind in FLOAT8 for columns in (64, 128)),
+    *(product(f"lp_mma_{kind}{kind}", kind, "float") for kind in FLOAT8),
 )

@@ -36,6 +36,7 @@ class DeviceKernel:
     geometry: Geometry
     n_operands: int
     n_dims: int
+    early: bool              # may be launched before what is in front of it ends
 
     @property
     def has_scratch(self) -> bool:
@@ -93,7 +94,8 @@ def device_code(program: Program, target: Target) -> DeviceCode:
             symbol = f"k{len(kernels)}_{kernel.name}"
             spelled = _spelled(kernel, symbol, target)
             texts.append(spelled.text)
-            kernels.append(DeviceKernel(symbol, spelled.geometry, len(kernel.operands), len(kernel.dims)))
+            kernels.append(DeviceKernel(symbol, spelled.geometry, len(kernel.operands), len(kernel.dims),
+                                        target.early))
         steps.append(known[key])
     return DeviceCode(tuple(texts), tuple(kernels), tuple(steps))
 
@@ -149,5 +151,5 @@ def rows(code: DeviceCode, text: Sequence[str]) -> list[str]:
         g = kernel.geometry
         made.append(f"%lpt_cuda_kernel {{ ptr {name}, i32 {g.threads}, i32 {g.tasks_per_block}, i32 {g.shared_bytes}, "
                     f"i32 {g.max_blocks}, i32 {kernel.n_operands}, i32 {kernel.n_dims}, i32 {int(kernel.has_scratch)}, "
-                    f"i32 0 }}")
+                    f"i32 {int(kernel.early)} }}")
     return made

@@ -162,7 +162,7 @@ def head(buffers: Sequence[loops.Buffer], n_dims: int, symbol: str, threads: int
     pointers = [f"{'' if b.written else 'const '}{MEMORY[b.dtype]} *{b.name}" for b in buffers if b.scratch is None]
     sizes = [f"i64 d{i}" for i in range(n_dims)]
     parameters = [*pointers, "unsigned char *scratch", "i64 scratch_stride", *sizes, "i64 tasks"]
-    return [f"LP_KERNEL({threads}) {symbol}({', '.join(parameters)}) {{"]
+    return [f"LP_KERNEL({threads}) {symbol}({', '.join(parameters)}) {{", "  lp_begin();"]
 
 
 def text_of(buffers: Sequence[loops.Buffer], body: Sequence[Stmt],

@@ -2,6 +2,7 @@
  * shape.c plans; `bases` hold device addresses. Work is queued on one stream; who needs a number from the device, or
  * is done, waits for it. */
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "cuda.h"
@@ -63,6 +64,12 @@ static bool only_launches(const lpt_program *program) {
   return true;
 }
 
+/* LEPTON_CUDA_EARLY=0: each kernel begins when the one in front of it has ended. */
+static bool may_begin_early(void) {
+  const char *text = getenv("LEPTON_CUDA_EARLY");
+  return !text || strcmp(text, "0");
+}
+
 static uint32_t most_words(const lpt_program *program) {
   uint32_t most = 1;
   for (uint32_t i = 0; i < program->n_kernels; i++) {
@@ -108,6 +115,7 @@ lepton_status lpt_cuda_start(lepton_session *session) {
   }
   session->cuda->model = model;
   session->cuda->straight = only_launches(session->program);
+  session->cuda->early = may_begin_early();
   session->memory = (lpt_allocator){allocate_device, release_device, session->cuda, copy_device};
   if (!allocate_arrays(session)) return lpt_fail(NULL, LEPTON_OUT_OF_MEMORY, "no memory for the session");
   status = lpt_cuda_graphs_start(session);
@@ -283,8 +291,10 @@ lepton_status lpt_cuda_launch(lepton_session *session, const lpt_step *step) {
   c->words[n++] = k->scratch ? (uint64_t)stride_of(session, step) : 0;
   for (uint32_t i = 0; i < k->n_dims; i++) c->words[n++] = (uint64_t)session->env[step->dims_slot + i];
   c->words[n] = (uint64_t)tasks;
-  cu_result result = lpt_cuda()->launch(c->model->functions[step->target], (unsigned)blocks_of(session, step), 1, 1,
-                                        k->threads, 1, 1, k->shared_bytes, c->now, c->parameters, NULL);
+  const cu_attribute early = {CU_LAUNCH_EARLY, 0, {1}};
+  const cu_launch launch = {{(uint32_t)blocks_of(session, step), 1, 1}, {k->threads, 1, 1}, k->shared_bytes, c->now,
+                            &early, k->early && c->early};
+  cu_result result = lpt_cuda()->launch(&launch, c->model->functions[step->target], c->parameters, NULL);
   if (!result) return LEPTON_OK;
   char what[160];
   snprintf(what, sizeof what, "start kernel %.80s of step '%.48s'", k->name, step->name ? step->name : "?");

@@ -11,7 +11,20 @@ typedef int cu_result; /* 0: success */
 typedef uint64_t cu_pointer;
 typedef void *cu_handle; /* of contexts, modules, functions, streams, graphs, events */
 
-enum { CU_OUT_OF_MEMORY = 2, CU_CAPTURE_RELAXED = 2, CU_STREAM_NON_BLOCKING = 1, CU_MAX_DYNAMIC_SHARED = 8 };
+enum { CU_OUT_OF_MEMORY = 2, CU_CAPTURE_RELAXED = 2, CU_STREAM_NON_BLOCKING = 1, CU_MAX_DYNAMIC_SHARED = 8,
+       CU_LAUNCH_EARLY = 6 };
+
+/* CUlaunchAttribute and CUlaunchConfig. */
+typedef struct cu_attribute {
+  uint32_t id, unused;
+  union { int32_t on; uint64_t room[8]; } value;
+} cu_attribute;
+typedef struct cu_launch {
+  uint32_t grid[3], threads[3], shared;
+  cu_handle stream;
+  const cu_attribute *attributes;
+  uint32_t n_attributes;
+} cu_launch;
 
 /* X(field, symbol, parameters) */
 #define LPT_CUDA_FUNCTIONS(X)                                                                         \
@@ -37,9 +50,8 @@ enum { CU_OUT_OF_MEMORY = 2, CU_CAPTURE_RELAXED = 2, CU_STREAM_NON_BLOCKING = 1,
   X(stream_create, "cuStreamCreate", (cu_handle *stream, unsigned flags))                             \
   X(stream_destroy, "cuStreamDestroy_v2", (cu_handle stream))                                         \
   X(stream_wait, "cuStreamSynchronize", (cu_handle stream))                                           \
-  X(launch, "cuLaunchKernel",                                                                         \
-    (cu_handle function, unsigned x, unsigned y, unsigned z, unsigned threads_x, unsigned threads_y,  \
-     unsigned threads_z, unsigned shared, cu_handle stream, void **parameters, void **extra))         \
+  X(launch, "cuLaunchKernelEx",                                                                       \
+    (const cu_launch *launch, cu_handle function, void **parameters, void **extra))                   \
   X(capture_begin, "cuStreamBeginCapture_v2", (cu_handle stream, int mode))                           \
   X(capture_end, "cuStreamEndCapture", (cu_handle stream, cu_handle *graph))                          \
   X(graph_instantiate, "cuGraphInstantiateWithFlags", (cu_handle *exec, cu_handle graph, unsigned long long flags)) \
@@ -119,6 +131,7 @@ struct lpt_cuda_session {
   void **parameters;       /* pointers to them */
   cu_result failed;        /* why device memory was refused last */
   bool straight;           /* the program is nothing but launches */
+  bool early;              /* kernels that can may begin before those in front of them end */
   uint32_t n_graphs, key_words;
   uint64_t *key, clock;
   lpt_cuda_graph *graphs;

@@ -142,7 +142,7 @@ typedef struct lpt_cuda_kernel {
   uint32_t n_dims;
   uint32_t scratch;         /* 1: each block has env[scratch_slot] bytes of device memory, at scratch + block *
                              * scratch_stride. 0: `scratch` is NULL                               */
-  uint32_t reserved;
+  uint32_t early;           /* 1: waits itself for what was launched before it (griddepcontrol.wait)  */
 } lpt_cuda_kernel;
 
 typedef struct lpt_program {

@@ -45,7 +45,7 @@ static long long lost[2]; /* allocations and handles that nobody can free any mo
 
 /* `may_lose`: the driver refused to take something back. */
 static void nothing_is_left(const char *after, long long number, bool may_lose) {
-  long long row[5]; /* allocations, their bytes, handles, ... */
+  long long row[6]; /* allocations, their bytes, handles, ... */
   counts(row);
   if (may_lose) lost[0] = row[0], lost[1] = row[2];
   if (row[0] == lost[0] && row[2] == lost[1]) return;

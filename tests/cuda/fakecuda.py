@@ -40,6 +40,7 @@ class Counts:
     handles: int
     launches: int
     graph_launches: int
+    early: int               # kernels that began before the one in front of them
 
 
 class Fake:
@@ -50,7 +51,7 @@ class Fake:
         self.library = ctypes.CDLL(str(path))
 
     def counts(self) -> Counts:
-        row = (ctypes.c_longlong * 5)()
+        row = (ctypes.c_longlong * 6)()
         self.library.fakecuda_counts(row)
         return Counts(*row)
 

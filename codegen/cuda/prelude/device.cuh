@@ -18,6 +18,15 @@ LP_INLINE void lp_sync_warp() { __syncwarp(); }
 LP_INLINE u32 lp_shuffle_down(u32 x, int by) { return __shfl_down_sync(0xFFFFFFFFu, x, by); }
 LP_INLINE u32 lp_shuffle_xor(u32 x, int by) { return __shfl_xor_sync(0xFFFFFFFFu, x, by); }
 
+// What follows this kernel may be put on free multiprocessors; from here on, what was launched before it has ended and
+// its results are there (sm_90). The first thing that a kernel does.
+LP_INLINE void lp_begin() {
+#if __CUDA_ARCH__ >= 900
+  asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
+  asm volatile("griddepcontrol.wait;" ::: "memory");
+#endif
+}
+
 // --- memory in 16 bytes ---
 LP_INLINE void lp_load16(const void *p, u32 (&x)[4]) {
   const uint4 v = *(const uint4 *)p;

@@ -31,7 +31,7 @@ namespace lp_sim {
 struct Copy { void *to; const void *from; bool there; };
 struct Bulk { void *to; const void *from; u32 bytes; u64 *barrier; };
 struct Fiber {
-  void *stack; int thread; bool done; u64 slot[4];
+  void *stack; int thread; bool done, begun; u64 slot[4];
   std::vector<Copy> open;                    // asynchronous copies of no group yet
   std::deque<std::vector<Copy>> groups;
   std::vector<std::function<void()>> products;   // of warp groups, not yet committed
@@ -40,24 +40,31 @@ struct Fiber {
 };
 struct Barrier { std::vector<int> waiting; };
 static const size_t STACK = 128 * 1024;
-static std::vector<Fiber> fibers;
-static std::deque<int> ready;
-static Fiber *now;
-static void *scheduler;
-static char *stacks;
-static size_t n_stacks;
-static unsigned char *shared;
-static int threads, live, policy, favourite;
-static i64 block, blocks;
-static Barrier everyone;
-static std::vector<Barrier> warps;
-static std::function<void()> *body;
+// All that belongs to the kernel that runs: put aside as one while another runs in its midst.
+struct Machine {
+  std::vector<Fiber> fibers;
+  std::deque<int> ready;
+  Fiber *now;
+  void *scheduler;
+  char *stacks;
+  size_t n_stacks;
+  unsigned char *shared;
+  size_t shared_size;
+  int threads, live, policy, favourite;
+  i64 block, blocks;
+  Barrier everyone;
+  std::vector<Barrier> warps;
+  std::function<void()> *body;
+  std::vector<Bulk> bulk;             // copies on their way
+  std::vector<char> unpublished;      // for each 16 bytes; empty where nobody asks
+  int idle;                           // turns of those who wait for barriers in shared memory, without news
+};
+static Machine machine, aside;
+static auto &[fibers, ready, now, scheduler, stacks, n_stacks, shared, shared_size, threads, live, policy, favourite,
+              block, blocks, everyone, warps, body, bulk, unpublished, idle] = machine;
+static std::function<void()> earlier;  // what was launched before, where a kernel may begin without it
 static u64 seed = 88172645463325252ull;
 static bool late = true;  // asynchronous copies happen when they are waited for; otherwise at once
-static size_t shared_size;
-static std::vector<Bulk> bulk;             // copies on their way
-static std::vector<char> unpublished;      // for each 16 bytes; empty where nobody asks
-static int idle;                           // turns of those who wait for barriers in shared memory, without news
 static u64 row_reads, row_waves;  // of ldmatrix: reads of eight rows, and turns that shared memory takes for them
 
 static inline u64 draw() { seed ^= seed << 13; seed ^= seed >> 7; seed ^= seed << 17; return seed; }
@@ -100,6 +107,7 @@ static void start() {
   (*body)();
   Fiber *me = now;
   me->done = true;
+  if (!me->begun) fail("a thread that did not wait for what was launched before its kernel");
   if (!me->products.empty() || !me->product_groups.empty()) fail("products that nobody waited for");
   if (--live == 0 && !bulk.empty()) fail("copies that nobody waited for");
   if (live == 0) lp_sim_switch(&me->stack, scheduler);
@@ -146,7 +154,7 @@ static void launch(i64 grid, int size, size_t shared_bytes, std::function<void()
       *--top = nullptr;
       *--top = (void *)start;
       for (int k = 0; k < 6; ++k) *--top = nullptr;
-      fibers[i] = Fiber{top, i, false, {}, {}, {}, {}, {}, {}};
+      fibers[i] = Fiber{top, i, false, false, {}, {}, {}, {}, {}, {}};
     }
     for (int i : order) ready.push_back(i);
     now = &fibers[ready.front()];
@@ -157,6 +165,15 @@ static void launch(i64 grid, int size, size_t shared_bytes, std::function<void()
 }
 }  // namespace lp_sim
 
+LP_INLINE void lp_begin() {
+  lp_sim::now->begun = true;
+  if (!lp_sim::earlier) return;
+  const auto run = std::move(lp_sim::earlier);
+  lp_sim::earlier = nullptr;
+  std::swap(lp_sim::machine, lp_sim::aside);
+  run();
+  std::swap(lp_sim::machine, lp_sim::aside);
+}
 LP_INLINE void lp_sync() { lp_sim::wait(lp_sim::everyone, lp_sim::threads); }
 LP_INLINE void lp_sync_warp() { lp_sim::wait(lp_sim::warps[lp_sim::now->thread / 32], 32); }
 LP_INLINE u32 lp_shuffle_down(u32 x, int by) {
@@ -225,6 +242,8 @@ LP_INLINE u16 lp_to_f16(float f) { _Float16 x = (_Float16)f; u16 h; memcpy(&h, &
   LP_INLINE double name(double x, double y) { return both(x, y); }
 // How the next kernels run: asynchronous copies late or at once, and what the orders are drawn from.
 extern "C" void lp_sim_mode(int late, u64 seed) { lp_sim::late = late; lp_sim::seed = seed * 2654435761ull + 1; }
+// The next kernel begins before `run` has happened, which then happens when the kernel waits for it.
+extern "C" void lp_sim_early(void (*run)(void *), void *what) { lp_sim::earlier = [=] { run(what); }; }
 extern "C" double lp_sim_turns() {  // of shared memory for a read of eight rows: 1 without bank conflicts
   return lp_sim::row_reads ? double(lp_sim::row_waves) / double(lp_sim::row_reads) : 1.0;
 }

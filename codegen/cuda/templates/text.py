@@ -29,11 +29,11 @@ class DeviceBody:
 
     def head(self, symbol: str, threads: int, read: Sequence[Operand], written: Sequence[Operand],
              blocks: int = 1) -> str:
-        """The first line: operands as p0, p1, …, sizes as d0, d1, … `blocks`: as many share a multiprocessor."""
+        """The first lines: operands as p0, p1, …, sizes as d0, d1, … `blocks`: as many share a multiprocessor."""
         kinds = {o.buffer: f"const {MEMORY[o.dtype]}" for o in read} | {o.buffer: MEMORY[o.dtype] for o in written}
         words = [f"{kinds.get(i, 'const void')} *p{i}" for i in range(self.n_operands)]
         words += ["unsigned char *scratch", "i64 scratch_stride", *(f"i64 d{i}" for i in range(self.n_dims))]
-        return f"LP_KERNEL({threads}, {blocks}) {symbol}({', '.join([*words, 'i64 tasks'])}) {{"
+        return f"LP_KERNEL({threads}, {blocks}) {symbol}({', '.join([*words, 'i64 tasks'])}) {{\n  lp_begin();"
 
 
 def size(of: Size) -> str:

@@ -35,10 +35,12 @@ struct Kernel {
 
 namespace {
 struct Module { void *library; const Kernel *kernels; };
-struct Function { const Kernel *kernel; size_t granted; };
-struct Launch { const Kernel *kernel; unsigned grid, threads; size_t shared; std::vector<uint64_t> words; };
+typedef void (*Early)(void (*run)(void *), void *what);  // of a kernel library: lp_sim_early
+struct Function { const Kernel *kernel; size_t granted; Early early; };
+struct Launch { const Kernel *kernel; unsigned grid, threads; size_t shared; Early early; std::vector<uint64_t> words; };
 struct Graph { std::vector<Launch> launches; };
-struct Stream { std::vector<std::function<void()>> queue; bool capturing; Graph *graph; };
+struct Work { std::function<void()> run; bool launches; };
+struct Stream { std::vector<Work> queue; bool capturing; Graph *graph; };
 struct Event { double at; };
 
 std::recursive_mutex lock;
@@ -51,7 +53,7 @@ Result sticky = OK;                      // an error that only shows when the wo
 thread_local int contexts = 0;
 size_t used = 0, limit = (size_t)1 << 40;
 int capability = 90, devices = 1;
-long long n_launches = 0, n_graph_launches = 0;
+long long n_launches = 0, n_graph_launches = 0, n_early = 0;
 double clock_ns = 0;
 bool late = true;                        // how the simulator runs asynchronous copies
 unsigned long long seed = 1;
@@ -79,13 +81,20 @@ bool inside(Pointer p, size_t size) {
   --next;
   return p + size <= next->first + next->second;
 }
+// A kernel waits here for the next piece of work. If that is one that may begin early, it does; what waits runs when it
+// is waited for.
+Launch waiting{};
+bool in_turn = false;                    // the next kernel does not wait: otherwise the same ones always would
+
 // Where waiting or a kernel fails, the device is broken: what is queued never happens.
 Result broken(Result r) {
   ordinary.queue.clear();
   for (auto &h : handles) if (!strcmp(h.second, "stream")) ((Stream *)h.first)->queue.clear();
+  waiting = {};
   return sticky = r;
 }
-void execute(const Launch &l) {
+void settle();
+void perform(const Launch &l, bool early = false) {
   if (sticky) return;
   for (int i = 0; i < l.kernel->n_pointers; ++i)
     if (l.words[i] && !inside(l.words[i], 0)) {
@@ -99,23 +108,45 @@ void execute(const Launch &l) {
     broken(r);
     return;
   }
+  if (early) {
+    n_early++;
+    l.early([](void *) { settle(); }, nullptr);
+  }
   l.kernel->run(l.grid, (int)l.threads, l.shared, l.words.data());
+}
+void settle() {
+  if (!waiting.kernel) return;
+  const Launch l = std::move(waiting);
+  waiting = {};
+  perform(l);
+}
+void execute(const Launch &l) {
+  if (waiting.kernel && l.early) return perform(l, true);
+  settle();
+  if (in_turn) perform(l);
+  else waiting = l;
+  in_turn = false;
 }
 void drain(Stream &s) {
   auto queue = std::move(s.queue);
   s.queue.clear();
-  for (auto &work : queue)
-    if (!sticky) work();
+  in_turn = seed % 2 == 0;
+  for (auto &work : queue) {
+    if (sticky) break;
+    if (!work.launches) settle();
+    work.run();
+  }
+  settle();
 }
 void drain_all() {
   drain(ordinary);
   for (auto &h : handles) if (!strcmp(h.second, "stream")) drain(*(Stream *)h.first);
 }
-Result put(void *handle, std::function<void()> work) {
+Result put(void *handle, std::function<void()> work, bool launches = false) {
   Stream *s = stream_of(handle);
   if (!s) return INVALID_HANDLE;
   if (s->capturing) return CAPTURE_UNSUPPORTED;
-  if (!sticky) s->queue.push_back(std::move(work));
+  if (!sticky) s->queue.push_back({std::move(work), launches});
   return sticky;
 }
 struct AtExit {
@@ -138,7 +169,8 @@ extern "C" {
 // For tests: what there is, and what is simulated.
 void fakecuda_counts(long long *out) {
   std::lock_guard<std::recursive_mutex> guard(lock);
-  const long long row[] = {(long long)memory.size(), (long long)used, (long long)handles.size(), n_launches, n_graph_launches};
+  const long long row[] = {(long long)memory.size(), (long long)used, (long long)handles.size(), n_launches, n_graph_launches,
+                            n_early};
   memcpy(out, row, sizeof row);
 }
 void fakecuda_set(int cc, int count, size_t bytes) {
@@ -213,7 +245,7 @@ Result cuModuleGetFunction(void **function, void *module, const char *name) {
   for (const Kernel *k = ((Module *)module)->kernels; k->name; ++k)
     if (!strcmp(k->name, name)) {
       Function *&f = functions[{module, name}];
-      if (!f) f = new Function{k, 48 * 1024};
+      if (!f) f = new Function{k, 48 * 1024, (Early)dlsym(((Module *)module)->library, "lp_sim_early")};
       *function = f;
       return OK;
     }
@@ -284,15 +316,24 @@ Result cuStreamSynchronize(void *stream) {
   drain(*s);
   return sticky;
 }
-Result cuLaunchKernel(void *function, unsigned x, unsigned y, unsigned z, unsigned tx, unsigned ty, unsigned tz,
-                      unsigned shared, void *stream, void **parameters, void **extra) {
+struct Attribute { unsigned id, unused; int on; char room[60]; };
+struct Config { unsigned grid[3], threads[3], shared; void *stream; const Attribute *attributes; unsigned n_attributes; };
+static_assert(sizeof(Attribute) == 72 && sizeof(Config) == 56, "as the driver's");
+Result cuLaunchKernelEx(const Config *c, void *function, void **parameters, void **extra) {
   ENTER
   Function *f = (Function *)function;
-  unsigned long long threads = (unsigned long long)tx * ty * tz;
+  const unsigned x = c->grid[0], y = c->grid[1], z = c->grid[2];
+  unsigned long long threads = (unsigned long long)c->threads[0] * c->threads[1] * c->threads[2];
   if (!f || extra || !x || !y || !z || x > 0x7fffffffu || y > 65535 || z > 65535 || !threads || threads > 1024 ||
-      (int)threads > f->kernel->threads || shared > f->granted)
+      (int)threads > f->kernel->threads || c->shared > f->granted)
     return INVALID_VALUE;
-  Launch l{f->kernel, x, (unsigned)threads, shared, {}};
+  bool early = false;
+  for (unsigned i = 0; i < c->n_attributes; ++i) {
+    if (c->attributes[i].id != 6) return INVALID_VALUE;
+    early = c->attributes[i].on == 1;
+  }
+  void *stream = c->stream;
+  Launch l{f->kernel, x, (unsigned)threads, c->shared, early ? f->early : nullptr, {}};
   for (int i = 0; i < f->kernel->n_words; ++i) l.words.push_back(*(uint64_t *)parameters[i]);
   Stream *s = stream_of(stream);
   if (!s) return INVALID_HANDLE;
@@ -300,7 +341,12 @@ Result cuLaunchKernel(void *function, unsigned x, unsigned y, unsigned z, unsign
     s->graph->launches.push_back(std::move(l));
     return OK;
   }
-  return put(stream, [l] { execute(l); });
+  return put(stream, [l] { execute(l); }, true);
+}
+Result cuLaunchKernel(void *function, unsigned x, unsigned y, unsigned z, unsigned tx, unsigned ty, unsigned tz,
+                      unsigned shared, void *stream, void **parameters, void **extra) {
+  const Config c{{x, y, z}, {tx, ty, tz}, shared, stream, nullptr, 0};
+  return cuLaunchKernelEx(&c, function, parameters, extra);
 }
 
 Result cuGraphDestroy(void *graph);
@@ -350,7 +396,7 @@ Result cuGraphLaunch(void *exec, void *stream) {
   ENTER
   if (!is(exec, "exec")) return INVALID_HANDLE;
   n_graph_launches++;
-  return put(stream, [exec] { for (const Launch &l : ((Graph *)exec)->launches) execute(l); });
+  return put(stream, [exec] { for (const Launch &l : ((Graph *)exec)->launches) execute(l); }, true);
 }
 
 Result cuEventCreate(void **event, unsigned) { ENTER *event = made(new Event{}, "event"); return OK; }
