@@ -94,7 +94,7 @@ class Options:
             raise UsageError(f"{made.tune} seconds of tuning; it must be 0 or more")
         if made.tune and not made.tune_cache:
             made = replace(made, tune_cache=str(tuning_cache.default_path()))
-        if made.threads < 0:
+        if not 0 <= made.threads < 2**31:
             raise UsageError(f"{made.threads} threads; 0 stands for one per core")
         return made
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TextIO
 from lepton.ir.core import Graph, clone
 from lepton.ir.diagnostics import Exit, LeptonError, VerifyError
 from lepton.ir.evaluate import evaluate
+from lepton.ir.files import disk_errors
 from lepton.ir.printer import show
 from lepton.ir.rewrite import Accuracy, apply
 from lepton.ir.sample import difference, random_run
@@ -68,7 +69,8 @@ class Dump(Instrument):
     folder: Path
 
     def begin(self, graph: Graph, passes: Sequence[Pass]) -> None:
-        self.folder.mkdir(parents=True, exist_ok=True)
+        with disk_errors(self.folder):
+            self.folder.mkdir(parents=True, exist_ok=True)
         self.write("00-input", graph)
 
     def after(self, step: Step, graph: Graph, changed: bool) -> None:
@@ -76,7 +78,9 @@ class Dump(Instrument):
             self.write(f"{step.number:02d}-{step.pass_.name}", graph)
 
     def write(self, name: str, graph: Graph) -> None:
-        (self.folder / f"{name}.lir").write_text(show(graph), encoding="utf-8")
+        file = self.folder / f"{name}.lir"
+        with disk_errors(file):
+            file.write_text(show(graph), encoding="utf-8")
         save_constants(graph, self.folder / SUFFIX.removeprefix("."))
 
 

@@ -88,6 +88,8 @@ def test_a_linker_that_fails(refused: Callable[..., str], monkeypatch: pytest.Mo
     (("--load-plugin", "syntax.py"), "cannot load syntax.py:1: SyntaxError"),
     (("--load-plugin", "empty.py"), "empty.py defines no pass"), (("--target", ""), "unknown target ''"),
     (("--target", "x86-avx2,aarch64-neon"), "several architectures"),
+    (("--dump-dir", "mlp.onnx"), "cannot write mlp.onnx"), (("--dump-dir", "/proc/dumps"), "cannot write /proc/dumps"),
+    (("--threads-default", str(2**31)), "2147483648 threads"),
 ])
 def test_bad_options(refused: Callable[..., str], words: tuple[str, ...], said: str) -> None:
     Path("broken.py").write_text("x = 1\n1 / 0\n")
