@@ -38,6 +38,14 @@ def test_what_is_llvm_text_on_cpus_has_a_lowering_of_its_own() -> None:
 
 
 @pytest.mark.skipif(COMPILER is None, reason="the simulator needs g++")
+@pytest.mark.parametrize("layout", ["nchw", "nhwc"])
+def test_lrn(layout: str, on_simulator: None) -> None:
+    x = value((2, 5, 19, 21))
+    node = ops.lrn.node(x, size=5, alpha=0.1, beta=0.75, bias=1.0, layout=layout)
+    check(node, {x: rows(2 * 5 * 19, 21, np.float32).reshape(2, 5, 19, 21)}, LoopBody)
+
+
+@pytest.mark.skipif(COMPILER is None, reason="the simulator needs g++")
 @pytest.mark.parametrize(("aggregate", "single", "targets", "dtype"), [
     ("sum", False, 3, DType.F32), ("min", True, 2, DType.F32), ("max", False, 1, DType.F64)])
 def test_trees(aggregate: str, single: bool, targets: int, dtype: DType, on_simulator: None) -> None:

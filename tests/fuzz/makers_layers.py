@@ -190,7 +190,8 @@ def norm(d: Draw) -> Value | None:
             groups = d.choose.choice([g for g in (1, 2, 3, 4) if not isinstance(shape[1], int) or shape[1] % g == 0])
             return d.apply(ops.group_norm, x, vector(shape[1]), vector(shape[1]), groups=groups, epsilon=1e-3)
         case "lrn":
-            return d.apply(ops.lrn, x, size=d.choose.choice((1, 3, 4)), alpha=0.1, beta=0.75, bias=1.0)
+            return d.apply(ops.lrn, x, size=d.choose.choice((1, 3, 4, 5)), alpha=0.1, bias=1.0,
+                           beta=d.choose.choice((0.75, 0.75, 0.5, 0.6, 1.0)), layout=d.choose.choice(("nchw", "nhwc")))
         case kind:
             axis = d.choose.randrange(x.tensor.rank)
             scale, bias = (d.fresh(dtype, shape[axis:], hard=False) for _ in range(2))
