@@ -3,6 +3,7 @@
     python -m tests.fuzz --programs 5000 --seed 1       # programs of graph IR, against the interpreter
     python -m tests.fuzz --models 5000 --seed 1         # ONNX models, against ONNX Runtime
     python -m tests.fuzz --replay 17                    # one of them again, made small if it fails
+    python -m tests.fuzz --cuda --programs 200          # for GPUs, on the simulator
 
 Each runs in a process of its own. Exit status: 0 nothing unexplained, 1 mismatches, errors or crashes.
 """
@@ -14,7 +15,7 @@ import sys
 import time
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import islice
@@ -38,10 +39,10 @@ class Tally:
     failed: list[tuple[int, Outcome]] = field(default_factory=list)
 
 
-def one_program(forms: int, seed: int) -> None:
+def one_program(forms: int, seed: int, targets: Sequence[str] = running.HERE) -> None:
     """Check the program of this seed. Raises what goes wrong."""
     warnings.simplefilter("ignore")  # numpy's, about NaN and the like
-    running.check(random_program(seed), running.forms(seed, forms))
+    running.check(random_program(seed), running.forms(seed, forms, targets))
 
 
 def ended(seeds: range, one: Callable[[int], None], jobs: int, deadline: float) -> Iterator[tuple[int, Outcome]]:
@@ -75,9 +76,9 @@ def sweep(seeds: range, one: Callable[[int], None], jobs: int, minutes: float) -
     return tally
 
 
-def replay(seed: int, forms: int) -> int:
+def replay(seed: int, forms: int, targets: Sequence[str]) -> int:
     """Run one program again; where it fails, print the smallest program found that fails the same way."""
-    program, ways = random_program(seed), running.forms(seed, forms)
+    program, ways = random_program(seed), running.forms(seed, forms, targets)
     outcome = isolated(program, ways)
     if outcome.status == "PASS":
         print(f"{running.text(program)}\npasses")
@@ -107,6 +108,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--forms", type=int, default=3, help="ways to compile each (default: 3)")
     parser.add_argument("--minutes", type=float, default=1e6, help="stop after so many")
     parser.add_argument("--jobs", type=int, default=len(os.sched_getaffinity(0)), help="programs at a time")
+    parser.add_argument("--cuda", action="store_true", help="for GPUs, on the simulator; needs g++")
     parser.add_argument("--replay", type=int, metavar="SEED", help="one program again, made small")
     parser.add_argument("--replay-model", type=int, metavar="SEED", help="one ONNX model again, printed")
     return parser.parse_args()
@@ -114,12 +116,16 @@ def parse() -> argparse.Namespace:
 
 def main() -> int:
     options = parse()
+    targets = running.GPUS if options.cuda else running.HERE
+    if options.cuda:
+        running.on_simulator()
     if options.replay is not None:
-        return replay(options.replay, options.forms)
+        return replay(options.replay, options.forms, targets)
     if options.replay_model is not None:
-        return models.replay(options.replay_model)
+        return models.replay(options.replay_model, targets)
     failed = 0
-    for count, one in ((options.programs, partial(one_program, options.forms)), (options.models, models.one_model)):
+    for count, one in ((options.programs, partial(one_program, options.forms, targets=targets)),
+                       (options.models, partial(models.one_model, targets=targets))):
         if count:
             tally = sweep(range(options.seed, options.seed + count), one, options.jobs, options.minutes)
             for title, counts in (("refused", tally.refusals), ("explained", tally.explained)):

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import random
 import warnings
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -35,15 +36,23 @@ def layered_program(seed: int) -> Program:
     envs: list[dict[str, int]] = [{}]
     if choose.random() < 0.6:
         envs = [{"N": choose.choice((1, 2, 3, 5, 8, 17))} for _ in range(2)]
-    d = Draw(choose, np.random.default_rng(seed), envs, hard=False)
     batch: Dim = dims.sym("N") if envs[0] else choose.choice((1, 2, 3, 8, 33))
-    end = choose.choice((rows, rows, images, images, lookups, sequences, heads))(d, batch)
+    while True:
+        d = Draw(choose, np.random.default_rng(choose.randrange(2**32)), envs, hard=False)
+        with suppress(TooLargeError):
+            end = choose.choice((rows, rows, images, images, lookups, sequences, heads))(d, batch)
+            break
     runs = [[d.held[v][run] for v in d.inputs] for run in range(len(envs))]
     return Program(seed, compressed(graph_of(f"l{seed}", d.inputs, [end]), runs, choose), runs)
 
 
+class TooLargeError(Exception):
+    """A layer's results have more elements than `Draw` makes: to be drawn anew."""
+
+
 def made(value: Value | None) -> Value:
-    assert value is not None, "a layer that does not fit"
+    if value is None:
+        raise TooLargeError
     return value
 
 
@@ -129,7 +138,8 @@ def sequences(d: Draw, batch: Dim) -> Value:
         more: dict[str, Any] = {"linear_before_reset": d.chance(0.5)} if op is ops.gru else {}
         node = d.node(op, x, weight(d, ways, gates * hidden, size), weight(d, ways, gates * hidden, hidden), bias,
                       hidden=hidden, direction=direction, **more)
-        assert node is not None
+        if node is None:
+            raise TooLargeError
         if d.chance(0.2):
             return node.results[1]
         steps = made(d.apply(ops.transpose, node.results[0], perm=(0, 2, 1, 3)))

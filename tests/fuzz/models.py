@@ -4,6 +4,7 @@ from __future__ import annotations
 import random
 import warnings
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -19,7 +20,7 @@ from tests.fuzz import models_tensors, models_windows
 from tests.fuzz.explained import Row, explanation
 from tests.fuzz.judge import Expected, expect
 from tests.fuzz.recipe import Recipe
-from tests.fuzz.running import forms
+from tests.fuzz.running import HERE, Form, arrange, forms
 
 EXPLAINED = "explained: "
 MAKERS: tuple[tuple[Callable[[Recipe], None], int], ...] = (*models_windows.MAKERS, *models_tensors.MAKERS)
@@ -38,12 +39,13 @@ def random_model(seed: int) -> Recipe:
     return recipe
 
 
-def one_model(seed: int) -> None:
+def one_model(seed: int, targets: Sequence[str] = HERE) -> None:
     """Check the model of this seed. Raises Mismatch, or UnsupportedError where there is nothing to compare."""
     warnings.simplefilter("ignore")
     recipe = random_model(seed)
     proto, op = recipe.model(), recipe.nodes[0].op_type
-    got = _compile_and_run(proto, recipe.feeds, seed, op)
+    form = form_of(seed, targets)
+    got = _compile_and_run(proto, recipe.feeds, form, op)
     expected = _meaning(proto, list(recipe.feeds.values()), op)
     if problem := expected.problem(got):
         raise Mismatch(f"{op}: not what the interpreter says: {problem}")
@@ -57,11 +59,11 @@ def one_model(seed: int) -> None:
     if row is None:
         raise Mismatch(f"{op}: {problem}")
     if row.settle is not None:
-        _settle(row, recipe, seed, got, expected)
+        _settle(row, recipe, form, got, expected)
     raise UnsupportedError(EXPLAINED + row.why)
 
 
-def _settle(row: Row, recipe: Recipe, seed: int, got: Sequence[Array], expected: Expected) -> None:
+def _settle(row: Row, recipe: Recipe, form: Form, got: Sequence[Array], expected: Expected) -> None:
     """Compare once more, what is in dispute said so that both read it alike. Raises Mismatch."""
     assert row.settle is not None
     other = row.settle(recipe)
@@ -71,7 +73,7 @@ def _settle(row: Row, recipe: Recipe, seed: int, got: Sequence[Array], expected:
     except Exception as error:
         raise UnsupportedError(f"{EXPLAINED}{row.why}; ONNX Runtime cannot be told otherwise") from error
     if not row.same:
-        got = _compile_and_run(proto, other.feeds, seed, row.op)
+        got = _compile_and_run(proto, other.feeds, form, row.op)
         expected = _meaning(proto, list(other.feeds.values()), row.op)
     if problem := difference(got, want, expected):
         raise Mismatch(f"{row.op}, {row.why}; and beyond that: {problem}")
@@ -88,11 +90,10 @@ def _meaning(proto: onnx.ModelProto, feeds: Sequence[Array], op: str) -> Expecte
         raise Mismatch(f"{op}: the interpreter: {error}") from error
 
 
-def _compile_and_run(proto: onnx.ModelProto, feeds: dict[str, Array], seed: int, op: str) -> list[Array]:
-    (form,) = forms(seed, 1)
+def _compile_and_run(proto: onnx.ModelProto, feeds: dict[str, Array], form: Form, op: str) -> list[Array]:
+    arrange(form.target, late=True)
     try:
-        level = random.Random(seed).randrange(4)
-        model = lepton.backend.prepare(proto, target=form.target, level=level, math=form.math)
+        model = lepton.backend.prepare(proto, target=form.target, level=form.level, math=form.math)
         return [np.asarray(x) for x in model.run(list(feeds.values()))]
     except LeptonError as error:
         if error.exit in (Exit.UNSUPPORTED, Exit.USAGE):
@@ -134,20 +135,26 @@ def _floats_differ(got: Array, want: Array, samples: Array) -> Array:
     return np.asarray(settled & (~same_kind | off))
 
 
-def replay(seed: int) -> int:
+def form_of(seed: int, targets: Sequence[str]) -> Form:
+    """The way that the model of this seed is compiled."""
+    (form,) = forms(seed, 1, targets)
+    return replace(form, level=random.Random(seed).randrange(4))
+
+
+def replay(seed: int, targets: Sequence[str] = HERE) -> int:
     """Run one model again and show it."""
     recipe = random_model(seed)
     print(onnx.printer.to_text(recipe.model()))
     for name, x in (recipe.feeds | recipe.weights).items():
         print(f"{name}: {x.dtype}{list(x.shape)} {np.array2string(x.reshape(-1)[:12], precision=4)}")
     try:
-        one_model(seed)
+        one_model(seed, targets)
     except (LeptonError, Mismatch) as error:
         print(f"{type(error).__name__}: {error}")
         outcome: list[Any] = []
         proto = recipe.model()
-        op = recipe.nodes[0].op_type
-        for run in (lambda: _runtime(proto, recipe.feeds), lambda: _compile_and_run(proto, recipe.feeds, seed, op)):
+        op, form = recipe.nodes[0].op_type, form_of(seed, targets)
+        for run in (lambda: _runtime(proto, recipe.feeds), lambda: _compile_and_run(proto, recipe.feeds, form, op)):
             try:
                 outcome.append([(x.shape, x.reshape(-1)[:12]) for x in run()])
             except Exception as problem:

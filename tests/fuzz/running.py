@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 import lepton
-from lepton.codegen.target import TARGETS, runs_here
+from lepton.codegen.target import CUDA_TARGETS, TARGETS, runs_here
 from lepton.ir import dims
 from lepton.ir.core import clone
 from lepton.ir.diagnostics import Exit, LeptonError
@@ -23,6 +23,7 @@ from tests.fuzz.judge import expect
 from tests.fuzz.programs import Program
 
 HERE = tuple(t.name for t in TARGETS.values() if runs_here(t) and t.name != "x86-amx")
+GPUS = tuple(CUDA_TARGETS)   # on the simulator behind the fake driver, which `on_simulator` installs
 
 
 @dataclass(frozen=True)
@@ -40,13 +41,31 @@ class Form:
         return f"-O{self.level} --target {self.target} --math {self.math}, {self.threads} threads{how}"
 
 
-def forms(seed: int, count: int) -> list[Form]:
+def on_simulator() -> None:
+    """From now on CUDA's targets run in this process and in its children, for as long as it lives."""
+    from tests.cuda import on_fake
+    from tests.cuda.simulated import header
+
+    assert on_fake.kept
+    header()
+
+
+def arrange(target: str, late: bool) -> None:
+    """The simulator: a GPU of this target, and when asynchronous copies happen. Nothing on a CPU."""
+    if target in GPUS:
+        from tests.cuda.fakecuda import fake_driver
+
+        fake_driver().set(capability=int(target.removeprefix("cuda-sm")))
+        fake_driver().mode(late=late, seed=1 + late)
+
+
+def forms(seed: int, count: int, targets: Sequence[str] = HERE) -> list[Form]:
     """`count` different ways; the first is -O0 or -O3."""
     choose = random.Random(seed)
     made = []
     for i in range(count):
         level = choose.choice(((0, 3), (1, 2, 3), (0, 1, 2, 3))[min(i, 2)])
-        made.append(Form(choose.choice(HERE), level, choose.choice(("default", "default", "strict")),
+        made.append(Form(choose.choice(targets), level, choose.choice(("default", "default", "strict")),
                          choose.choice((1, 1, 2, 3)), choose.random() < 0.01))
     return made
 
@@ -56,6 +75,7 @@ def answers(program: Program, form: Form) -> list[list[Array]]:
     be written around them. Raises LeptonError, Mismatch."""
     options: dict[str, Any] = {"target": form.target, "level": form.level, "math": form.math,
                                "repro_dir": tempfile.gettempdir()}
+    arrange(form.target, late=True)
     with tempfile.TemporaryDirectory() as folder:
         if form.linked:
             path = Path(folder) / "p.so"
@@ -68,6 +88,7 @@ def answers(program: Program, form: Form) -> list[list[Array]]:
         known = {name for v in program.graph.inputs for d in v.tensor.shape for name in dims.symbols(d)}
         feeds = [dict(zip(names, arrays, strict=True)) for arrays in program.runs]
         first = [session.run(feed) for feed in feeds]
+        arrange(form.target, late=False)
         for feed, results in zip(feeds, first, strict=True):
             again = {p.name: Placed(results[p.name]) for p, v in zip(model.outputs, program.graph.outputs, strict=True)
                      if all(dims.symbols(d) <= known for d in v.tensor.shape)}

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
+import subprocess
+import sys
 import warnings
 from functools import partial
 from pathlib import Path
@@ -54,6 +57,16 @@ def test_random_models_agree_with_onnx_runtime() -> None:
 def test_many_more() -> None:
     assert not failures(partial(one_program, 3), range(1000, 1300))
     assert not failures(partial(models.one_model), range(1000, 1200))
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("g++") is None, reason="the simulator needs g++")
+def test_random_programs_for_gpus() -> None:
+    """In a process of its own, where the fake driver stays."""
+    command = [sys.executable, "-m", "tests.fuzz", "--cuda", "--programs", "20", "--models", "20", "--forms", "1"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=900)
+    assert done.returncode == 0, done.stdout[-3000:]
+    assert "PASS" in done.stdout
 
 
 @pytest.mark.parametrize("file", CORPUS, ids=lambda f: f.stem)

@@ -21,6 +21,7 @@ from tests.fuzz import models
 from tests.fuzz.explained import ROWS, explanation
 from tests.fuzz.judge import Expected, expect
 from tests.fuzz.recipe import Recipe
+from tests.fuzz.running import HERE
 
 WINDOW: dict[str, Any] = {"strides": (1, 1), "dilations": (1, 1)}
 PADDED = WINDOW | {"pads_begin": (1, 1), "pads_end": (1, 1)}
@@ -179,13 +180,13 @@ def test_a_row_explains_its_own_difference_and_no_other(op: str, monkeypatch: py
     recipe = DISPUTED[op]
     proto = recipe.model()
     want = models._runtime(proto, recipe.feeds)
-    got = models._compile_and_run(proto, recipe.feeds, 0, op)
+    got = models._compile_and_run(proto, recipe.feeds, models.form_of(0, HERE), op)
     expected = models._meaning(proto, list(recipe.feeds.values()), op)
     if models.difference(got, want, expected):
         row = explanation(recipe, want, got)
         assert row is not None
         if row.settle is not None:
-            models._settle(row, recipe, 0, got, expected)
+            models._settle(row, recipe, models.form_of(0, HERE), got, expected)
     compile_and_run = models._compile_and_run
 
     def wrong(*args: Any) -> list[Array]:
