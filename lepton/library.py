@@ -102,7 +102,7 @@ def models(path: str | os.PathLike[str]) -> tuple[str, ...]:
 
 
 def _models(library: _Library, where: Path) -> tuple[str, ...]:
-    words = _table(library, where, ABI_VERSION).metadata
+    words = _table(library, where, ABI_VERSION | DEVICES["cpu"]).metadata  # which wakes no GPU
     text = ffi.string(words) if words else b""
     return tuple(json.loads(text).get("models", ())) if b'"models"' in text else ()
 

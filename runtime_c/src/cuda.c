@@ -128,8 +128,8 @@ lepton_status lpt_cuda_start(lepton_session *session) {
 
 void lpt_cuda_end(lepton_session *session) {
   struct lpt_cuda_session *c = session->cuda;
-  const lpt_cuda_driver *d = lpt_cuda();
   if (!c) return;
+  const lpt_cuda_driver *d = lpt_cuda();
   lpt_cuda_graphs_end(session);
   for (uint32_t i = 0; c->inputs && i < session->program->n_inputs; i++) lpt_release(&session->memory, c->inputs[i].data);
   for (uint32_t i = 0; c->outputs && i < session->program->n_outputs; i++)

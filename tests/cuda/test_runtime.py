@@ -4,6 +4,8 @@ from __future__ import annotations
 import ctypes
 import gc
 import shutil
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -94,6 +96,16 @@ def test_without_a_gpu_only_the_cpu_that_was_asked_for_runs(fresh: Path, fake: F
     for device in ("cpu", "auto"):
         assert lepton.load(fresh, device=device)(draw(1, 12)).shape == (1, 5)
     assert lepton.load(fresh, runnable=False).target is None
+
+
+def test_models_for_cpus_leave_the_driver_alone(artifact: Path, fake: Fake) -> None:
+    """From start to end: it would take time, and memory of the GPU. In a process that has not asked for it yet."""
+    code = ("import gc, sys, numpy, lepton; m = lepton.load(sys.argv[1], device='cpu'); s = m.session(1); "
+            "s.run({p.name: numpy.zeros([2 if isinstance(d, str) else d for d in p.shape], 'f4') for p in m.inputs}); "
+            "del s, m; gc.collect(); print(sys.argv[2] in open('/proc/self/maps').read())")
+    done = subprocess.run([sys.executable, "-c", code, str(artifact), str(fake.path)], capture_output=True, text=True,
+                          check=False)
+    assert done.stdout == "False\n", done.stderr
 
 
 def test_without_a_driver_the_loader_says_why(fresh: Path, monkeypatch: pytest.MonkeyPatch) -> None:
