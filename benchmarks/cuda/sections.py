@@ -23,7 +23,7 @@ from benchmarks.cuda.gpu import TESTS, arguments
 from benchmarks.cuda.operators import CASES, SMALL, Case
 from benchmarks.cuda.peers import ROUNDS, graphed, median_ms, torch_or_none
 
-TOLERANCE = 1e-3
+TOLERANCE, OUT_OF_TIME = 1e-3, 124
 SIMULATED = "--simulate" in sys.argv   # small, on the fake driver
 FEW = ("tests/codegen/test_lower_map.py", "-k", "x86-avx2 and broadcast")  # of the kernels' tests, then
 MATH = {"f32": "default", "tf32": "fast"}   # ours, by the policy that torch has too
@@ -33,6 +33,14 @@ Options = argparse.Namespace
 
 def tell(**record: Any) -> None:
     print(json.dumps(record), flush=True)
+
+
+def late(name: str, until: float, **more: Any) -> bool:
+    """Whether there is no time left, which is told."""
+    over = time.monotonic() > until
+    if over:
+        tell(name=name, late="no time left", **more)
+    return over
 
 
 def device() -> str:
@@ -79,8 +87,7 @@ def wrappers(until: float, options: Options) -> None:
     here, image = Device(), nvrtc().compile(device_source([source(wanted)]), arch).data
     there = simulated(wanted)
     for i, wrapper in enumerate(wanted):
-        if time.monotonic() > until:
-            tell(name=wrapper.name, ok=False, error="no time left")
+        if late(wrapper.name, until):
             continue
         difference = wrapper.difference(wrapper.on_device(here, image, f"k{i}"), wrapper.on_simulator(there, f"k{i}"))
         tell(name=wrapper.name, ok=difference <= wrapper.tolerance, difference=difference)
@@ -95,9 +102,12 @@ def pytest_record(prefix: list[str], arguments: list[str], until: float) -> None
         done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=left)
         text, code = done.stdout + done.stderr, done.returncode
     except subprocess.TimeoutExpired as error:
-        text, code = (error.stdout or b"").decode(errors="replace"), 124
+        text, code = (error.stdout or b"").decode(errors="replace"), OUT_OF_TIME
     counts = {word: int(n) for n, word in re.findall(r"(\d+) (passed|failed|errors?|skipped)\b", text)}
-    tell(name=" ".join(arguments), ok=code == 0, timed_out=code == 124, **counts, end=text[-600:] if code else "")
+    in_time = code != OUT_OF_TIME
+    good = not code if in_time else not re.search(r"^[.sx]*[FE]", text, re.MULTILINE)   # of those that ran
+    more = {} if in_time else {"late": "not all of them in time"}
+    tell(name=" ".join(arguments), ok=good, **more, **counts, end=text[-600:] if code else "")
 
 
 def kernels(until: float, options: Options) -> None:
@@ -145,8 +155,7 @@ def models(until: float, options: Options) -> None:
 
     target = device()
     for name, source, runs in cases(options.models):
-        if time.monotonic() > until:
-            tell(name=name, ok=False, error="no time left")
+        if late(name, until):
             continue
         with tempfile.TemporaryDirectory() as place:
             lepton.compile_to(source, Path(place) / "m.so", target=target)
@@ -184,8 +193,7 @@ def ops(until: float, options: Options) -> None:
     torch, target, wanted = torch_or_none(), device(), SMALL if SIMULATED else CASES
     for i, case in enumerate(wanted):
         end = time.monotonic() + (until - time.monotonic()) / (len(wanted) - i)
-        if time.monotonic() > until:
-            tell(name=case.name, ok=False, error="no time left")
+        if late(case.name, until):
             continue
         with tempfile.TemporaryDirectory() as place:
             lepton.compile_to(case.model(), Path(place) / "m.so", target=target)
@@ -234,23 +242,16 @@ def speed(until: float, options: Options) -> None:
     with tempfile.TemporaryDirectory() as place:
         made = []
         for entry in entries(options, Path(place)):
-            if in_time(entry, "lepton", until):
+            if not late(entry.name, until, way="lepton"):
                 tell(name=entry.name, batch=entry.batch, policy=options.policy, way="lepton",
                      **lepton_run(entry, options, until))
                 made.append(entry)
         nets: dict[str, peers.Network] = {}
         for way in peers.WAYS if peers_there else ():
             for entry in made:
-                if in_time(entry, way, until):
+                if not late(entry.name, until, way=way):
                     tell(name=entry.name, batch=entry.batch, policy=options.policy, way=way,
                          **peer_run(entry, way, nets, until))
-
-
-def in_time(entry: Entry, way: str, until: float) -> bool:
-    if time.monotonic() > until:
-        tell(name=entry.name, way=way, late="no time left")
-        return False
-    return True
 
 
 def lepton_run(entry: Entry, options: Options, until: float) -> Record:

@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import io
 import json
+import subprocess
 import sys
 import time
 from importlib.util import find_spec
@@ -10,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.cuda import gpu, networks, operators, wrappers
+from benchmarks.cuda import gpu, networks, operators, sections, wrappers
 from tests.cuda.simulated import COMPILER
 
 
@@ -63,6 +64,27 @@ def test_a_section_is_good_when_all_of_it_is(text: str, good: bool, tmp_path: Pa
                                              monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "executable", script(tmp_path, text))
     assert run(30)[0] is good
+
+
+@pytest.mark.parametrize(("seen", "good"), [("..s.", True), ("..F.", False)])
+def test_tests_that_take_too_long_are_late_and_wrong_only_where_one_failed(
+        seen: str, good: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    def run(command: list[str], **more: object) -> None:
+        raise subprocess.TimeoutExpired(command, 5, f"{seen}".encode())
+
+    monkeypatch.setattr(subprocess, "run", run)
+    sections.pytest_record([], ["tests"], 0.0)
+    record = json.loads(capsys.readouterr().out)
+    assert (record["ok"], record["late"]) == (good, "not all of them in time")
+
+
+def test_what_there_is_no_time_for_is_told(monkeypatch: pytest.MonkeyPatch,
+                                           capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(sections, "device", lambda: "cuda-sm90")
+    sections.ops(time.monotonic() - 1, gpu.arguments().parse_args([]))
+    records = [json.loads(text) for text in capsys.readouterr().out.splitlines()]
+    assert [r["name"] for r in records] == [c.name for c in operators.CASES]
+    assert all(r["late"] for r in records)
 
 
 def line(name: str, batch: int, way: str, ms: float) -> dict[str, object]:
