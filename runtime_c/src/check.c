@@ -196,20 +196,34 @@ bool lpt_wants_own(const lepton_session *session, uint32_t index, const lepton_t
          lpt_cuda_owns(session, index, output->data);
 }
 
+static bool overlaps(const lepton_tensor *tensor, const void *data, size_t bytes) {
+  if (!tensor->data || !data) return false; /* given the session's own memory, or empty */
+  int64_t length = lpt_tensor_bytes(tensor->dtype, tensor->rank, tensor->shape);
+  uintptr_t start = (uintptr_t)tensor->data, other = (uintptr_t)data;
+  return length > 0 && start < other + bytes && other < start + (uintptr_t)length;
+}
+
 /* The name of the first thing among inputs and earlier outputs that shares memory with this output. */
 static const char *overlapped(const lpt_program *program, const lepton_tensor *inputs,
                               const lepton_tensor *outputs, uint32_t output, int64_t bytes) {
-  uintptr_t start = (uintptr_t)outputs[output].data, end = start + (uintptr_t)bytes;
-  for (uint32_t i = 0; i < program->n_inputs + output; i++) {
-    bool is_input = i < program->n_inputs;
-    const lepton_tensor *other = is_input ? &inputs[i] : &outputs[i - program->n_inputs];
-    if (!other->data) continue; /* given the session's own memory, or empty */
-    int64_t length = lpt_tensor_bytes(other->dtype, other->rank, other->shape);
-    uintptr_t other_start = (uintptr_t)other->data;
-    if (length > 0 && start < other_start + (uintptr_t)length && other_start < end)
-      return is_input ? program->inputs[i].name : program->outputs[i - program->n_inputs].name;
-  }
+  const void *data = outputs[output].data;
+  for (uint32_t i = 0; i < program->n_inputs; i++)
+    if (overlaps(&inputs[i], data, (size_t)bytes)) return program->inputs[i].name;
+  for (uint32_t i = 0; i < output; i++)
+    if (overlaps(&outputs[i], data, (size_t)bytes)) return program->outputs[i].name;
   return NULL;
+}
+
+/* What a run lent ends with the next call, which writes there again: it cannot be read as well. */
+static lepton_status check_lent(lepton_session *session, const lepton_tensor *inputs, uint32_t output) {
+  const lpt_program *program = session->program;
+  const lpt_block *lent = &session->outputs[output];
+  for (uint32_t i = 0; i < program->n_inputs; i++)
+    if (overlaps(&inputs[i], lent->data, lent->capacity))
+      return lpt_fail(session, LEPTON_INVALID_ARGUMENT,
+                      "input '%s' lies in memory that the session lent for output '%s' until this call; copy it, or "
+                      "give the output memory of your own", program->inputs[i].name, program->outputs[output].name);
+  return LEPTON_OK;
 }
 
 static lepton_status check_output(lepton_session *session, const lepton_tensor *inputs,
@@ -242,9 +256,8 @@ lepton_status lpt_check_outputs(lepton_session *session, const lepton_tensor *in
     return lpt_fail(session, LEPTON_INVALID_ARGUMENT, "outputs is NULL");
   for (uint32_t i = 0; i < program->n_outputs; i++) {
     lepton_status status = check_device(session, "output", &program->outputs[i], &outputs[i]);
-    if (status) return status;
-    if (lpt_wants_own(session, i, &outputs[i])) continue;
-    status = check_output(session, inputs, outputs, i);
+    if (!status) status = lpt_wants_own(session, i, &outputs[i]) ? check_lent(session, inputs, i)
+                                                                 : check_output(session, inputs, outputs, i);
     if (status) return status;
   }
   return LEPTON_OK;

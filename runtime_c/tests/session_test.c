@@ -67,6 +67,11 @@ static void an_output_without_memory_gets_the_sessions(void) {
   lepton_tensor in = f32(x, 1, 4, 0), out = {.data = NULL};
   CHECK(lpt_run(session, &in, &out) == LEPTON_OK);
   CHECK(out.data && out.dtype == LEPTON_F32 && out.rank == 1 && out.shape[0] == 4 && ((float *)out.data)[3] == 13);
+  lepton_tensor back = out; /* its result as its input: where the next result would be written */
+  CHECK(lpt_run(session, &back, &out) == LEPTON_INVALID_ARGUMENT);
+  CHECK_TEXT(lpt_message(session), "input 'x' lies in memory that the session lent for output 'y' until this call");
+  lepton_tensor own = f32(x, 1, 4, 0);
+  CHECK(lpt_run(session, &back, &own) == LEPTON_OK && x[3] == 2 * 13 + 7);
   lpt_destroy(session);
 }
 
