@@ -18,7 +18,7 @@ def factorize(model: Source, error: float = 0.01, form: Forms = "best", *, data:
               **options: Any) -> Graph:
     """A graph of its own with layers split in two or three where that loses no more than the share `error` of the
     layer's weights' squares, or, with calibration `data` (see lepton.compress.data), of its results', and takes no more
-    than `gain` of its work. `form`: svd, tucker, depthwise or the best of these. Raises LeptonError."""
+    than `gain` of its work. `form`: svd, tucker, depthwise or the best of these, or cp. Raises LeptonError."""
     if form not in get_args(Forms):
         raise UsageError(f"unknown form {form!r}", help=f"one of {', '.join(get_args(Forms))}")
     graph = prepare(model, **options)

@@ -15,10 +15,11 @@ from lepton.ir.rewrite import Accuracy, sweep
 from lepton.ir.tensor import Array
 from lepton.passes.base import Pass, count
 from lepton.passes.common import constant, substitute
+from lepton.passes.compress.cp import cp
 from lepton.passes.compress.factors import Factors, Limits, depthwise, lost, svd, tucker
 from lepton.passes.compress.layers import Layer, chosen, layers
 
-Forms = Literal["best", "svd", "tucker", "depthwise"]
+Forms = Literal["best", "svd", "tucker", "depthwise", "cp"]
 
 
 @dataclass(frozen=True)
@@ -26,7 +27,8 @@ class Factorize(Pass):
     """matmul(x, w[512,512])  ->  matmul(matmul(x, u[512,64]), v[64,512])
 
     Convolutions become svd: fewer filters and a pointwise mix; tucker: a pointwise one, filters between fewer channels,
-    a mix; depthwise: a few filters of its own for each channel and a mix; best: whatever of these takes the least work.
+    a mix; depthwise: a few filters of its own for each channel and a mix; best: whatever of these takes the least work;
+    cp (which takes long to fit): a pointwise one, a filter for each of its channels, a mix.
     No layer loses more than the share `error` of its weights' squares, and none is touched whose work does not fall to
     `gain` of what it was. Ranks are multiples of `multiple`. `only` and `skip` name layers."""
 
@@ -74,6 +76,8 @@ def _best(layer: Layer, how: Factorize, gram: Array | None) -> Factors | None:
             found.append(tucker(weight, limits, layer.node.attrs["strides"]))
         if how.form in ("best", "depthwise"):
             found.append(depthwise(weight, limits))
+        if how.form == "cp":
+            found.append(cp(weight, limits, layer.node.attrs["strides"]))
     room = max(how.error, 1e-9) * (1 + 1e-6)
     good = [f for f in found if f.work <= how.gain * weight.size and lost(weight, f, inputs) <= room]
     return min(good, key=lambda f: f.work, default=None)
@@ -89,9 +93,9 @@ def _replacement(layer: Layer, factors: Factors) -> Value:
     point: dict[str, Any] = {"strides": (1,) * rank, "pads_begin": (0,) * rank, "pads_end": (0,) * rank,
                              "dilations": (1,) * rank, "layout": node.attrs["layout"]}
     value = layer.x
-    if factors.form == "tucker":
+    if factors.form in ("tucker", "cp"):
         value = ops.conv(value, constant(parts.pop(0)), **point, loc=node.loc)
-    group = factors.channels if factors.form == "depthwise" else 1
+    group = {"depthwise": factors.channels, "cp": len(parts[0])}.get(factors.form, 1)
     value = ops.conv(value, constant(parts[0]), **{**node.attrs, "group": group}, loc=node.loc)
     bias = node.inputs[2] if len(node.inputs) > 2 else None
     return ops.conv(value, constant(parts[1]), bias, **point, loc=node.loc)

@@ -1,4 +1,5 @@
-"""Weights as products of smaller ones: singular values, Tucker's form, depthwise and pointwise filters.
+"""Weights as products of smaller ones: singular values, Tucker's form, depthwise and pointwise filters (`cp.py` has
+one form more).
 
 Each function takes a layer's weight and the share of it that may be lost, and gives the smallest factors that keep to
 that. With a Gram matrix of the layer's inputs the share is of its results' mean square, else of the weights'.
@@ -13,14 +14,15 @@ import numpy as np
 
 from lepton.ir.tensor import Array
 
-Form = Literal["svd", "tucker", "depthwise"]
+Form = Literal["svd", "tucker", "depthwise", "cp"]
 DAMPING = 1e-6          # of the mean of a Gram matrix' diagonal, so that it can be inverted
 SLOW = 4                # a depthwise product takes as long as so many of a matrix product
 
 
 @dataclass(frozen=True, eq=False)
 class Factors:
-    """svd: [r,C,k...], [O,r,1...]; tucker: [r,C,1...], [s,r,k...], [O,s,1...]; depthwise: [C*m,1,k...], [O,C*m,1...].
+    """svd: [r,C,k...], [O,r,1...]; tucker: [r,C,1...], [s,r,k...], [O,s,1...]; depthwise: [C*m,1,k...], [O,C*m,1...];
+    cp: [r,C,1...], [r,1,k...], [O,r,1...].
 
     A matrix product's weight is one of a convolution without taps: [O,C]. `work`: products per place of the result."""
 
@@ -73,20 +75,25 @@ def tucker(weight: Array, limits: Limits, strides: tuple[int, ...] = ()) -> Fact
     """Fewer channels, filters over them, a mix: Tucker's form of the two channel axes (HOSVD). The first factor runs at
     every place of the input, `strides` apart from those of the result."""
     outputs, channels, *kernel = weight.shape
-    full, half = weight.astype(np.float64), Limits(limits.error / 2, limits.multiple)
-    bases = []
-    for axis in (1, 0):
-        unfolded = np.moveaxis(full, axis, 0).reshape(full.shape[axis], -1)
-        values, vectors = np.linalg.eigh(unfolded @ unfolded.T)
-        rank = half.rank(np.maximum(values[::-1], 0))
-        bases.append(_signed(vectors[:, ::-1][:, :rank].T, np.ones((1, rank)))[0])
-    down, up = bases
+    full = weight.astype(np.float64)
+    down, up = channel_bases(full, Limits(limits.error / 2, limits.multiple))
     core = np.tensordot(up, np.tensordot(full, down, axes=(1, 1)), axes=(1, 0))      # [s, k..., r]
     core = np.ascontiguousarray(np.moveaxis(core, -1, 1))
     r, s, ones = len(down), len(up), (1,) * len(kernel)
     work = prod(strides) * r * channels + r * s * prod(kernel) + s * outputs
     return Factors("tucker", (down.reshape(r, channels, *ones), core, up.T.reshape(outputs, s, *ones)), work,
                    channels)
+
+
+def channel_bases(weight: Array, limits: Limits) -> tuple[Array, Array]:
+    """[r, C] and [s, O], orthonormal rows: what the filters span of each channel axis, within the error for either."""
+    bases = []
+    for axis in (1, 0):
+        unfolded = np.moveaxis(weight, axis, 0).reshape(weight.shape[axis], -1)
+        values, vectors = np.linalg.eigh(unfolded @ unfolded.T)
+        rank = limits.rank(np.maximum(values[::-1], 0))
+        bases.append(_signed(vectors[:, ::-1][:, :rank].T, np.ones((1, rank)))[0])
+    return bases[0], bases[1]
 
 
 def depthwise(weight: Array, limits: Limits) -> Factors:
@@ -112,6 +119,9 @@ def product_of(factors: Factors) -> Array:
         each = matrix[:, :, None] * filters                                           # [O, C*m, taps]
         whole = each.reshape(len(matrix), factors.channels, -1, filters.shape[1]).sum(axis=2)
         return np.asarray(whole.reshape(len(matrix), -1))
+    if factors.form == "cp":
+        first, filters = (part.reshape(len(part), -1) for part in rest)               # [r, C], [r, taps]
+        return np.asarray(np.einsum("or,rc,rk->ock", matrix, first, filters, optimize=True).reshape(len(matrix), -1))
     core = np.tensordot(matrix, rest[-1], axes=(1, 0))                                # [O, r or C, k...]
     for part in rest[:-1]:
         core = np.moveaxis(np.tensordot(core, part.reshape(part.shape[:2]), axes=(1, 0)), -1, 1)
