@@ -2,6 +2,7 @@
 
     python -m tests.fuzz --programs 5000 --seed 1       # programs of graph IR, against the interpreter
     python -m tests.fuzz --models 5000 --seed 1         # ONNX models, against ONNX Runtime
+    python -m tests.fuzz --layers 1000 --seed 1         # networks of layers, compressed
     python -m tests.fuzz --replay 17                    # one of them again, made small if it fails
     python -m tests.fuzz --cuda --programs 200          # for GPUs, on the simulator
 
@@ -23,6 +24,7 @@ from itertools import islice
 from tests.conformance.adapters import warm
 from tests.conformance.isolate import Outcome, run_isolated
 from tests.fuzz import models, running
+from tests.fuzz.layered import layered_program
 from tests.fuzz.minimise import minimise
 from tests.fuzz.programs import Program, random_program
 
@@ -39,10 +41,11 @@ class Tally:
     failed: list[tuple[int, Outcome]] = field(default_factory=list)
 
 
-def one_program(forms: int, seed: int, targets: Sequence[str] = running.HERE) -> None:
+def one_program(forms: int, seed: int, targets: Sequence[str] = running.HERE,
+                make: Callable[[int], Program] = random_program) -> None:
     """Check the program of this seed. Raises what goes wrong."""
     warnings.simplefilter("ignore")  # numpy's, about NaN and the like
-    running.check(random_program(seed), running.forms(seed, forms, targets))
+    running.check(make(seed), running.forms(seed, forms, targets))
 
 
 def ended(seeds: range, one: Callable[[int], None], jobs: int, deadline: float) -> Iterator[tuple[int, Outcome]]:
@@ -76,9 +79,9 @@ def sweep(seeds: range, one: Callable[[int], None], jobs: int, minutes: float) -
     return tally
 
 
-def replay(seed: int, forms: int, targets: Sequence[str]) -> int:
+def replay(seed: int, forms: int, targets: Sequence[str], make: Callable[[int], Program] = random_program) -> int:
     """Run one program again; where it fails, print the smallest program found that fails the same way."""
-    program, ways = random_program(seed), running.forms(seed, forms, targets)
+    program, ways = make(seed), running.forms(seed, forms, targets)
     outcome = isolated(program, ways)
     if outcome.status == "PASS":
         print(f"{running.text(program)}\npasses")
@@ -104,6 +107,7 @@ def parse() -> argparse.Namespace:
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--programs", type=int, default=0, help="how many programs of graph IR")
     parser.add_argument("--models", type=int, default=0, help="how many ONNX models")
+    parser.add_argument("--layers", type=int, default=0, help="how many networks of layers, compressed")
     parser.add_argument("--seed", type=int, default=0, help="of the first; the others follow (default: 0)")
     parser.add_argument("--forms", type=int, default=3, help="ways to compile each (default: 3)")
     parser.add_argument("--minutes", type=float, default=1e6, help="stop after so many")
@@ -111,6 +115,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--cuda", action="store_true", help="for GPUs, on the simulator; needs g++")
     parser.add_argument("--replay", type=int, metavar="SEED", help="one program again, made small")
     parser.add_argument("--replay-model", type=int, metavar="SEED", help="one ONNX model again, printed")
+    parser.add_argument("--replay-layers", type=int, metavar="SEED", help="one network of layers again, made small")
     return parser.parse_args()
 
 
@@ -123,9 +128,12 @@ def main() -> int:
         return replay(options.replay, options.forms, targets)
     if options.replay_model is not None:
         return models.replay(options.replay_model, targets)
+    if options.replay_layers is not None:
+        return replay(options.replay_layers, options.forms, targets, layered_program)
     failed = 0
     for count, one in ((options.programs, partial(one_program, options.forms, targets=targets)),
-                       (options.models, partial(models.one_model, targets=targets))):
+                       (options.models, partial(models.one_model, targets=targets)),
+                       (options.layers, partial(one_program, options.forms, targets=targets, make=layered_program))):
         if count:
             tally = sweep(range(options.seed, options.seed + count), one, options.jobs, options.minutes)
             for title, counts in (("refused", tally.refusals), ("explained", tally.explained)):

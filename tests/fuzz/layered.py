@@ -110,9 +110,7 @@ def images(d: Draw, batch: Dim) -> Value:
         window: dict[str, Any] = {
             "strides": (d.choose.choice((1, 1, 2)),) * 2, "dilations": (d.choose.choice((1, 1, 1, 2)),) * 2,
             "pads_begin": kernel, "pads_end": (kernel[0], kernel[1] // 2), "group": group}
-        y = d.apply(ops.conv, x, weight(d, filters, channels // group, *kernel), None, **window)
-        if y is None:
-            break
+        y = made(d.apply(ops.conv, x, weight(d, filters, channels // group, *kernel), None, **window))
         x = after(d, y, x, filters)
         if d.chance(0.3):
             x = made(d.apply(d.choose.choice((ops.max_pool, ops.avg_pool)), x, kernel=(2, 2), strides=(2, 2),

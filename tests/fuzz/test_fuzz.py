@@ -28,6 +28,7 @@ from tests.fuzz import makers_basic, models
 from tests.fuzz.__main__ import one_program
 from tests.fuzz.elements import array
 from tests.fuzz.judge import expect
+from tests.fuzz.layered import layered_program
 from tests.fuzz.minimise import minimise
 from tests.fuzz.programs import NOT_MADE, Program, graph_of, random_program
 from tests.fuzz.running import HERE, Form, check
@@ -53,9 +54,24 @@ def test_random_models_agree_with_onnx_runtime() -> None:
     assert not failures(partial(models.one_model), range(40))
 
 
+def test_layers_compressed_mean_what_they_say() -> None:
+    assert not failures(partial(one_program, 1, make=layered_program), range(16))
+
+
+def test_wrong_layers_are_seen() -> None:
+    """Rounding to levels makes samples spread; an element that is 1 % off shows all the same."""
+    for seed in range(12):
+        program = layered_program(seed)
+        wrong = interpret(program.graph, *program.runs[0])[0].copy()
+        flat = wrong.reshape(-1)
+        flat[np.abs(flat).argmax()] *= 1.01
+        assert expect(program.graph, program.runs[0], lax=True).problem([wrong]), seed
+
+
 @pytest.mark.slow
 def test_many_more() -> None:
     assert not failures(partial(one_program, 3), range(1000, 1300))
+    assert not failures(partial(one_program, 2, make=layered_program), range(1000, 1150))
     assert not failures(partial(models.one_model), range(1000, 1200))
 
 
