@@ -40,7 +40,7 @@ from statistics import fmean
 from typing import Any
 
 # Seconds of 560.
-SHARES = {"env": 20, "wrappers": 30, "kernels": 90, "sanitizer": 50, "models": 60, "ops": 80, "speed": 230}
+SHARES = {"env": 40, "wrappers": 30, "kernels": 90, "sanitizer": 50, "models": 60, "ops": 80, "speed": 210}
 GRACE = 5.0  # seconds that a section may take to notice that its time is up
 TESTS = ("tests/cuda/test_templates.py", "tests/cuda/test_integers.py", "tests/cuda/test_warpgroups.py",
          "tests/cuda/test_convolutions.py", "tests/cuda/test_order.py", "tests/cuda/test_moves.py",
