@@ -1,6 +1,7 @@
 """What NVRTC makes of the templates, without a GPU: no spills, no stack, few registers, the instructions meant."""
 from __future__ import annotations
 
+import ctypes
 import re
 import shutil
 import subprocess
@@ -207,6 +208,23 @@ def test_templates(tmp_path: Path) -> None:
 @pytest.mark.parametrize("arch", ["sm_80", "sm_90a", "sm_120"])
 def test_templates_everywhere(arch: str, tmp_path: Path) -> None:
     check(KERNELS | MORE, arch, tmp_path)
+
+
+def test_the_library_finds_its_other_half(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Some wheels' libnvrtc has no RPATH: what it opens by name must be in the process before."""
+    opened: list[tuple[str, int]] = []
+
+    def opens(path: str, mode: int = ctypes.DEFAULT_MODE) -> None:
+        opened.append((Path(path).name, mode))
+        if "builtins" not in path:
+            raise OSError("enough")
+
+    for name in ("libnvrtc.so.13", "libnvrtc-builtins.so.13.0"):
+        (tmp_path / name).touch()
+    monkeypatch.setattr(ctypes, "CDLL", opens)
+    with pytest.raises(OSError, match="enough"):
+        nvrtc.Nvrtc(tmp_path / "libnvrtc.so.13")
+    assert opened == [("libnvrtc-builtins.so.13.0", ctypes.RTLD_GLOBAL), ("libnvrtc.so.13", ctypes.DEFAULT_MODE)]
 
 
 PTX_TARGETS = [t for t in CUDA_TARGETS.values() if t.ptx]
