@@ -6,6 +6,7 @@ from __future__ import annotations
 import numpy as np
 
 from lepton.codegen.cuda.depthwise import depthwise_kernel, is_depthwise
+from lepton.codegen.cuda.split import along, in_parts, parts_of, stored, sum_of_parts
 from lepton.codegen.cuda.templates.product import (
     Columns,
     Factor,
@@ -102,25 +103,39 @@ def lower_matmul(group: Group, options: LowerOptions) -> Kernel:
 def matmul_kernel(group: Group, options: LowerOptions, fused: Fused, problem: Problem,
                   factors: tuple[Value, Value]) -> Kernel:
     """The kernel of a product in matrix form."""
-    bindings, (a, b), dtype = Bindings(), factors, factors[0].tensor.dtype
-    entries = product(problem.batch)
+    sums, dtype, entries = widened(fused.result.tensor.dtype), factors[0].tensor.dtype, product(problem.batch)
     kind = kind_of(dtype, options, problem.m, problem.n, problem.k, entries)
     few = isinstance(problem.m, int) and problem.m <= MOST_ROWS_OF_COLUMNS and dtype in PLAIN
     few = few and (problem.weights is not None or problem.b[-2] == 1)
-    left = Matrix(bindings.operand(outer(group, a), a.tensor, problem.a))
     tile: Tile | WarpgroupTile = tile_of(problem.m, problem.n, problem.k, entries, dtype, kind)
-    right: Matrix | Tiles
+    if problem.weights is not None:
+        weights = words(problem.weights.T[None], dtype)
+        tile = warpgroup_tile(options.target, kind, weights, problem.m, entries) or tile
+    parts = 1 if few or isinstance(tile, WarpgroupTile) else parts_of(problem, tile.rows, tile.columns, dtype)
+    bindings, turned = Bindings(), few or kind is not None
+    if parts == 1:
+        left, right = _factors(bindings, group, problem, factors, tile, turned=turned)
+        return kernel_of(group, bindings, sums, problem.batch, (problem.m,), problem.n, problem.k, left, right,
+                         fused.epilogue(bindings, problem.views), tile, few=few)
+    each, made = in_parts(problem, parts, sums)
+    left, right = _factors(bindings, group, each, factors, tile, turned=turned)
+    before = kernel_of(group, bindings, sums, each.batch, (each.m,), each.n, each.k, left, right,
+                       stored(bindings, made), tile)
+    return sum_of_parts(group, fused, problem, made, before)
+
+
+def _factors(bindings: Bindings, group: Group, problem: Problem, factors: tuple[Value, Value],
+             tile: Tile | WarpgroupTile, *, turned: bool) -> tuple[Matrix, Matrix | Tiles]:
+    """The factors of a product; constant right ones packed as the tile reads them, or `turned`: with k innermost."""
+    a, b = factors
+    left = Matrix(bindings.operand(outer(group, a), a.tensor, problem.a))
     if problem.weights is None:
         *batch, k_step, n_step = problem.b
-        right = Matrix(bindings.operand(outer(group, b), b.tensor, (*batch, n_step, k_step)))
-    else:
-        weights, none = words(problem.weights.T[None], dtype), (0,) * len(problem.batch)
-        tile = warpgroup_tile(options.target, kind, weights, problem.m, entries) or tile
-        right = tiles_of(bindings, tile, weights, dtype, none) if isinstance(tile, WarpgroupTile) else weights_of(
-            bindings, problem.weights, dtype, len(none), turned=few or kind is not None)
-    epilogue = fused.epilogue(bindings, problem.views)
-    return kernel_of(group, bindings, widened(fused.result.tensor.dtype), problem.batch, (problem.m,), problem.n,
-                     problem.k, left, right, epilogue, tile, few=few)
+        return left, Matrix(bindings.operand(outer(group, b), b.tensor, (*batch, n_step, k_step)))
+    dtype, entries = a.tensor.dtype, len(problem.batch)
+    if isinstance(tile, WarpgroupTile):
+        return left, tiles_of(bindings, tile, words(problem.weights.T[None], dtype), dtype, (0,) * entries)
+    return left, weights_of(bindings, problem.weights, dtype, entries, problem.k, turned=turned)
 
 
 def kernel_of(group: Group, bindings: Bindings, sums: DType, batch: tuple[Dim, ...], rows: tuple[Dim, ...], n: Dim,
@@ -143,11 +158,14 @@ def kernel_of(group: Group, bindings: Bindings, sums: DType, batch: tuple[Dim, .
                   flops=product((*batch, 2, m, n, k)), writes=group.outputs)
 
 
-def weights_of(bindings: Bindings, weights: Array, dtype: DType, batch: int, *, turned: bool) -> Matrix:
-    """A constant right factor [k, n]; `turned`: with k innermost."""
+def weights_of(bindings: Bindings, weights: Array, dtype: DType, batch: int, depth: Dim, *, turned: bool) -> Matrix:
+    """A constant right factor [k, n]; `turned`: with k innermost. Where `depth` is less than k, the last axis of the
+    batch counts parts along k."""
     array = words(np.ascontiguousarray(weights.T if turned else weights), dtype)
     steps = (array.shape[1], 1) if turned else (1, array.shape[1])
-    return Matrix(bindings.operand(packed(array), TensorType(dtype, array.shape), (*(0,) * batch, *steps)))
+    whole = (*(0,) * batch, *steps)
+    strides = whole if depth == weights.shape[0] else along(whole[1:], depth)
+    return Matrix(bindings.operand(packed(array), TensorType(dtype, array.shape), strides))
 
 
 @lowers(ops.conv, family="cuda")

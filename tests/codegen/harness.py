@@ -138,12 +138,16 @@ def number(dim: Dim, env: Mapping[str, int]) -> int:
     return evaluate(dim, env)
 
 
+def room_of(kernel: Kernel, env: Mapping[str, int]) -> dict[Value, Placed]:
+    """Where the values go that a kernel writes for the one behind it."""
+    return {v: Placed(np.empty([number(d, env) for d in v.tensor.shape], v.tensor.dtype.numpy), dense)
+            for v in kernel.writes}
+
+
 def run_kernel(kernel: Kernel, places: Mapping[Value, Placed], target: Target, env: Mapping[str, int]) -> None:
     """Run all tasks of a kernel, and of the step before it, on placed operands."""
     if kernel.before is not None:
-        made = {v: Placed(np.empty([number(d, env) for d in v.tensor.shape], v.tensor.dtype.numpy), dense)
-                for v in kernel.before.writes}
-        places = {**places, **made}
+        places = {**places, **room_of(kernel.before, env)}
         run_kernel(kernel.before, places, target, env)
     addresses, keep = [], []
     for operand in kernel.operands:

@@ -33,6 +33,9 @@ def on_simulator(monkeypatch: pytest.MonkeyPatch) -> None:
         return lowering(group, options)
 
     def run(kernel: Kernel, places: Mapping[Value, harness.Placed], target: Target, env: Mapping[str, int]) -> None:
+        if kernel.before is not None:
+            places = {**places, **harness.room_of(kernel.before, env)}
+            run(kernel.before, places, target, env)
         constants = packed_copies(kernel)
         addresses = [constants[i].ctypes.data if isinstance(o, Packed) else places[o].address
                      for i, o in enumerate(kernel.operands)]
