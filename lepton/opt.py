@@ -15,7 +15,7 @@ from pathlib import Path
 
 from lepton import plugins
 from lepton.ir.core import Graph
-from lepton.ir.diagnostics import Exit, LeptonError, UsageError
+from lepton.ir.diagnostics import Exit, LeptonError, ParseError, UsageError
 from lepton.ir.files import check_destination, replacing
 from lepton.ir.parser import parse_all
 from lepton.ir.printer import show
@@ -26,7 +26,7 @@ from lepton.passes.cases import BETWEEN_CASES, read_cases
 from lepton.passes.instruments import Statistics, Timing, bisect
 from lepton.passes.pipeline import Pipeline, parse_pipeline
 from lepton.passes.registry import load_all
-from lepton.terminal import Parser
+from lepton.terminal import Parser, count
 
 EXAMPLES = """examples:
   lepton-opt model.lir --passes canonicalise,fold,cse --verify-each
@@ -68,9 +68,9 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     add("-o", dest="output", default="-", metavar="FILE", help="where the text goes (default: -, standard output)")
     add("--passes", metavar="SPEC", help='such as "fold,fuse{max=3}"; "" only verifies and formats')
     add("-O", dest="level", type=int, choices=range(4), help="run the passes leptonc runs at this level")
-    add("--family", default="x86", metavar="NAME", help="the kind of target that -O is for (default: x86)")
+    add("--family", default="x86", choices=("x86", "aarch64", "cuda"), help="what -O is for (default: x86)")
     add("--math", choices=list(ALLOWED), help="which rewrites may move results (default: what the passes say)")
-    add("--max-passes", type=int, metavar="N", help="run the first N passes only")
+    add("--max-passes", type=count, metavar="N", help="run the first N passes only")
     add("--verify-each", action="store_true", help="verify after each pass")
     add("--self-check", action="store_true", help="compare answers on random inputs after each pass")
     add("--bisect", action="store_true", help="find the first pass that breaks or changes the answers")
@@ -105,8 +105,12 @@ def _pipeline(given: Input, options: argparse.Namespace) -> Pipeline:
         from lepton.passes.default import pipeline_for
 
         return Pipeline(pipeline_for(options.family, options.level, options.math or "default"))
-    spec = given.run if options.passes is None else options.passes
-    return parse_pipeline(spec, options.math)
+    if options.passes is None:
+        return parse_pipeline(given.run, options.math)
+    try:
+        return parse_pipeline(options.passes, options.math)
+    except ParseError as error:
+        raise UsageError(f"cannot read the pipeline {options.passes!r}: {error.message}", help=error.help) from error
 
 
 def _optimise(given: Input, options: argparse.Namespace) -> Graph:

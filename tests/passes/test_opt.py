@@ -144,6 +144,7 @@ def test_constants_go_along(folder: Path) -> None:
     (["in.lir", "--passes", "o-twise"], Exit.USAGE, "unknown pass 'o-twise'; did you mean 'o-twice'?"),
     (["in.lir", "--passes", "o-twice{bits=3}"], Exit.USAGE, "has no option 'bits'"),
     (["in.lir", "-o", "no/such/folder.lir"], Exit.USAGE, "cannot write"),
+    (["in.lir", "--passes", "o-twice,,cse"], Exit.USAGE, "cannot read the pipeline 'o-twice,,cse'"),
     (["bad.lir"], Exit.UNSUPPORTED, "error: bad.lir:1:24: expected"),
     (["wrong.lir"], Exit.UNSUPPORTED, "wrong.lir:2:8: unknown op 'nig'"),
 ])
@@ -173,6 +174,13 @@ def test_outputs_are_replaced_by_complete_ones(folder: Path, capsys: pytest.Capt
     (folder / "model.onnx").write_bytes(b"")
     assert opt("model.onnx", "-o", "model.onnx") == Exit.USAGE
     assert "it is a file that is read" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("words", [("--family", "vax"), ("--max-passes", "-1"), ("-O", "9"), ("--math", "loose")])
+def test_usage(folder: Path, words: tuple[str, str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        opt("in.lir", *words)
+    assert caught.value.code == Exit.USAGE
 
 
 def test_list_passes(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
