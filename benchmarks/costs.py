@@ -1,6 +1,6 @@
 """What a compiled model costs besides time: memory, also shared between processes; first answer; evenness; company.
 
-    python -m benchmarks.costs MODEL.onnx [...] [--json FILE [--add]] [--artifacts FOLDER] [--first]
+    python -m benchmarks.costs MODEL.onnx [...] [--json FILE [--add]] [--artifacts FOLDER] [--first | --sizes]
 
 | what | wanted |
 |---|---|
@@ -106,14 +106,14 @@ def costs(model: Path, folder: Path, options: argparse.Namespace) -> list[Line]:
         return []
     packed, workspace = facts["packed"] / 1e6, facts["workspace"] / 1e6
     return [
-        *compile_lines(model.stem, model.stat().st_size, facts["seconds"], facts["peak"]),
+        *([] if options.sizes else compile_lines(model.stem, model.stat().st_size, facts["seconds"], facts["peak"])),
         artifact_line(artifact, facts["weights"]),
         Line("workspace", workspace, 1.05 * facts["least"] / 1e6 + 0.001, "MB"),
         *memory(artifact, packed, workspace),
         Line("threads on one core", probe(THREADS, artifact)["threads"], 1, ""),
-        *first_answers(model, artifact, 1, options.processes),
-        *first_answers(model, artifact, 0, options.processes),
-        *([] if options.first else timing(artifact, options.seconds)),
+        *([] if options.sizes else first_answers(model, artifact, 1, options.processes)),
+        *([] if options.sizes else first_answers(model, artifact, 0, options.processes)),
+        *([] if options.sizes or options.first else timing(artifact, options.seconds)),
     ]
 
 
@@ -141,7 +141,8 @@ def main() -> int:
     parser.add_argument("--target", default="native")
     parser.add_argument("--seconds", type=float, default=1.0, help="of each timing (default: 1)")
     parser.add_argument("--processes", type=int, default=5, help="for each first answer (default: 5)")
-    parser.add_argument("--first", action="store_true", help="memory and first answers only")
+    parser.add_argument("--first", action="store_true", help="leave out what takes --seconds")
+    parser.add_argument("--sizes", action="store_true", help="only what other load on the machine does not change")
     parser.add_argument("--compile", action="store_true", help="only make what --artifacts lacks")
     parser.add_argument("--artifacts", type=Path, help="folder where compiled models stay for the next time")
     parser.add_argument("--json", type=Path, help="write the figures to this file, for benchmarks.performance")
