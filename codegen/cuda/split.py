@@ -65,4 +65,3 @@ def sum_of_parts(group: Group, fused: Fused, problem: Problem, made: Value, befo
                       read, epilogue)
     return Kernel(group.name, body, tuple(bindings.bound), product((*problem.batch, m, n)), bindings.table.dims,
                   writes=group.outputs, before=replace(before, name=f"{group.name}_parts", writes=(made,)))
-

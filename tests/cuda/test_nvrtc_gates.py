@@ -135,7 +135,8 @@ MORE: dict[str, tuple[DeviceBody, int, Sequence[str]]] = {
 
 
 # Of sm_90a alone.
-BULK = ("UBLKCP", "SYNCS", "USETMAXREG", COPY)
+EARLY = ("PREEXIT", "ACQBULK")           # what lp_begin becomes: griddepcontrol
+BULK = ("UBLKCP", "SYNCS", "USETMAXREG", COPY, *EARLY)
 WARPGROUPS: dict[str, tuple[DeviceBody, int, Sequence[str]]] = {
     "warpgroup_f16": (by_warpgroups(WarpgroupTile("f16", 256, 4), F16), 168, ("HGMMA.64x256x16.F32 ", *BULK)),
     "warpgroup_bf16": (by_warpgroups(WarpgroupTile("bf16", 128, 6), BF16), 168, ("HGMMA.64x128x16.F32.BF16", *BULK)),
