@@ -155,6 +155,7 @@ def _versions(models: Iterable[Iterable[Mapping[str, Any]]]) -> str:
 
 def roofline(records: Sequence[Mapping[str, Any]]) -> list[str]:
     """One line a model: what its kernels reach of what the machine allows, and which do not reach it."""
+    records = [record for record in records if "losses" in record["roofline"]]     # others: by an earlier Lepton
     if not records:
         return []
     limits = records[0]["roofline"]["ceilings"]
@@ -174,7 +175,7 @@ def roofline(records: Sequence[Mapping[str, Any]]) -> list[str]:
                           for kind, row in list(found["by_kind"].items())[:4])
         lost = "; ".join(
             f"**{row['lost_share']:.1%}** {row['kind']} ×{row['kernels']} at {row['ceiling_share']:.0%} "
-            f"({row['why'].replace(';', ',')})" for row in found.get("losses", [])[:3] if row["lost_share"] > LEAST)
+            f"({row['why'].replace(';', ',')})" for row in found["losses"][:3] if row["lost_share"] > LEAST)
         lines.append(f"| {Path(record['model']).stem} | {found['near_share']:.0%} | {found['ceiling_share']:.0%} "
                      f"| {kinds} | {lost or f'none above {LEAST:.1%}'} |")
     return lines
