@@ -45,16 +45,17 @@ NOISY = "noise counts"           # these are about the machine's other work too
 
 
 def memory(artifact: Path, weights: float, workspace: float) -> list[Line]:
-    """Megabytes that one process holds because of the model, and those of a second one's own."""
+    """Megabytes that one process holds because of the model, and those of a second one's own; without inputs and
+    outputs, which are the caller's."""
     before, after = together(MEMORY, artifact)
 
     def own(row: dict[str, float]) -> float:
         return row["Private_Clean"] + row["Private_Dirty"]
 
-    whole = weights + workspace + 15
-    return [Line("resident memory", after[0]["Rss"] - before[0]["Rss"], whole, "MB"),
-            Line("at its peak", after[0]["Peak"] - before[0]["Rss"], whole, "MB"),
-            Line("a second process", own(after[1]) - own(before[1]), workspace + 15, "MB")]
+    whole, arrays = weights + workspace + 15, after[0]["Callers"]
+    return [Line("resident memory", after[0]["Rss"] - before[0]["Rss"] - arrays, whole, "MB"),
+            Line("at its peak", after[0]["Peak"] - before[0]["Rss"] - arrays, whole, "MB"),
+            Line("a second process", own(after[1]) - own(before[1]) - arrays, workspace + 15, "MB")]
 
 
 def first_answers(model: Path, artifact: Path, threads: int, processes: int) -> list[Line]:

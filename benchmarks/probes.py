@@ -58,11 +58,13 @@ open("/proc/self/clear_refs", "w").write("5")      # the peak counts from here
 before = memory()
 model = load(sys.argv[1], threads=1)
 feeds = inputs(model)
-for _ in range(3):
-    model.run(feeds)
+outputs = model.run(feeds)
+for _ in range(2):
+    model.run(feeds, outputs)
 print(json.dumps(before), flush=True)
 sys.stdin.readline()                       # until all processes are this far
-print(json.dumps(memory()), flush=True)
+callers = sum(array.nbytes for array in (*feeds.values(), *outputs.values())) / 1e6
+print(json.dumps({**memory(), "Callers": callers}), flush=True)
 sys.stdin.readline()
 """
 
