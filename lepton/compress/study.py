@@ -26,6 +26,7 @@ FIRST: tuple[dict[str, Any], ...] = (                # first of all plain int8, 
     {"form": "channels", "channels": 0.1, "whole": 0.3},
     {"form": "16x4", "zeros": 0.5, "whole": 0.3}, {"form": "factors", "factors": 0.003, "whole": 0.2},
     {"kind": "float", "form": "16x1", "zeros": 0.6, "whole": 0.2}, {"kind": "weights", "bits": 4})
+MOST_IN_F32 = 0.6   # the share of layers that a quantised network may leave in f32
 OUTSIDE = 10.0   # added to the value of a point outside the budget
 
 
@@ -87,6 +88,8 @@ class Study:
         while len(self.points) < plan.trials and (self.search.left() > 0 or not self.points):
             self.search.tell(f"trial {len(self.points) + 1}/{plan.trials}")
             with self.writing():
+                if plan.method == "tpe":
+                    self.enqueue_halfway(len(ranked), least)
                 trial = self.study.ask()
                 recipe = self.recipe(trial, ranked)
             known = next((p for p in self.points if p.recipe == recipe), None)
@@ -96,6 +99,23 @@ class Study:
                 trial.set_user_attr("point", json.dumps(asdict(point)))
                 self.study.tell(trial, value)
             self.points.append(point)
+
+    def enqueue_halfway(self, layers: int, least: float) -> None:
+        """After the first trials: plain int8 with a share of the layers in f32, halfway between the largest share that
+        was outside the budget and the least that was within, until they are a layer apart: a sampler takes many more
+        trials to find how few suffice. What was tried is read off the trials, so that a search may stop in between."""
+        from optuna.trial import TrialState
+
+        if self.study.get_trials(deepcopy=False, states=(TrialState.WAITING,)):
+            return
+        shares = [(trial.params["share"], point.score >= least) for trial, point in zip(
+            (t for t in self.study.trials if "point" in t.user_attrs), self.points, strict=True)
+            if all(trial.params.get(k, v) == v for k, v in PLAIN.items() if k != "share")]
+        low = max((share for share, within in shares if not within), default=0.0)
+        high = min((share for share, within in shares if within and share > low), default=MOST_IN_F32)
+        if any(share == 0 and within for share, within in shares) or (high - low) * layers < 1:
+            return
+        self.study.enqueue_trial({**PLAIN, "share": (low + high) / 2})
 
     @contextmanager
     def writing(self) -> Iterator[None]:
@@ -111,7 +131,7 @@ class Study:
         depthwise ones and those that sum over few numbers, if it says so."""
         kind = trial.suggest_categorical("kind", KINDS)
         ranges = trial.suggest_categorical("ranges", ["mse", "minmax", "percentile"])
-        share = trial.suggest_float("share", 0.0, 0.6)
+        share = trial.suggest_float("share", 0.0, MOST_IN_F32)
         depthwise = trial.suggest_categorical("depthwise", [True, False])
         least = trial.suggest_categorical("least", [0, 16, 64])
         rounding = trial.suggest_categorical("rounding", ["nearest", "adaround", "gptq"])

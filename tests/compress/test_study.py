@@ -1,0 +1,50 @@
+"""How trials are chosen, for a network of many layers that is not there."""
+from __future__ import annotations
+
+import math
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from lepton.compress.metrics import Budget
+from lepton.compress.quantize import Recipe
+from lepton.compress.searching import Plan, Point
+from lepton.compress.sensitivity import Damage
+from lepton.compress.study import FIRST, MOST_IN_F32, Study
+
+LAYERS = 50
+RANKED = [Damage(f"l{i}", 1 / (i + 1)) for i in range(LAYERS)]
+
+
+def searched(needed: int, trials: int, **plan: Any) -> list[Point]:
+    """The points of a search where int8 is within the budget once the `needed` noisiest layers stay in f32."""
+    noisiest = {d.layer for d in RANKED[:needed]}
+
+    def point(recipe: Recipe) -> Point:
+        plain = recipe.kind == "static" and not recipe.prune and not recipe.factors
+        score = 1 - 0.01 * len(noisiest - set(recipe.skip)) if plain else 0.0
+        return Point(recipe, score, 1.0, 1, 1.0, 2.0 - len(recipe.skip) / LAYERS)
+
+    import optuna
+
+    asked = Plan(Budget.of(">=1"), trials=trials, **plan)
+    search: Any = SimpleNamespace(plan=asked, left=lambda: 1.0, tell=lambda _: None, point=point,
+                                  layer_facts=lambda: {d.layer: (False, 64) for d in RANKED})
+    study = Study(search, optuna.create_study(sampler=optuna.samplers.TPESampler(seed=0, n_startup_trials=6)))
+    study.run(RANKED, 1.0)
+    return study.points
+
+
+@pytest.mark.parametrize("needed", [1, 7, 20, 28])
+def test_the_fewest_layers_in_f32_are_found_by_halves(needed: int) -> None:
+    halves = math.ceil(math.log2(MOST_IN_F32 * LAYERS)) + 1
+    points = searched(needed, len(FIRST) + halves)
+    within = [len(p.recipe.skip) for p in points if p.score >= 1]
+    assert min(within) <= needed + 1
+
+
+def test_what_is_within_the_budget_needs_no_halves() -> None:
+    points = searched(0, len(FIRST) + 3)
+    assert points[0].score == 1
+    assert sum(not p.recipe.skip and p.recipe.kind == "static" for p in points) >= 2
