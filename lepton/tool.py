@@ -40,5 +40,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     return run("lepton", lambda: int(args.execute(args)), argv)
 
 
+def opt(argv: Sequence[str] | None = None) -> int:
+    """lepton-opt, which needs the whole compiler: where only artifacts can run, it says so."""
+    def body() -> int:
+        from lepton.opt import main as passes
+
+        return passes(argv)
+
+    return run("lepton-opt", body, list(sys.argv[1:] if argv is None else argv))
+
+
 if __name__ == "__main__":
     sys.exit(main())

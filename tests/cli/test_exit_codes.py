@@ -16,6 +16,7 @@ import pytest
 from lepton import terminal
 from lepton.ir.diagnostics import Exit, ResourceError
 from lepton.limits import limited
+from lepton.tool import opt
 from tests.cli.models import Invoke, call, command, process_environment
 
 OLD = b"what was there before"
@@ -267,3 +268,15 @@ def test_python_says_too_what_is_not_installed(missing: str) -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.stdout.startswith(f"3 {missing}"), done.stderr
     assert "is not installed\n  = help: this installation can run artifacts" in done.stdout
+
+
+def test_lepton_opt_says_too_what_is_not_installed() -> None:
+    code = "import sys; sys.modules['ml_dtypes'] = None\nfrom lepton.tool import opt\nsys.exit(opt(['x.lir']))\n"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == int(Exit.UNSUPPORTED)
+    assert done.stderr.startswith("lepton-opt: error: ml_dtypes is not installed\n")
+
+
+def test_lepton_opt_is_what_its_script_calls(capfd: pytest.CaptureFixture[str]) -> None:
+    assert opt(["--list-passes"]) == 0
+    assert "canonicalise" in capfd.readouterr().out
