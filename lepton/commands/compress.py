@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from lepton.commands.common import add_parser
 from lepton.ir.diagnostics import Exit, UsageError
 from lepton.ir.files import check_destination, replacing
-from lepton.terminal import Progress, count, parse_dims
+from lepton.terminal import Progress, count, duration, parse_dims
 
 if TYPE_CHECKING:
     from lepton.compress.searching import Result
@@ -42,7 +42,8 @@ def add(commands: Any) -> None:
     parser.add_argument("--report", metavar="FILE", help="a page about the search: .md or .html")
     parser.add_argument("--search", choices=("tpe", "random", "grid"), default="tpe", help="how to choose trials")
     parser.add_argument("--trials", type=count, default=24, metavar="N", help="at most (default 24)")
-    parser.add_argument("--time", type=float, default=600.0, metavar="S", help="seconds to search (default 600)")
+    parser.add_argument("--time", type=duration, default=600.0, metavar="S",
+                        help="how long to search: 90, 60s, 2m (default 10m)")
     parser.add_argument("--study", metavar="FILE", help="remembers the trials, so that a stopped search goes on "
                         "(default: the output's name with .study; removed at the end)")
     parser.add_argument("--dim", action="append", default=[], metavar="N=1", help="give an open dimension a size")

@@ -20,7 +20,7 @@ def _summary(report: Report) -> list[str]:
     for which in ("search", "held out"):
         row = score[which]
         change = row["after"] - row["before"]
-        lines.append(f"| {report['metric']}, {which} data ({row['runs']} runs) | {row['before']:.6g} | "
+        lines.append(f"| {report['metric']}, {which} data ({_many(row['runs'], 'run')}) | {row['before']:.6g} | "
                      f"{row['after']:.6g} | {change:+.3g} |")
     lines.append(f"| ms a run | {time['before']:.4g} | {time['after']:.4g} | {time['before'] / time['after']:.2f}× |")
     share = weights["before"] / max(weights["after"], 1)
@@ -35,6 +35,8 @@ def told(recipe: Mapping[str, Any]) -> str:
     words = {"static": f"int8, ranges by {recipe['ranges']}", "dynamic": "int8, ranges while it runs",
              "weights": f"weights in {recipe['bits']} bits", "palette": f"palettes of {2 ** recipe['bits']} weights",
              "float": "f32"}[recipe["kind"]].split(", ")
+    if recipe["kind"] == "static" and recipe["activations"] != "u8":
+        words.append(f"{recipe['activations']} activations")
     if recipe["kind"] != "float" and recipe["rounding"] != "nearest":
         words.append(recipe["rounding"])
     words += [name for name in ("equalize", "smooth", "awq") if recipe[name] and recipe["kind"] != "float"]

@@ -23,7 +23,7 @@ from lepton.compress.searching import Point, Search, pareto
 from lepton.compress.study import Lock
 from lepton.ir.diagnostics import UsageError
 from lepton.ir.tensor import Array
-from lepton.tool import main
+from lepton.tool import main, parser
 from tests.compress import digits
 
 
@@ -40,6 +40,13 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def command(folder: Path, out: Path, *more: str, budget: str = "-2%") -> list[str]:
     return ["compress", str(folder / "digits.onnx"), "--data", str(folder / "data.npz"), "--metric", "top1", "--budget",
             budget, "-o", str(out), "--trials", "2", "--objective", "size", "-q", *more]
+
+
+@pytest.mark.parametrize(("text", "seconds"), [("90", 90), ("20s", 20), ("1.5m", 90)])
+def test_time_is_said_as_for_tuning(text: str, seconds: float) -> None:
+    words = ["compress", "m.onnx", "--data", "x.npz", "--budget", "-1%", "-o", "m.so"]
+    assert parser().parse_args([*words, "--time", text]).time == seconds
+    assert parser().parse_args(words).time == 600
 
 
 @pytest.mark.slow

@@ -134,4 +134,5 @@ def test_every_choice_of_the_search_is_a_recipe(objective: str) -> None:
 
 def test_recipes_in_words() -> None:
     assert told(vars(Recipe(prune=0.25, rounding="gptq"))) == "int8, ranges by mse, gptq, 25% of the channels pruned"
+    assert told(vars(Recipe(activations="u16"))) == "int8, ranges by mse, u16 activations"
     assert told(vars(Recipe(kind="float", factors=0.01))) == "f32, factors with an error of 0.01"
