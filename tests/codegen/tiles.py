@@ -5,9 +5,9 @@
 compiles models for x86-amx, runs them so, and compares them with AVX-512's in f32 (quantised ones are equal)."""
 from __future__ import annotations
 
+import argparse
 import functools
 import subprocess
-import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -68,7 +68,9 @@ def main() -> None:
         answers = lepton.compile(path, threads=1, level=3, **options)(*feeds(path).values())
         return [np.asarray(a) for a in (answers if isinstance(answers, list | tuple) else [answers])]
 
-    for path in map(Path, sys.argv[1:]):
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("models", nargs="+", type=Path, help="ONNX files")
+    for path in parser.parse_args().models:
         want = run(path, target="x86-avx512vnni")
         with emulating():
             for options in ({}, {"precision": "bf16"}, {"math": "fast"}):
