@@ -21,8 +21,8 @@ KINDS = ["static", "dynamic", "weights", "float"]
 FORMS = ["plain", "channels", "16x1", "16x4", "factors"]     # what happens to the graph before it is quantised
 PLAIN = {"kind": "static", "ranges": "mse", "activations": "u8", "share": 0.0, "depthwise": True, "least": 0,
          "rounding": "nearest", "equalize": False, "form": "plain", "shared": 0.0}
-FIRST: tuple[dict[str, Any], ...] = (                # first of all plain int8, then one of each kind
-    {}, {"share": 0.2}, {"activations": "u16"}, {"depthwise": False, "least": 16},
+FIRST: tuple[dict[str, Any], ...] = (                # after plain int8: one of each kind
+    {"activations": "u16"}, {"depthwise": False, "least": 16},
     {"form": "channels", "channels": 0.1, "whole": 0.3},
     {"form": "16x4", "zeros": 0.5, "whole": 0.3}, {"form": "factors", "factors": 0.003, "whole": 0.2},
     {"kind": "float", "form": "16x1", "zeros": 0.6, "whole": 0.2}, {"kind": "weights", "bits": 4})
@@ -81,15 +81,11 @@ class Study:
     def run(self, ranked: Sequence[Damage], least: float) -> None:
         """Trials until there are as many as planned, or the time is up (one at least)."""
         plan = self.search.plan
-        if not self.study.trials and plan.method != "grid":
-            with self.writing():
-                for change in FIRST:
-                    self.study.enqueue_trial({**PLAIN, **change})
         while len(self.points) < plan.trials and (self.search.left() > 0 or not self.points):
             self.search.tell(f"trial {len(self.points) + 1}/{plan.trials}")
             with self.writing():
-                if plan.method == "tpe":
-                    self.enqueue_halfway(len(ranked), least)
+                if plan.method != "grid":
+                    self.enqueue(len(ranked), least)
                 trial = self.study.ask()
                 recipe = self.recipe(trial, ranked)
             known = next((p for p in self.points if p.recipe == recipe), None)
@@ -100,22 +96,32 @@ class Study:
                 self.study.tell(trial, value)
             self.points.append(point)
 
-    def enqueue_halfway(self, layers: int, least: float) -> None:
-        """After the first trials: plain int8 with a share of the layers in f32, halfway between the largest share that
-        was outside the budget and the least that was within, until they are a layer apart: a sampler takes many more
-        trials to find how few suffice. What was tried is read off the trials, so that a search may stop in between."""
+    def enqueue(self, layers: int, least: float) -> None:
+        """What is tried before the sampler chooses: plain int8 with as few layers in f32 as suffice, then FIRST."""
         from optuna.trial import TrialState
 
         if self.study.get_trials(deepcopy=False, states=(TrialState.WAITING,)):
             return
-        shares = [(trial.params["share"], point.score >= least) for trial, point in zip(
-            (t for t in self.study.trials if "point" in t.user_attrs), self.points, strict=True)
-            if all(trial.params.get(k, v) == v for k, v in PLAIN.items() if k != "share")]
-        low = max((share for share, within in shares if not within), default=0.0)
-        high = min((share for share, within in shares if within and share > low), default=MOST_IN_F32)
-        if any(share == 0 and within for share, within in shares) or (high - low) * layers < 1:
-            return
-        self.study.enqueue_trial({**PLAIN, "share": (low + high) / 2})
+        if (share := self.halfway(layers, least)) is not None:
+            self.study.enqueue_trial({**PLAIN, "share": share})
+        elif "begun" not in self.study.user_attrs:
+            self.study.set_user_attr("begun", True)
+            for change in FIRST:
+                self.study.enqueue_trial({**PLAIN, **change})
+
+    def halfway(self, layers: int, least: float) -> float | None:
+        """The share of the layers to leave in f32 next: none at first; where that is outside the budget, halfway
+        between the largest share that was and the least that was not, until they are a layer apart. A sampler, each of
+        whose trials changes many things, takes far more of them to get there. What was tried is read off the trials, so
+        that a search may stop in between."""
+        done = zip((t for t in self.study.trials if "point" in t.user_attrs), self.points, strict=True)
+        shares = {trial.params["share"]: point.score >= least for trial, point in done
+                  if all(trial.params.get(k, v) == v for k, v in PLAIN.items() if k != "share")}
+        if 0.0 not in shares:
+            return 0.0
+        low = max((share for share, within in shares.items() if not within), default=0.0)
+        high = min((share for share, within in shares.items() if within and share > low), default=MOST_IN_F32)
+        return None if shares[0.0] or (high - low) * layers < 1 else (low + high) / 2
 
     @contextmanager
     def writing(self) -> Iterator[None]:

@@ -30,7 +30,7 @@ def searched(needed: int, trials: int, **plan: Any) -> list[Point]:
 
     asked = Plan(Budget.of(">=1"), trials=trials, **plan)
     search: Any = SimpleNamespace(plan=asked, left=lambda: 1.0, tell=lambda _: None, point=point,
-                                  layer_facts=lambda: {d.layer: (False, 64) for d in RANKED})
+                                  layer_facts=lambda: {d.layer: (d.layer == "l9", 64) for d in RANKED})
     study = Study(search, optuna.create_study(sampler=optuna.samplers.TPESampler(seed=0, n_startup_trials=6)))
     study.run(RANKED, 1.0)
     return study.points
@@ -39,12 +39,17 @@ def searched(needed: int, trials: int, **plan: Any) -> list[Point]:
 @pytest.mark.parametrize("needed", [1, 7, 20, 28])
 def test_the_fewest_layers_in_f32_are_found_by_halves(needed: int) -> None:
     halves = math.ceil(math.log2(MOST_IN_F32 * LAYERS)) + 1
-    points = searched(needed, len(FIRST) + halves)
+    points = searched(needed, 1 + halves)
     within = [len(p.recipe.skip) for p in points if p.score >= 1]
     assert min(within) <= needed + 1
 
 
 def test_what_is_within_the_budget_needs_no_halves() -> None:
-    points = searched(0, len(FIRST) + 3)
+    points = searched(0, 1 + len(FIRST))
     assert points[0].score == 1
-    assert sum(not p.recipe.skip and p.recipe.kind == "static" for p in points) >= 2
+    assert len({p.recipe for p in points}) == 1 + len(FIRST)
+
+
+def test_a_budget_that_int8_never_keeps_leaves_time_for_others() -> None:
+    points = searched(LAYERS, 20)
+    assert {p.recipe.kind for p in points} >= {"static", "weights", "float"}
