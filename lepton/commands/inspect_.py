@@ -72,11 +72,15 @@ def artifact_record(path: str, name: str | None = None) -> dict[str, Any]:
 
     model = load(path, runnable=False, model=name)
     facts = model.metadata
-    statistics = facts.get("statistics", {})
+    statistics, targets = facts.get("statistics", {}), facts.get("targets", [])
+    on_cpu = model.target
+    if on_cpu is None and any(t.startswith("cuda") for t in targets) and not all(t.startswith("cuda") for t in targets):
+        on_cpu = load(path, runnable=False, model=name, device="cpu").target
     return {
         "version": JSON_VERSION, "model": path, "kind": "artifact", "bytes": os.path.getsize(path),
         **({} if name is None else {"name": name}), "inputs": _ports(model.inputs), "outputs": _ports(model.outputs),
-        "runs_here": model.target is not None, "target": facts.get("target"), "targets": facts.get("targets", []),
+        "runs_here": model.target is not None, "runs_on_cpu": on_cpu is not None and not on_cpu.startswith("cuda"),
+        "target": facts.get("target"), "targets": targets,
         "ops": statistics.get("ops", {}), "cuda": statistics.get("cuda", {}),
         "statistics": {k: v for k, v in statistics.items() if k not in ("ops", "cuda")},
         "made": {k: facts[k] for k in ("lepton", "llvm", "onnx", "level", "math", "dims") if k in facts},
@@ -143,6 +147,8 @@ def _structure_lines(metadata: Mapping[str, str]) -> list[str]:
 def _artifact_lines(record: Mapping[str, Any]) -> list[str]:
     sizes, made = record["statistics"], record["made"]
     here = "chosen here" if record["runs_here"] else "no target of it runs on this machine"
+    if record["runs_on_cpu"] and not record["runs_here"]:
+        here = "needs a GPU, which is not here; --device cpu runs it"
     lines = [f"  target  {record['target']} ({here}), of {', '.join(record['targets'])}"]
     if sizes:
         lines.append(f"  memory  weights {human(sizes['weights'], 'B')}{coded(sizes)}, "

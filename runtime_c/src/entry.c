@@ -51,7 +51,8 @@ static lepton_status create(uint32_t model, uint32_t place, const lepton_options
   if (status != LEPTON_UNSUPPORTED || c->program->kind != LPT_CUDA || !holds(model, LPT_CPU)) return status;
   char words[LPT_MESSAGE_SIZE];
   snprintf(words, sizeof words, "%s", lpt_message(NULL));
-  return lpt_fail(NULL, status, "%.600s; the file holds code for CPUs too, which runs when it is asked for (device \"cpu\")",
+  return lpt_fail(NULL, status, "%.600s; the file holds code for CPUs too, which runs when it is asked for: "
+                  "--device cpu, device=\"cpu\" or LEPTON_ON_CPU",
                   words);
 }
 

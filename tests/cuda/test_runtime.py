@@ -83,7 +83,7 @@ def test_the_nearest_image_is_chosen(fresh: Path, expected: Any, fake: Fake, cap
 def test_a_device_too_old_is_an_error(fresh: Path, fake: Fake) -> None:
     fake.set(75)
     with pytest.raises(LeptonError, match=r"compiled for cuda-sm80 \(compute capability 8.0, 8.0 and later\); this "
-                                          r"GPU, Fake GPU, has 7.5.*device \"cpu\""):
+                                          r"GPU, Fake GPU, has 7.5.*--device cpu"):
         lepton.load(fresh)
     assert lepton.load(fresh, device="auto").target == "x86-sse4"
 
@@ -112,6 +112,9 @@ def test_without_a_driver_the_loader_says_why(fresh: Path, monkeypatch: pytest.M
     monkeypatch.setenv("LEPTON_LIBCUDA", "/nowhere/libcuda.so.1")
     with pytest.raises(LeptonError, match=r"needs an NVIDIA GPU: there is no CUDA driver \(/nowhere/libcuda.so.1: "):
         lepton.load(fresh)
+    record = artifact_record(str(fresh))
+    assert (record["runs_here"], record["runs_on_cpu"]) == (False, True)
+    assert "needs a GPU, which is not here; --device cpu runs it" in text(record)
 
 
 def test_a_file_without_the_device_asked_for_says_so(fake: Fake, tmp_path: Path) -> None:
