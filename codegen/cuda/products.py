@@ -164,7 +164,8 @@ def weights_of(bindings: Bindings, weights: Array, dtype: DType, batch: int, dep
     array = words(np.ascontiguousarray(weights.T if turned else weights), dtype)
     steps = (array.shape[1], 1) if turned else (1, array.shape[1])
     whole = (*(0,) * batch, *steps)
-    strides = whole if depth == weights.shape[0] else along(whole[1:], depth)
+    in_parts = isinstance(depth, int) and depth < len(weights)  # an open k is the whole of it
+    strides = along(whole[1:], depth) if in_parts else whole
     return Matrix(bindings.operand(packed(array), TensorType(dtype, array.shape), strides))
 
 

@@ -109,3 +109,15 @@ def test_in_a_model(fake: Fake, tmp_path: Path) -> None:
     assert found[0].tobytes() == found[1].tobytes() == found[2].tobytes()
     kernels = [k["name"] for k in artifact_record(str(tmp_path / "m.so"))["cuda"]["kernels"]]
     assert kernels == ["k0_matmul_relu_parts", "k1_matmul_relu"]
+
+
+@pytest.mark.usefixtures("fake")
+@pytest.mark.parametrize("batch", [(), (3,)], ids=str)
+def test_an_open_sum_is_whole(batch: tuple[int, ...], tmp_path: Path) -> None:
+    """Though the weights say how long it is."""
+    model = model_of([node("MatMul", ["x", "w"], ["y"])], [value("x", [*batch, 12, "K"])],
+                     [value("y", [*batch, 12, 40])], weights(w=(36, 40)))
+    lepton.compile_to(model.SerializeToString(), tmp_path / "m.so", target="cuda-sm90,x86-sse4")
+    x = draw(*batch, 12, 36)
+    want = lepton.load(tmp_path / "m.so", device="cpu")(x)
+    np.testing.assert_allclose(lepton.load(tmp_path / "m.so")(x), want, rtol=1e-4, atol=1e-4)
