@@ -119,7 +119,7 @@ def test_every_choice_of_the_search_is_a_recipe(objective: str) -> None:
     search: Any = SimpleNamespace(plan=SimpleNamespace(objective=objective), layer_facts=lambda: facts)
     study = Study(search, optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=1)))
     ranked = [Damage(name, 0.1, None, 0.1 * i) for i, name in enumerate(NAMES)]
-    for change in FIRST:
+    for change in ({}, *FIRST):
         study.study.enqueue_trial({**PLAIN, **change})
     found = [study.recipe(study.study.ask(), ranked) for _ in range(60)]
     assert found[0] == Recipe()
