@@ -1,8 +1,6 @@
 """Kernels that are launched before the one in front of them has ended: they wait before they read or write."""
 from __future__ import annotations
 
-import faulthandler
-import os
 import re
 import sys
 from collections.abc import Callable
@@ -15,6 +13,7 @@ import lepton
 from lepton.codegen.cuda import nvrtc
 from lepton.codegen.cuda.source import prelude
 from tests.cuda.fakecuda import Fake, FakeNvrtc
+from tests.cuda.forked import succeeds
 from tests.cuda.simulated import COMPILER
 from tests.cuda.test_artifacts import draw, mlp
 
@@ -79,13 +78,7 @@ def test_older_gpus_take_turns(fake: Fake, model: Path) -> None:
 
 def right(fake: Fake, change: Change, folder: Path) -> bool:
     """Whether a child process gets the right results, whichever kernels begin early."""
-    child = os.fork()
-    if child:
-        return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
-    faulthandler.disable()   # faults are expected
-    os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
-    code = 1
-    try:
+    def work() -> bool:
         onnx_model, x = mlp()[0], draw(40, 12)   # several blocks
         nvrtc.nvrtc = lambda: planting(change)  # type: ignore[assignment]
         lepton.compile_to(onnx_model.SerializeToString(), folder / "m.so", target="cuda-sm90,x86-sse4")
@@ -93,9 +86,9 @@ def right(fake: Fake, change: Change, folder: Path) -> bool:
         for seed in (1, 2):
             fake.mode(late=True, seed=seed)
             np.testing.assert_allclose(lepton.load(folder / "m.so").run({"x": x})["y"], want, rtol=1e-5, atol=1e-6)
-        code = 0
-    finally:
-        os._exit(code)
+        return True
+
+    return succeeds(work)
 
 
 def planting(change: Change) -> FakeNvrtc:

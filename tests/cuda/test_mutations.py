@@ -1,8 +1,6 @@
 """Bugs planted in the CUDA templates: the simulator shows every one, by a wrong result, a fault or its own words."""
 from __future__ import annotations
 
-import faulthandler
-import os
 import re
 import sys
 from collections.abc import Callable, Mapping
@@ -27,6 +25,7 @@ from lepton.ir.tensor import Array, Tensor
 from lepton.ir.types import DType
 from tests.codegen import harness
 from tests.cuda import simulated
+from tests.cuda.forked import succeeds
 from tests.cuda.test_moves import turn
 
 assert lepton.codegen.cuda.lowering
@@ -325,26 +324,21 @@ BUGS = [
 
 def right(case: Callable[[], Case], bug: Bug | None) -> bool:
     """Whether a child process gets the right result in every order of things."""
-    child = os.fork()
-    if child:
-        return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
-    faulthandler.disable()   # faults are expected
-    os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
-    code = 1
-    try:
-        made = case()
-        for late, seed in RUNS:
-            harness.lower = lower
-            harness.run_kernel = partial(run, planted=bug, late=late, seed=seed)
-            if callable(made):
-                made()
-            else:
-                harness.check_node(*made, simulated.CUDA, rtol=2e-5, atol=2e-5)
-        code = 0
-    except Exception:
-        code = int(bug is None or bug.name in PLANTED)   # nothing was planted: nothing is shown
-    finally:
-        os._exit(code)
+    def work() -> bool:
+        try:
+            made = case()
+            for late, seed in RUNS:
+                harness.lower = lower
+                harness.run_kernel = partial(run, planted=bug, late=late, seed=seed)
+                if callable(made):
+                    made()
+                else:
+                    harness.check_node(*made, simulated.CUDA, rtol=2e-5, atol=2e-5)
+        except Exception:
+            return bug is not None and bug.name not in PLANTED   # nothing was planted: nothing is shown
+        return True
+
+    return succeeds(work)
 
 
 def lower(group: Group, options: LowerOptions) -> Kernel:
