@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from lepton import functions
+from lepton import forks, functions
 from lepton._rt import ffi, lib
 from lepton.devices import DeviceArray, Lent, OnGpu
 from lepton.ir.diagnostics import LeptonError, ResourceError, UsageError
@@ -91,7 +91,7 @@ class Session:
         rows, kept = functions.rows(self._code.functions, model._functions)
         self._handle = self._code.create(threads, rows)
         weakref.finalize(self, destroy, self._code, self._handle, kept).atexit = False
-        self._lock, self._runs = threading.RLock(), False
+        self._lock, self._runs, self._left = threading.RLock(), False, False
         self._inputs = ffi.new("lepton_tensor[]", max(len(model.inputs), 1))
         self._outputs = ffi.new("lepton_tensor[]", max(len(model.outputs), 1))
         self._rows = [self._inputs[i] for i in range(len(model.inputs))]
@@ -102,6 +102,19 @@ class Session:
         self._out_shapes: list[tuple[int, ...]] | None = None  # None: to be asked for
         self._steps: tuple[Any, int] = (ffi.NULL, 0)
         self.runs = 0  # begun so far
+        forks.remember(self)
+
+    def after_fork(self) -> None:
+        """What another thread was in the middle of is never finished in the child."""
+        if self._lock.acquire(blocking=False):
+            self._lock.release()
+        else:
+            self._lock, self._left = threading.RLock(), True
+
+    def _check_whole(self) -> None:
+        if self._left:
+            raise UsageError("another thread was running this session when the process forked, and does not exist here",
+                             help="make the child a session of its own: model.session()")
 
     def __call__(self, *arrays: Any) -> Any:
         """Run on arrays in the order of the inputs; the output, or a tuple of them."""
@@ -149,6 +162,7 @@ class Session:
         """Start counting step times at zero, or stop."""
         steps, count = ffi.new("lepton_step_time **"), ffi.new("size_t *")
         with self._lock:
+            self._check_whole()
             status = lib.lpt_call_profile(self._code.api, self._handle, enable, steps, count)
             self._code.check(status, self._handle)
             self._steps = steps[0], count[0]
@@ -159,6 +173,7 @@ class Session:
         if not isinstance(number, Integral) or not 0 <= int(number) < 2**64:
             raise UsageError(f"seed {seed!r}; it must fit 64 bits without a sign")
         with self._lock:
+            self._check_whole()
             self._code.check(lib.lpt_call_seed(self._code.api, self._handle, seed), self._handle)
 
     def step_times(self) -> list[StepTime]:
@@ -172,6 +187,7 @@ class Session:
 
     def _run(self, arrays: Sequence[Any], given: Mapping[str, Any] | None) -> list[Array]:
         with self._lock:
+            self._check_whole()
             if self._runs:  # only the thread that runs it gets here
                 raise UsageError("a session runs inside a run of its own, by a function that the model calls",
                                  help="give the function a session of its own: model.session()")
@@ -279,7 +295,8 @@ def _names_error(kind: str, expected: Sequence[str], given: Any) -> LeptonError:
 class Model:
     """A compiled model: `model(x)`, `model.run({"x": x})`. Share it between threads.
 
-    Its own runs use one session, made when first needed, and wait for each other; `session()` makes more.
+    Its own runs use one session, made when first needed, and wait for each other; `session()` makes more. A forked
+    child makes a new one where another thread was running it.
     """
 
     def __init__(self, code: Code, threads: int = 0) -> None:
@@ -295,6 +312,15 @@ class Model:
         self.workspace_size: int = api.workspace_size
         self._input_names = tuple(p.name for p in self.inputs)
         self._output_names = tuple(p.name for p in self.outputs)
+        forks.remember(self)
+
+    def after_fork(self) -> None:
+        self._making = threading.Lock()
+        session = self.__dict__.get("_session")
+        if isinstance(session, Session):
+            session.after_fork()  # whichever of the two is told first
+            if session._left:
+                del self.__dict__["_session"]
 
     @property
     def functions(self) -> tuple[str, ...]:

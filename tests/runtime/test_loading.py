@@ -4,6 +4,7 @@ from __future__ import annotations
 import gc
 import os
 import shutil
+import signal
 import struct
 import subprocess
 import sys
@@ -16,7 +17,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from lepton.artifact import Model
+from lepton.artifact import Model, Session
 from lepton.codegen.weights_segment import seal
 from lepton.ir.diagnostics import LeptonError
 from lepton.library import load
@@ -222,6 +223,70 @@ def test_a_forked_child_runs_the_parents_model(artifact: Artifact) -> None:
         os._exit(0 if good else 1)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
     np.testing.assert_array_equal(model(a, b), expect(a, b))
+
+
+def _in_child(work: Callable[[], bool]) -> int:
+    """The exit status of a forked child: 0 where `work` gives True; it may not hang."""
+    child = os.fork()
+    if child == 0:
+        status = 2
+        try:
+            signal.alarm(20)
+            status = 0 if work() else 1
+        finally:
+            os._exit(status)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.parametrize("own", [False, True], ids=["model", "session"])
+def test_a_fork_in_the_middle_of_another_threads_run(artifact: Artifact, own: bool) -> None:
+    """The model makes its child another session; a session says that it is of no use there. Neither waits."""
+    model = load(artifact("waiting"), threads=1)
+    runner = model.session() if own else model
+    x = np.array([0, 1, 2, 3], np.float32)
+    results: list[Any] = []
+    thread = threading.Thread(target=lambda: results.append(runner(x)))
+    thread.start()
+    while x[1] != -1 and thread.is_alive():  # not in the kernel yet
+        time.sleep(0.001)
+    running = np.array([1, 1, 2, 3], np.float32)
+
+    def runs() -> bool:
+        return bool((model(running) == [9, 5, 11, 13]).all())
+
+    def refuses() -> bool:
+        assert isinstance(runner, Session)
+        for call in (lambda: runner(running), runner.profile, lambda: runner.seed(1)):
+            with pytest.raises(LeptonError, match="another thread was running this session when the process forked"):
+                call()
+        return runs()
+
+    status = _in_child(refuses if own else runs)
+    x[0] = 1
+    thread.join()
+    assert status == 0
+    np.testing.assert_array_equal(results[0], [9, 5, 11, 13])
+    np.testing.assert_array_equal(runner(running), [9, 5, 11, 13])  # the parent's is whole
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_a_fork_while_another_thread_makes_a_models_session(artifact: Artifact) -> None:
+    model = load(artifact("static"))
+    with_lock, go_on = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        with model._making:
+            with_lock.set()
+            go_on.wait(30)
+
+    thread = threading.Thread(target=hold)
+    thread.start()
+    with_lock.wait(30)
+    status = _in_child(lambda: bool((model(X) == model.session()(X)).all()))
+    go_on.set()
+    thread.join()
+    assert status == 0
 
 
 def test_loading_needs_no_compiler(artifact: Artifact) -> None:
