@@ -3,11 +3,12 @@
 A kernel's ceiling time is the larger of two: its operations at the measured peak of its kind of products, and its
 compulsory traffic (each operand once) at the measured bandwidth of the level that each operand comes from. Its share
 of the ceiling is that time over the measured one. Winograd counts as the convolution it computes, so it may pass 100 %.
+On several threads each kernel is also timed on one, in turns: its gain is that time over the other.
 """
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields, is_dataclass
+from dataclasses import asdict, dataclass, fields, is_dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from lepton.ceilings import Ceilings
@@ -35,6 +36,7 @@ KNOWN = {                 # what a kernel does that its count of operations does
     "filters": "makes several numbers of each weight, and moves them",
 }
 LOSSES = 4                # shown to people
+FINE = 8                  # parts a thread, beyond which it does not matter that one thread has one more
 FEW_ROWS = 4              # of a product: up to so many, each weight is read for next to no work
 
 
@@ -50,6 +52,7 @@ class Work:
     flops: int | None
     traffic: Mapping[str, int]
     tasks: int | None
+    parts: int | None        # that threads may take, at most
     remarks: tuple[str, ...]
 
 
@@ -71,6 +74,7 @@ class Row:
     ceiling_share: float | None
     bound: str               # compute, L2, L3, memory; "" where nothing is known
     why: str
+    gain: float | None       # one thread's time over this; None where this is one thread's
 
 
 def works(program: Program, shapes: Sequence[Sequence[int]], ceilings: Ceilings) -> list[Work]:
@@ -106,8 +110,10 @@ def _work(index: int, step: Step, kernel: Kernel, size: _Sizes, home: str, ceili
     dot = next(_found(kernel.body, Dot), FMA).kind
     words = tuple(_remarks(kernel, ceilings))
     nodes = tuple(dict.fromkeys(loc.name for loc in step.loc))
+    tasks, grain = size(kernel.tasks), size(kernel.grain)
+    parts = None if tasks is None or grain is None else max(1, tasks // max(grain, 1))
     return Work(index, step.name, type(kernel.body).__name__, nodes, dot, size(kernel.flops),
-                _traffic(step, kernel, size, home, ceilings), size(kernel.tasks), words)
+                _traffic(step, kernel, size, home, ceilings), tasks, parts, words)
 
 
 def _traffic(step: Step, kernel: Kernel, size: _Sizes, home: str, ceilings: Ceilings) -> dict[str, int]:
@@ -154,8 +160,6 @@ def _remarks(kernel: Kernel, ceilings: Ceilings) -> Iterator[str]:
     if type(body).__name__ == "Gemm" and isinstance(rows := getattr(body, "m", None), int) and rows <= FEW_ROWS:
         yield f"reads its weights for {rows} row{'s' * (rows > 1)}"
     yield from (words for name, words in KNOWN.items() if name in names)
-    if isinstance(kernel.tasks, int) and kernel.tasks < ceilings.threads:
-        yield f"{kernel.tasks} task(s) for {ceilings.threads} threads"
     if curves := [name for name in CURVES if name in names]:
         yield f"{', '.join(curves)}: dozens of instructions counted as one"
     if kernel.name.startswith(MOVES) or type(body).__name__ in MOVERS:
@@ -164,22 +168,28 @@ def _remarks(kernel: Kernel, ceilings: Ceilings) -> Iterator[str]:
         yield "depthwise: one product per element read"
 
 
-def measure(session: Session, feeds: Mapping[str, Array], runs: int) -> list[float]:
-    """Each step's seconds in its best run: neighbours only ever slow a run down."""
-    best: list[float] = []
+def measure(sessions: Sequence[Session], feeds: Mapping[str, Array], runs: int) -> list[list[float]]:
+    """For each session each step's seconds in its best run: neighbours only ever slow a run down. They take turns."""
+    best: list[list[float]] = [[] for _ in sessions]
     for _ in range(runs):
-        session.profile()
-        session.run(feeds)
-        times = [step.seconds for step in session.step_times()]
-        best = [min(pair) for pair in zip(best, times, strict=True)] if best else times
-    session.profile(False)
+        for i, session in enumerate(sessions):
+            session.profile()
+            session.run(feeds)
+            times = [step.seconds for step in session.step_times()]
+            best[i] = [min(pair) for pair in zip(best[i], times, strict=True)] if best[i] else times
+    for session in sessions:
+        session.profile(False)
     return best
 
 
-def rows(found: Sequence[Work], seconds: Sequence[float], ceilings: Ceilings) -> list[Row]:
-    """In the program's order. `seconds` has one entry per step of the program."""
+def rows(found: Sequence[Work], seconds: Sequence[float], ceilings: Ceilings,
+         alone: Sequence[float] | None = None) -> list[Row]:
+    """In the program's order. `seconds` has one entry per step of the program, `alone` one thread's."""
     total = sum(seconds) or 1.0
-    return [_row(work, seconds[work.step], total, ceilings) for work in found]
+    made = [_row(work, seconds[work.step], total, ceilings) for work in found]
+    if alone is None:
+        return made
+    return [replace(row, gain=alone[row.step] / row.seconds) if row.seconds > 0 else row for row in made]
 
 
 def _row(work: Work, seconds: float, total: float, ceilings: Ceilings) -> Row:
@@ -195,7 +205,7 @@ def _row(work: Work, seconds: float, total: float, ceilings: Ceilings) -> Row:
     rate = 1e-9 / seconds if seconds > 0 else 0.0
     return Row(work.step, work.name, work.kind, work.nodes, seconds, seconds / total, work.flops, bytes,
                None if work.flops is None else work.flops * rate, bytes * rate, least, share, bound,
-               _why(work, seconds, share, bound, computing or 0.0, sum(moving.values())))
+               _why(work, seconds, share, bound, computing or 0.0, sum(moving.values()), ceilings.threads), None)
 
 
 def _peak(work: Work, ceilings: Ceilings) -> float:
@@ -204,12 +214,15 @@ def _peak(work: Work, ceilings: Ceilings) -> float:
     return peak / 2 if work.kind in ("LoopBody", *MOVERS) else peak
 
 
-def _why(work: Work, seconds: float, share: float | None, bound: str, computing: float, carried: float) -> str:
+def _why(work: Work, seconds: float, share: float | None, bound: str, computing: float, carried: float,
+         threads: int) -> str:
     if share is None:
         return "its sizes depend on the data"
     if share >= NEAR:
         return f"at its ceiling ({bound})"
     words = list(work.remarks)
+    if work.parts is not None and work.parts % threads and work.parts < FINE * threads:
+        words.append(f"{work.parts} part{'s' * (work.parts > 1)} for {threads} threads")
     if seconds < TINY_S:
         words.insert(0, "tiny: the call itself weighs")
     if min(computing, carried) > 0.5 * max(computing, carried):
@@ -229,6 +242,7 @@ def report(found: Sequence[Row], ceilings: Ceilings) -> dict[str, Any]:
             "cache_bytes": dict(ceilings.sizes),
         },
         "seconds": total,
+        "gain": _gain(found),
         "near_share": sum(r.seconds for r in known if (r.ceiling_share or 0) >= NEAR) / total,
         "ceiling_share": sum(min(r.ceiling_seconds or 0.0, r.seconds) for r in known) / total,
         "by_kind": _by_kind(found, total),
@@ -242,16 +256,23 @@ def _dot_name(dot: Dot) -> str:
     return f"{name} tiles" if dot.matrix else name
 
 
-def _by_kind(found: Sequence[Row], total: float) -> dict[str, dict[str, float]]:
-    """Time, share of the run and of the ceiling, by kind of code; the slowest first."""
-    sums: dict[str, list[float]] = {}
+def _gain(found: Sequence[Row]) -> float | None:
+    """What threads bring to these kernels together."""
+    known = [r for r in found if r.gain is not None]
+    return sum((r.gain or 0.0) * r.seconds for r in known) / sum(r.seconds for r in known) if known else None
+
+
+def _by_kind(found: Sequence[Row], total: float) -> dict[str, dict[str, float | None]]:
+    """Time, share of the run and of the ceiling, gain, by kind of code; the slowest first."""
+    kinds: dict[str, list[Row]] = {}
     for r in found:
-        row = sums.setdefault(r.kind, [0.0, 0.0])
-        row[0] += r.seconds
-        row[1] += min(r.ceiling_seconds or 0.0, r.seconds)
-    ranked = sorted(sums.items(), key=lambda item: -item[1][0])
-    return {kind: {"seconds": s, "run_share": s / total, "ceiling_share": least / s if s else 0.0}
-            for kind, (s, least) in ranked}
+        kinds.setdefault(r.kind, []).append(r)
+    made: dict[str, dict[str, float | None]] = {}
+    for kind, rows in sorted(kinds.items(), key=lambda item: -sum(r.seconds for r in item[1])):
+        seconds, least = sum(r.seconds for r in rows), sum(min(r.ceiling_seconds or 0.0, r.seconds) for r in rows)
+        made[kind] = {"seconds": seconds, "run_share": seconds / total,
+                      "ceiling_share": least / seconds if seconds else 0.0, "gain": _gain(rows)}
+    return made
 
 
 def _losses(found: Sequence[Row], total: float) -> list[dict[str, Any]]:
@@ -279,19 +300,23 @@ def lines(record: Mapping[str, Any], shown: int = 25) -> list[str]:
     made = [f"  measured ceilings of {record['threads']} thread(s): {peaks}; {rates}",
             f"  {record['near_share']:.0%} of the time at {NEAR:.0%} of the ceiling or more; "
             f"the ceilings allow {record['ceiling_share']:.0%} of the time"]
+    if record["gain"] is not None:
+        made[-1] += f"; {record['gain']:.2f} times as fast as on one thread"
     made += [f"    {kind:14} {row['run_share']:6.1%} of the run, at {row['ceiling_share']:4.0%} of the ceiling"
+             + ("" if row["gain"] is None else f", {row['gain']:.2f} times as fast as on one thread")
              for kind, row in record["by_kind"].items()]
     made += [f"    loses {row['lost_share']:6.1%}: {row['kind']} x{row['kernels']} ({row['name']}) at "
              f"{row['ceiling_share']:.0%} of the ceiling: {row['why']}" for row in record["losses"][:LOSSES]]
-    made.append(f"  {'step':>4} {'us':>9} {'run':>6} {'GFLOP/s':>8} {'GB/s':>6} {'ceiling':>8}  {'bound':8} kernel")
+    made.append(f"  {'step':>4} {'us':>9} {'run':>6} {'GFLOP/s':>8} {'GB/s':>6} {'ceiling':>8} {'gain':>5}  "
+                f"{'bound':8} kernel")
     for r in found[:shown]:
-        rate, share = ("-" if r[key] is None else form.format(r[key])
-                       for key, form in (("gflops", "{:.1f}"), ("ceiling_share", "{:.0%}")))
+        rate, share, gain = ("-" if r[key] is None else form.format(r[key])
+                             for key, form in (("gflops", "{:.1f}"), ("ceiling_share", "{:.0%}"), ("gain", "{:.2f}")))
         fused = f" of {len(r['nodes'])} nodes, {r['nodes'][0]}" if len(r["nodes"]) > 1 else "".join(
             f", {n}" for n in r["nodes"])
         made.append(f"  {r['step']:>4} {r['seconds'] * 1e6:9.1f} {r['run_share']:6.1%} {rate:>8} {r['gbytes']:6.1f} "
-                    f"{share:>8}  {r['bound'] or '-':8} {r['name']} ({r['kind']}{fused}): {r['why']}")
+                    f"{share:>8} {gain:>5}  {r['bound'] or '-':8} {r['name']} ({r['kind']}{fused}): {r['why']}")
     if rest := found[shown:]:
         made.append(f"       {sum(r['seconds'] for r in rest) * 1e6:9.1f} "
-                    f"{sum(r['run_share'] for r in rest):6.1%} {'':33} {len(rest)} more")
+                    f"{sum(r['run_share'] for r in rest):6.1%} {'':39} {len(rest)} more")
     return made

@@ -105,7 +105,9 @@ def _roofline(done: Compiled, model: Model, session: Session, feeds: Mapping[str
     program, target = next((p, t) for p, t in done.programs if t.name == model.target)
     limits = ceilings.measure(target, threads or ceilings.available_threads(), roofline.dots(program))
     found = roofline.works(program, [feeds[port.name].shape for port in model.inputs], limits)
-    return roofline.report(roofline.rows(found, roofline.measure(session, feeds, runs), limits), limits)
+    sessions = [session] if limits.threads == 1 else [session, model.session(threads=1)]
+    seconds, *alone = roofline.measure(sessions, feeds, runs)
+    return roofline.report(roofline.rows(found, seconds, limits, *alone), limits)
 
 
 def _once(session: Session, feeds: Mapping[str, Array]) -> float:

@@ -57,6 +57,8 @@ def test_report_of_a_source(folder: Path, lepton_tool: Invoke) -> None:
     assert kernel["kind"] == "Gemm"
     assert kernel["nodes"]
     assert kernel["why"]
+    assert kernel["gain"] == pytest.approx(record["gain"]) == pytest.approx(record["by_kind"]["Gemm"]["gain"])
+    assert kernel["gain"] > 0
     assert kernel["run_share"] == pytest.approx(1)
     assert kernel["bound"] in ("compute", "L2", "L3", "memory")
     assert kernel["ceiling_share"] == pytest.approx(kernel["ceiling_seconds"] / kernel["seconds"])
@@ -64,8 +66,22 @@ def test_report_of_a_source(folder: Path, lepton_tool: Invoke) -> None:
 
     code, out, _ = lepton_tool("bench", "mlp.onnx", *words)
     assert code == 0
-    for word in ("measured ceilings of 2 thread(s)", "GFLOP/s", "GB/s", "bound", "matmul_add_relu (Gemm", "100.0%"):
+    for word in ("measured ceilings of 2 thread(s)", "GFLOP/s", "GB/s", "bound", "matmul_add_relu (Gemm", "100.0%",
+                 "times as fast as on one thread"):
         assert word in out
+
+
+def test_gains_of_threads() -> None:
+    """One thread's time over theirs: of each kernel, and of all by their times."""
+    works = [*found(product(8, 64, 32), (8, 64)), *found(product(64, 64, 32), (64, 64))]
+    rows = [roofline.rows([work], [seconds], SLOW, [alone])[0]
+            for work, seconds, alone in zip(works, (1.0, 3.0), (1.0, 5.0), strict=True)]
+    assert [row.gain for row in rows] == pytest.approx([1.0, 5 / 3])
+    record = roofline.report(rows, SLOW)
+    assert record["gain"] == pytest.approx(6 / 4)
+    assert "; 1.50 times as fast as on one thread" in roofline.lines(record)[1]
+    alone = roofline.report(roofline.rows([works[0]], [1.0], SLOW), SLOW)
+    assert alone["gain"] is alone["kernels"][0]["gain"] is alone["by_kind"]["Gemm"]["gain"] is None
 
 
 def test_compiled_models_are_refused(artifact: Path, lepton_tool: Invoke) -> None:
