@@ -52,6 +52,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return int(error.exit)
     except KeyboardInterrupt:
+        print("lepton-opt: interrupted", file=sys.stderr)
         return int(Exit.INTERRUPTED)
     except BrokenPipeError:
         return int(Exit.OK)
