@@ -52,7 +52,16 @@ def _target(name: str, row: Mapping[str, Any], before: Mapping[str, int], most: 
         f"workspace {space(row['workspace'])}",
         f"    ops before: {_kinds(before, most)}",
         f"    ops after:  {_kinds(after, most)}",
+        *(f"    for {usual}: {words}" for usual, words in variants(row)),
     ]
+
+
+def variants(row: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """`B=4` and what there is for it beside the program for all sizes: `3 kernels of its own, …`."""
+    return [(", ".join(f"{name}={size}" for name, size in variant["dims"].items()),
+             f"{count(variant['kernels'], 'kernel')} of its own, {work(variant['flops'])}, "
+             f"workspace {space(variant['workspace'])}")
+            for variant in row.get("variants", ())]
 
 
 def tuned(target: str, row: Mapping[str, Any]) -> str:

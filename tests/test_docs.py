@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import os
 import re
+import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from lepton.cli import parser
+from lepton.codegen.target import CUDA_TARGETS, TARGETS
 from tests.documents import Block, DocumentError, Runner, blocks, commands, matches
 from tests.models.fetch_models import models_folder
 
@@ -54,6 +57,23 @@ def test_links_lead_somewhere(file: Path) -> None:
     targets = re.findall(r"\]\(([^)\s#]+)(?:#[^)]*)?\)", text)
     missing = [t for t in targets if "://" not in t and not (file.parent / t).exists()]
     assert not missing
+
+
+@pytest.mark.parametrize("where", ["README.md", "docs/cli.md", "--help"])
+def test_every_target_is_named(where: str) -> None:
+    shown = parser().format_help() if where == "--help" else (ROOT / where).read_text()
+    known = {"native", *TARGETS, *CUDA_TARGETS}
+    assert {name for name in known if re.search(rf"(?<![\w-]){name}(?![\w-])", shown)} == known
+    assert set(re.findall(r"\b(?:x86|aarch64|cuda)-(?!linux|64)\w+\b", parser().format_help())) | {"native"} == known
+
+
+def test_benchmarks_tell_their_options_without_what_they_measure() -> None:
+    """torch and the like are for the run."""
+    code = "import sys; sys.modules['torch'] = None; sys.argv = ['x', '--help']; import runpy; " \
+           "runpy.run_module('benchmarks.headline', run_name='__main__')"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "--train-only" in done.stdout
 
 
 def test_commands_are_split() -> None:

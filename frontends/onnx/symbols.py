@@ -73,8 +73,11 @@ class Symbols:
 
 
 def identifier(name: str) -> str:
-    """`name` with everything but letters, digits and underscores made an underscore: never empty, no keyword."""
-    text = re.sub(r"[^0-9A-Za-z_]+", "_", name).strip("_") or "d"
+    """`name` if it is one; else with everything but letters, digits and underscores made an underscore: never empty,
+    no keyword."""
+    text = re.sub(r"[^0-9A-Za-z_]+", "_", name)
+    if text != name or not text:
+        text = text.strip("_") or "d"
     if text[0].isdigit():
         text = f"d{text}"
     return f"{text}_" if text in _RESERVED or not dims_allow(text) else text

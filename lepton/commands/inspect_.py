@@ -10,7 +10,7 @@ from typing import Any
 from lepton.commands.common import add_parser, add_plugins, is_artifact
 from lepton.ir.diagnostics import Exit, UsageError
 from lepton.ir.structure import Structure, words
-from lepton.summary import coded, count, space, work
+from lepton.summary import coded, count, space, variants, work
 from lepton.terminal import human, parse_dims, parse_structure
 
 JSON_VERSION = 1
@@ -155,10 +155,7 @@ def _artifact_lines(record: Mapping[str, Any]) -> list[str]:
                      f"workspace {space(sizes['workspace'])}")
         lines.append(f"  code    {count(sizes['kernels'], 'kernel')} ({sizes['bodies']} distinct), "
                      f"{count(sizes['fusions'], 'fused group')}, {work(sizes['flops'])}")
-    for variant in sizes.get("variants", ()):
-        usual = ", ".join(f"{name}={size}" for name, size in variant["dims"].items())
-        lines.append(f"  for     {usual}: {count(variant['kernels'], 'kernel')} of its own, "
-                     f"workspace {space(variant['workspace'])}, {work(variant['flops'])}")
+    lines += [f"  for     {usual}: {words}" for usual, words in variants(sizes)]
     lines += _device_lines(record["cuda"])
     if record["functions"]:
         lines.append(f"  calls   {', '.join(record['functions'])}: to be registered by the program that runs it")

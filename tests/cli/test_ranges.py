@@ -103,11 +103,11 @@ def test_a_library_with_a_range(tmp_path: Path, capsys: pytest.CaptureFixture[st
     fixed, ranged = tmp_path / "fixed.so", tmp_path / "ranged.so"
     assert main([str(tmp_path / "m.onnx"), "-o", str(fixed), "--dim", "N=4", "--dim", "T=3"]) == 0
     assert main([str(tmp_path / "m.onnx"), "-o", str(ranged), "--dim", "N=1..4..9", "--dim", "T=3"]) == 0
+    assert "\n    for N=4: " in capsys.readouterr().err, "the summary tells of the second program"
     loaded = lepton.load(ranged)
     for n in (1, 4, 9):
         x = floats(n, 3, 16)
         np.testing.assert_allclose(loaded.run({"x": x})["y"], runtime(model(), {"x": x})[0], rtol=2e-5, atol=2e-5)
-    capsys.readouterr()
     assert tool(["inspect", str(ranged)]) == 0
     shown = capsys.readouterr().out
     assert "for     N=4: " in shown

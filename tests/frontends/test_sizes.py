@@ -177,7 +177,7 @@ def test_loading_for_given_inputs_pins_what_decides_sizes() -> None:
 
 @pytest.mark.parametrize(("name", "expected"), [
     ("batch", "batch"), ("p2o.DynamicDimension.0", "p2o_DynamicDimension_0"), ("2x", "d2x"), ("é", "d"), ("if", "if_"),
-    ("min", "min_"), ("None", "None_"), ("a b", "a_b"), ("__", "d"),
+    ("min", "min_"), ("None", "None_"), ("a b", "a_b"), ("w_", "w_"), ("_", "_"), ("-_", "d"), ("", "d"),
 ])
 def test_names_become_identifiers(name: str, expected: str) -> None:
     assert identifier(name) == expected
