@@ -99,6 +99,7 @@ def run_on_simulator(kernel: Kernel, addresses: list[int], env: Mapping[str, int
     text, before = spelled.text, None
     if planted is not None:
         text, before = planted(text), planted(prelude("sim.hpp"))
+        before = None if before == prelude("sim.hpp") else before
     signature = spelled.text[spelled.text.index(" k(") + 3:spelled.text.index(") {")]
     geometry = spelled.geometry
     code = library(text + call_text(signature, "k") + launcher(geometry, signature.count(",") + 1), before)

@@ -85,6 +85,15 @@ def few_rows() -> Case:
     return node, {a: random((3, 150))}
 
 
+def in_parts() -> Case:
+    """Three parts of whole numbers, whose sums are exact."""
+    a, b = harness.value((20, 768)), harness.value((768, 30))
+    node = ops.matmul(a, b).producer
+    assert node is not None
+    rng = np.random.default_rng(1)
+    return node, {v: rng.integers(-9, 9, v.tensor.shape).astype(np.float32) for v in (a, b)}
+
+
 def convolution(dtype: DType) -> Case:
     x = harness.value((1, 9, 8, 16), dtype)
     w = ops.constant(value=Tensor.of(random((24, 16, 3, 3), dtype)))
@@ -216,6 +225,14 @@ BUGS = [
         "    LP_UNROLL\n    for (int i = 0; i < WM",
         LEAST),
     Bug("tensor: chunks reach into the next row", "e < n ? at[e * k_step] : T(0);", "at[e * k_step];", RAGGED),
+    Bug("parts: all begin where the first one does", "const float *a_at = p0 + i64(c0) * 256LL",
+        "const float *a_at = p0", in_parts),
+    Bug("parts: the right factor's begins elsewhere", "p1 + i64(c0) * 7680LL", "p1 + i64(c0) * 256LL", in_parts),
+    Bug("parts: two are summed by each", "ks = int(256LL)", "ks = int(512LL)", in_parts),
+    Bug("parts: written to one place", "p2 + i64(c0) * 600LL", "p2", in_parts),
+    Bug("parts: only the last one counts", "sums[0] += p0", "sums[0] = p0", in_parts),
+    Bug("parts: one too few", "part < 3;", "part < 2;", in_parts),
+    Bug("parts: those of the next row", "(t / n % m)) * 30LL", "(t / n % m + 1)) * 30LL", in_parts),
     Bug("windows: no dilation", "kh * dilation.h", "kh", partial(convolution, DType.F16)),
     Bug("windows: padding is read", "(u32)h < (u32)in.h && ", "", partial(convolution, DType.F16)),
     Bug("tf32 twice: no small parts of the right factor", "lp_mma_tf32(part, large, y0.small, y1.small);", "", TRIPLE),
@@ -350,6 +367,9 @@ def lower(group: Group, options: LowerOptions) -> Kernel:
 def run(kernel: Kernel, places: Mapping[Value, harness.Placed], target: Target, env: Mapping[str, int], *,
         planted: Bug | None, late: bool, seed: int) -> None:
     simulated.BLOCKS = 2   # blocks take several tasks each
+    if kernel.before is not None:
+        places = {**places, **harness.room_of(kernel.before, env)}
+        run(kernel.before, places, target, env, planted=planted, late=late, seed=seed)
     constants = simulated.packed_copies(kernel)
     addresses: list[Any] = [constants[i].ctypes.data if isinstance(o, Packed) else places[o].address
                             for i, o in enumerate(kernel.operands)]
