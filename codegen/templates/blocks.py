@@ -164,9 +164,8 @@ class _Tiles(_Emitter):
         first = [fn.gep(p, fn.mul(fn.mul(skip, self.stride(i, 1)), bytes_of[i])) for i, p in enumerate(places)]
 
         def one(values: list[Val]) -> list[Val]:
-            for v in range(self.block.vectors):
-                value = fn.load(self.sums, values[0], v * WIDE, WIDE)
-                self.finish_vector(value, values[1:], v)
+            sums = [fn.load(self.sums, values[0], v * WIDE, WIDE) for v in range(self.block.vectors)]
+            self.finish(self.in_place(sums, values[1:]))
             return [fn.gep(values[0], self.row_bytes), *self.advance(values[1:], 1)]
 
         count = fn.sub(Val("i64", "%until"), skip)

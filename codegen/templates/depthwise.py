@@ -21,7 +21,7 @@ from lepton.codegen.llvm.builder import Function, Int, Module, Val, literal, vec
 from lepton.codegen.llvm.convert import from_memory, memory_type
 from lepton.codegen.target import Target
 from lepton.codegen.templates.convolution import Window
-from lepton.codegen.templates.epilogue import Epilogue, Operand, Place, finish
+from lepton.codegen.templates.epilogue import Epilogue, Operand, Part, Place, finish
 from lepton.codegen.templates.gemm import cover, heights, unravel, when
 from lepton.codegen.templates.memory import Mask, fma, load_raw, mask_of, size
 from lepton.ir.tensor import Array
@@ -264,12 +264,14 @@ class _Depthwise:
         def vector(at: _Line, channel: Int, mask: Mask) -> None:
             bases = [fn.gep(p, fn.mul(x, s[3])) for p, s in zip(at.pointers, self.steps, strict=True)]
             results = sums(at, channel, mask)
+            parts = []
             for j, value in enumerate(results):
                 places = [Place(fn.gep(b, fn.add(fn.mul(s[3], j), fn.mul(channel, s[4]))), size(fn, o.strides[4]))
                           for b, s, o in zip(bases, self.steps, self.body.epilogue.operands, strict=True)]
                 if self.body.x.dtype.is_integer:
                     value = fn.convert("fptosi", value, vec(self.lanes, "i32"))
-                finish(fn, self.target, self.body.epilogue, value, self.lanes, places, mask)
+                parts.append(Part(value, places, mask))
+            finish(fn, self.target, self.body.epilogue, self.lanes, parts)
 
         rest = self.body.channels % self.lanes
         whole, (start, end) = self.body.channels - rest, part.channels

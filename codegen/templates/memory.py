@@ -101,6 +101,25 @@ def store_lanes(fn: Function, target: Target, value: Val, dtype: DType, pointer:
             fn.when(extract(fn, mask, lane), write)
 
 
+def join(fn: Function, parts: Sequence[Val]) -> Val:
+    """Vectors of one type, a power of two of them, as one."""
+    while len(parts) > 1:
+        lanes = 2 * lanes_of(parts[0].type)
+        type, order = vec(lanes, element_of(parts[0].type)), ", ".join(f"i32 {i}" for i in range(lanes))
+        parts = [fn.value(type, f"shufflevector {a}, {b}, <{lanes} x i32> <{order}>")
+                 for a, b in zip(parts[::2], parts[1::2], strict=True)]
+    return parts[0]
+
+
+def slice_of(fn: Function, vector: Val, start: int, lanes: int) -> Val:
+    """`lanes` lanes of a vector from lane `start` on."""
+    if lanes == lanes_of(vector.type):
+        return vector
+    order = ", ".join(f"i32 {i}" for i in range(start, start + lanes))
+    type = vec(lanes, element_of(vector.type))
+    return fn.value(type, f"shufflevector {vector}, {vector.type} poison, <{lanes} x i32> <{order}>")
+
+
 def extract(fn: Function, vector: Val, lane: int) -> Val:
     if lanes_of(vector.type) == 1:
         return vector

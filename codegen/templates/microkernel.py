@@ -25,11 +25,10 @@ from lepton.codegen.llvm.builder import Function, Int, Module, Val, vec
 from lepton.codegen.llvm.convert import memory_type
 from lepton.codegen.target import Target
 from lepton.codegen.templates.dots import FMA, Dot
-from lepton.codegen.templates.epilogue import Epilogue, Operand, Place, finish
+from lepton.codegen.templates.epilogue import ROLL_FROM, Epilogue, Operand, Part, Place, finish, together
 from lepton.codegen.templates.memory import load_raw, mask_of, prefetch, size, zeros
 from lepton.ir.types import DType
 
-ROLL_FROM = 8        # epilogues heavier than this run as a loop over the tile instead of once per register
 PART = 192           # terms that are summed in registers before they join the others: costs a tile up to 1.7 %
 
 
@@ -273,8 +272,8 @@ class _Emitter:
         for y in range(height):
             places = list(lines)
             for x in range(width):
-                for v in range(self.micro.vectors):
-                    self.finish_vector(accumulators[(y * width + x) * self.micro.vectors + v], places, v)
+                at = (y * width + x) * self.micro.vectors
+                self.finish(self.in_place(accumulators[at:at + self.micro.vectors], places))
                 if x + 1 < width:
                     places = self.advance(places, 1)
             if y + 1 < height:
@@ -288,15 +287,21 @@ class _Emitter:
         for i, accumulator in enumerate(accumulators):
             fn.store(accumulator, tile, i * self.target.vector_bytes, self.target.vector_bytes)
 
-        def one(values: list[Val]) -> list[Val]:
-            tile, places = values[0], values[1:]
-            for v in range(self.micro.vectors):
-                value = fn.load(self.sums, tile, v * self.target.vector_bytes, self.target.vector_bytes)
-                self.finish_vector(value, places, v)
-            return [fn.gep(tile, self.row_bytes), *self.advance(places, 1)]
+        def rows(count: int, values: list[Val]) -> list[Val]:
+            (tile, *places), parts = values, []
+            for _ in range(count):
+                sums = [fn.load(self.sums, tile, v * self.target.vector_bytes, self.target.vector_bytes)
+                        for v in range(self.micro.vectors)]
+                parts += self.in_place(sums, places)
+                tile, places = fn.gep(tile, self.row_bytes), self.advance(places, 1)
+            self.finish(parts)
+            return [tile, *places]
 
         def line(values: list[Val]) -> list[Val]:
-            after = repeat(fn, Val("i64", str(width)), one, values)
+            at_once = max(1, min(width, together(self.target, self.micro.epilogue) // self.micro.vectors))
+            after = repeat(fn, Val("i64", str(width // at_once)), lambda state: rows(at_once, state), values)
+            if width % at_once:
+                after = rows(width % at_once, after)
             return [after[0], *self.advance(values[1:], 0)]
 
         repeat(fn, Val("i64", str(height)), line, [tile, *self.pointers()])
@@ -315,16 +320,21 @@ class _Emitter:
         bytes_of = [o.dtype.bytes for o in self.micro.epilogue.operands]
         return [self.fn.gep(p, self.fn.mul(self.stride(i, axis), bytes_of[i])) for i, p in enumerate(places)]
 
-    def finish_vector(self, value: Val, places: list[Val], vector: int) -> None:
-        fn, found = self.fn, []
-        if self.micro.columns is not None and vector * self.lanes >= self.micro.columns:
-            return
-        for i, (operand, pointer) in enumerate(zip(self.micro.epilogue.operands, places, strict=True)):
-            stride = self.stride(i, 2)
-            offset = fn.mul(stride, vector * self.lanes * operand.dtype.bytes)
-            found.append(Place(fn.gep(pointer, offset), stride))
-        mask = mask_of(fn, self.columns, vector, self.lanes)
-        finish(fn, self.target, self.micro.epilogue, value, self.lanes, found, mask)
+    def in_place(self, accumulators: list[Val], places: list[Val]) -> list[Part]:
+        """The vectors of one row that hold columns, each with its operands' places."""
+        fn, parts = self.fn, []
+        for vector, value in enumerate(accumulators):
+            if self.micro.columns is not None and vector * self.lanes >= self.micro.columns:
+                break
+            found = []
+            for i, (operand, pointer) in enumerate(zip(self.micro.epilogue.operands, places, strict=True)):
+                stride = self.stride(i, 2)
+                found.append(Place(fn.gep(pointer, fn.mul(stride, vector * self.lanes * operand.dtype.bytes)), stride))
+            parts.append(Part(value, found, mask_of(fn, self.columns, vector, self.lanes)))
+        return parts
+
+    def finish(self, parts: list[Part]) -> None:
+        finish(self.fn, self.target, self.micro.epilogue, self.lanes, parts)
 
 
 def repeat(fn: Function, count: Val, body: Callable[[list[Val]], list[Val]], carried: Sequence[Val]) -> list[Val]:

@@ -16,7 +16,7 @@ from lepton.codegen.kernel import Size
 from lepton.codegen.llvm.builder import Function, Int, Module, Val, vec
 from lepton.codegen.llvm.convert import memory_type
 from lepton.codegen.target import Target
-from lepton.codegen.templates.epilogue import Epilogue, Operand, Place, finish
+from lepton.codegen.templates.epilogue import Epilogue, Operand, Part, Place, finish
 from lepton.codegen.templates.gemm import frozen, unravel
 from lepton.codegen.templates.memory import fma, mask_of, size, transpose, zeros
 from lepton.codegen.templates.pack import pack_panel
@@ -130,7 +130,7 @@ class _Scattered:
             places = [Place(o.at(fn, p, at), size(fn, o.strides[-1]))
                       for o, p in zip(epilogue.operands, self.pointers, strict=True)]
             value = fn.load(self.vector, self.results, fn.mul(i, self.target.vector_bytes))
-            finish(fn, self.target, epilogue, value, self.lanes, places, mask)
+            finish(fn, self.target, epilogue, self.lanes, [Part(value, places, mask)])
 
         fn.loop(count, one)
         return state

@@ -6,10 +6,10 @@ import hashlib
 from lepton.codegen.llvm.builder import Function, Int, Val, literal, vec
 from lepton.codegen.llvm.convert import memory_type
 from lepton.codegen.target import Target
-from lepton.codegen.templates.epilogue import Epilogue, Place, finish
+from lepton.codegen.templates.epilogue import ROLL_FROM, Epilogue, Part, Place, finish
 from lepton.codegen.templates.gemm import when
 from lepton.codegen.templates.memory import Mask, fma, mask_of
-from lepton.codegen.templates.microkernel import ROLL_FROM, on_tile, repeat, stride_arguments
+from lepton.codegen.templates.microkernel import on_tile, repeat, stride_arguments
 from lepton.codegen.templates.winograd_filters import FAR, NEAR
 from lepton.ir.types import DType
 
@@ -94,7 +94,7 @@ class _Function:
             for row in results:
                 places = list(starts)
                 for value in row:
-                    self.finish(value, places, mask)
+                    self.finish([self.part(value, places, mask)])
                     places = self.advance(places, 1)
                 starts = self.advance(starts, 0)
             return
@@ -107,19 +107,33 @@ class _Function:
     def loop_over(self, tile: Val, starts: list[Val], mask: Mask) -> None:
         fn, vector_bytes = self.fn, self.target.vector_bytes
 
-        def pixel(state: list[Val]) -> list[Val]:
-            self.finish(fn.load(self.type, state[0], 0, vector_bytes), state[1:], mask)
-            return [fn.gep(state[0], vector_bytes), *self.advance(state[1:], 1)]
+        def pixels(count: int, state: list[Val]) -> list[Val]:
+            (tile, *places), parts = state, []
+            for _ in range(count):
+                parts.append(self.part(fn.load(self.type, tile, 0, vector_bytes), places, mask))
+                tile, places = fn.gep(tile, vector_bytes), self.advance(places, 1)
+            self.finish(parts)
+            return [tile, *places]
 
         def row(state: list[Val]) -> list[Val]:
-            repeat(fn, Val("i64", "%columns"), pixel, state)
+            def whole() -> None:
+                pixels(OUTPUT, state)
+
+            def part() -> None:
+                repeat(fn, Val("i64", "%columns"), lambda one: pixels(1, one), state)
+
+            inside = fn.compare("icmp eq", Val("i64", "%columns"), Val("i64", str(OUTPUT)))
+            when(fn, inside, whole)
+            when(fn, fn.op("xor", inside, Val("i1", "true")), part)
             return [fn.gep(state[0], OUTPUT * vector_bytes), *self.advance(state[1:], 0)]
 
         repeat(fn, Val("i64", "%rows"), row, [tile, *starts])
 
-    def finish(self, value: Val, places: list[Val], mask: Mask) -> None:
-        found = [Place(p, self.stride(i, 2)) for i, p in enumerate(places)]
-        finish(self.fn, self.target, self.output.seen, value, self.lanes, found, mask)
+    def part(self, value: Val, places: list[Val], mask: Mask) -> Part:
+        return Part(value, [Place(p, self.stride(i, 2)) for i, p in enumerate(places)], mask)
+
+    def finish(self, parts: list[Part]) -> None:
+        finish(self.fn, self.target, self.output.seen, self.lanes, parts)
 
     def advance(self, places: list[Val], axis: int) -> list[Val]:
         return [self.fn.gep(p, self.fn.mul(self.stride(i, axis), o.dtype.bytes))
