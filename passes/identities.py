@@ -11,6 +11,7 @@ from lepton.ir.rewrite import Rule, capture, const, pat, rule, splat, var
 from lepton.ir.tensor import Array
 from lepton.ir.types import DType
 from lepton.passes.common import constant_like, elements, node_of, scalar_of
+from lepton.passes.magnitudes import has_reciprocals, least_normal
 
 x, y, cond = var("x y cond")
 c, d = const("c"), const("d")
@@ -119,18 +120,27 @@ def div_power_of_two(x: Value, c: Value) -> Value | None:
 @rule(pat(ops.div)(x, const("c", lambda t: t.type.dtype.is_float)), accuracy="reassociating")
 def div_constant(x: Value, c: Value) -> Value | None:
     """x / constant  ->  x * (1 / constant), rounded"""
-    values = elements(c).astype(np.float64)
     with np.errstate(all="ignore"):
-        inverse = constant_like(1 / values, c)
-    finite = np.isfinite(elements(inverse).astype(np.float64)).all() and (elements(inverse) != 0).all()
-    return ops.mul(x, inverse) if values.size and finite else None
+        inverse = constant_like(1 / elements(c).astype(np.float64), c)
+    return ops.mul(x, inverse) if c.tensor.size and _are_normal(inverse).all() else None
+
+
+def _are_normal(c: Value) -> Array:
+    """Which elements are finite, and no nearer to 0 than numbers of full precision lie."""
+    sizes = np.abs(elements(c).astype(np.float64))
+    return np.asarray((sizes >= least_normal(c.tensor.dtype)) & np.isfinite(sizes))
+
+
+_WIDE = (DType.F16, DType.BF16, DType.F32, DType.F64)   # narrower ones have too few exponents for reciprocals
 
 
 @rule(pat(ops.div)(x, y), accuracy="reassociating")
 def div_by_fewer(x: Value, y: Value) -> Value | None:
-    """x / y  ->  x * reciprocal(y), where y has fewer elements; reciprocal(sqrt(z)) is rsqrt(z)"""
+    """x / y  ->  x * reciprocal(y), where y has fewer elements, none of them near 0; reciprocal(sqrt(z)) is rsqrt(z)"""
     producer = y.producer
-    if not x.tensor.dtype.is_float or not _is_smaller(y, x) or (producer is not None and producer.op is ops.constant):
+    if x.tensor.dtype not in _WIDE or not _is_smaller(y, x) or (producer is not None and producer.op is ops.constant):
+        return None
+    if not has_reciprocals(y):
         return None
     if producer is not None and producer.op is ops.sqrt:
         return ops.mul(x, ops.rsqrt(producer.inputs[0]))
@@ -158,8 +168,11 @@ def one_over(x: Value, r: Value) -> Value | None:
 @rule(pat(ops.mul)(pat(ops.mul)(x, c).once, d), accuracy="reassociating")
 def mul_constants(x: Value, c: Value, d: Value) -> Value | None:
     """x * c * d  ->  x * (c * d), for constants"""
-    merged = _merged(c, d, elements(c).astype(np.float64) * elements(d)) if x.tensor.dtype.is_float else None
-    return None if merged is None else ops.mul(x, merged)
+    both = elements(c).astype(np.float64) * elements(d).astype(np.float64)
+    merged = _merged(c, d, both) if x.tensor.dtype.is_float else None
+    if merged is None or not (_are_normal(merged) | (elements(c) == 0) | (elements(d) == 0)).all():
+        return None
+    return ops.mul(x, merged)
 
 
 @rule(pat(ops.add)(pat(ops.add)(x, c).once, d), accuracy="reassociating")
@@ -171,7 +184,8 @@ def add_constants(x: Value, c: Value, d: Value) -> Value | None:
 
 def _merged(c: Value, d: Value, both: Array) -> Value | None:
     """The constant `both`, unless it is larger than the two it replaces or overflows."""
-    merged = constant_like(both, c)
+    with np.errstate(over="ignore"):
+        merged = constant_like(both, c)
     small = both.size <= max(elements(c).size, elements(d).size)
     return merged if small and np.isfinite(elements(merged).astype(np.float64)).all() else None
 
