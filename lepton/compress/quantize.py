@@ -13,6 +13,7 @@ from lepton.compress.observe import Inputs, Tell, histograms, inputs_of, ranges_
 from lepton.compress.prepare import prepare
 from lepton.compress.prune import CHANNELS
 from lepton.compress.ranges import Histogram, Method
+from lepton.compress.scaling import awq, smooth
 from lepton.compress.structure import restructure
 from lepton.driver import Source
 from lepton.ir.core import Graph, clone
@@ -21,7 +22,7 @@ from lepton.ir.tensor import Array
 from lepton.ir.types import DType
 from lepton.passes.compress.equalize import Equalize
 from lepton.passes.compress.grids import nearest, row_scales
-from lepton.passes.compress.layers import Layer, chosen, layers, scale_inputs
+from lepton.passes.compress.layers import Layer, chosen, layers
 from lepton.passes.compress.masks import Pattern
 from lepton.passes.compress.palettize_weights import PalettizeWeights
 from lepton.passes.compress.quantize_dynamic import QuantizeDynamic
@@ -45,7 +46,8 @@ class Recipe:
     rounding: Rounding = "nearest"
     correct_bias: bool = True
     equalize: bool = False                       # balance the channels of neighbouring convolutions first
-    smooth: float = 0.0                          # SmoothQuant's alpha for matmuls; 0: off
+    smooth: float = 0.0                          # SmoothQuant's alpha; 0: off
+    balance: bool = True                         # one size for the channels that depthwise layers read, kind "static"
     awq: bool = False                            # activation-aware scaling, kind "weights"
     embeddings: bool = False                     # tables whose rows are looked up, too: i8, kind "weights", "palette"
     only: tuple[str, ...] = ()                   # layers by name; (): all
@@ -84,7 +86,8 @@ class Recipe:
         """What of it changes the graph before anything is quantised."""
         kept = ("equalize", "smooth", *(("prune", "pattern", "whole") if self.prune else ()), "share",
                 *(("factors", "whole") if self.factors else ()))
-        return Recipe(kind="float", **{name: getattr(self, name) for name in kept})
+        balance = self.balance and self.kind == "static"
+        return Recipe(kind="float", balance=balance, **{name: getattr(self, name) for name in kept})
 
     @property
     def needs_inputs(self) -> bool:
@@ -98,7 +101,7 @@ class Recipe:
         return self.kind == "static" or looks or self.prune > 0 or self.factors > 0
 
 
-PLAIN_FORM = Recipe(kind="float")
+PLAIN_FORM = Recipe(kind="float", balance=False)
 
 
 @dataclass(eq=False)
@@ -118,6 +121,12 @@ class Calibration:
         graph = prepare(model, **options)
         return cls(graph, read(data, graph) if data is not None else [], tell)
 
+    def form(self, recipe: Recipe) -> Recipe:
+        """The recipe's form, without what changes nothing in this graph."""
+        form = recipe.form
+        idle = form.balance and not form.factors and not any(layer.is_depthwise for layer in layers(self.graph))
+        return replace(form, balance=False) if idle else form
+
     def variant(self, form: Recipe) -> Graph:
         """The graph before quantisation, in a recipe's `form`. What belongs to forms but the plain one and this one is
         forgotten: Gram matrices are large. Raises LeptonError."""
@@ -130,9 +139,10 @@ class Calibration:
                 restructure(graph, form, lambda: self.inputs(PLAIN_FORM), self._observe)
             if form.equalize:
                 Equalize().run(graph)
-            if form.smooth:
-                plain = form == replace(PLAIN_FORM, smooth=form.smooth)
-                smooth(graph, self.inputs(PLAIN_FORM) if plain else self._observe(graph), form.smooth)
+            if form.smooth or form.balance:
+                plain = form == replace(PLAIN_FORM, smooth=form.smooth, balance=form.balance)
+                stats = self.inputs(PLAIN_FORM) if plain else self._observe(graph)
+                self._inputs[form] = smooth(graph, stats, form.smooth, form.balance)
             self._variants[form] = graph
         return self._variants[form]
 
@@ -144,10 +154,9 @@ class Calibration:
         return self._histograms[form]
 
     def inputs(self, form: Recipe) -> dict[str, Inputs]:
+        graph = self.variant(form)      # which may say what its layers read, too
         if form not in self._inputs:
-            graph = self.variant(form)
-            self.tell("observing layers")
-            self._inputs[form] = inputs_of(graph, self.runs, layers(graph))
+            self._inputs[form] = dict(self._observe(graph))
         return self._inputs[form]
 
     def _observe(self, graph: Graph) -> Mapping[str, Inputs]:
@@ -162,7 +171,7 @@ class Calibration:
             raise UsageError(f"quantising like this needs calibration data ({recipe.kind})",
                              help="calibration=: arrays, or the path of a data set")
         self._check_names(recipe)
-        form = recipe.form
+        form = self.form(recipe)
         graph = clone(self.variant(form))
         stats = self.inputs(form) if recipe.needs_inputs else {}
         if (names := _among(recipe, layers(graph, with_activations=True))) is not None:
@@ -178,14 +187,14 @@ class Calibration:
         """Quantise products and convolutions in place."""
         match recipe.kind:
             case "static":
-                ranges = spell_ranges(ranges_by(self.histograms(recipe.form), recipe.ranges,
+                ranges = spell_ranges(ranges_by(self.histograms(self.form(recipe)), recipe.ranges,
                                                1 << DType(recipe.activations).bits))
                 _Static(ranges, recipe.activations, **names).using(recipe, stats).run(graph)
             case "dynamic":
                 QuantizeDynamic(**names).run(graph)
             case "weights":
                 if recipe.awq:
-                    stats = awq(graph, stats, recipe)
+                    stats = awq(graph, stats, recipe.bits, recipe.block, recipe.only, recipe.skip)
                 _Weights(recipe.bits, recipe.block, **names).using(recipe, stats).run(graph)
             case "palette":
                 PalettizeWeights(recipe.bits, **names).run(graph)
@@ -273,44 +282,3 @@ class _Weights(_Rounds, QuantizeWeights):
     def spread(self, seen: Inputs, group: int) -> Array:
         """H: around 0, because no bias makes up for the mean."""
         return np.asarray(seen.gram[group])
-
-
-def smooth(graph: Graph, stats: Mapping[str, Inputs], alpha: float) -> None:
-    """Move the difference in size between the channels of what matmuls read into their weights (SmoothQuant)."""
-    groups: dict[int, list[Layer]] = {}
-    for layer in layers(graph):
-        if not layer.is_conv and layer.weight.ndim == 2 and layer.name in stats:
-            groups.setdefault(id(layer.x), []).append(layer)
-    for members in groups.values():
-        inputs = np.maximum(stats[members[0].name].largest, 1e-5)
-        weights = np.maximum(np.max([np.abs(m.weight).max(axis=1) for m in members], axis=0), 1e-5)
-        factors = np.maximum(inputs**alpha / weights**(1 - alpha), 1e-5)
-        _scale_together(members, factors)
-
-
-def _scale_together(members: Sequence[Layer], factors: Array) -> None:
-    """Layers that read the same value go on doing so."""
-    first = members[0]
-    name = first.x.name
-    scale_inputs(first, factors)
-    first.x.name = f"{name}_smooth_{first.name}"
-    for other in members[1:]:
-        scale_inputs(other, factors)
-        other.node.set_input(0, first.x)
-
-
-def awq(graph: Graph, stats: Mapping[str, Inputs], recipe: Recipe) -> dict[str, Inputs]:
-    """Scale each chosen matmul's inputs before its weight is rounded; what the layers read then."""
-    after = dict(stats)
-    most = 2 ** (recipe.bits - 1) - 1
-    for layer in chosen(layers(graph), recipe.only, recipe.skip):
-        seen = stats.get(layer.name)
-        if seen is None or layer.is_conv or layer.weight.ndim != 2:
-            continue
-        factors, exponent = rounding.activation_aware(layer.matrix, seen.gram[0], most, recipe.block)
-        if exponent:
-            scale_inputs(layer, factors)
-            inverse = 1 / factors
-            after[layer.name] = Inputs(seen.mean * inverse, seen.gram * np.outer(inverse, inverse), seen.rows,
-                                       seen.largest * inverse)
-    return after

@@ -35,8 +35,9 @@ class Damage:
 
 def estimated(calibration: Calibration) -> list[Damage]:
     """Every layer, the noisiest first, by one look at the data."""
-    stats, found = calibration.inputs(PLAIN.form), []
-    for layer in layers(calibration.graph, with_activations=True):
+    form = calibration.form(PLAIN)
+    stats, found = calibration.inputs(form), []
+    for layer in layers(calibration.variant(form), with_activations=True):
         seen = stats.get(layer.name)
         found.append(Damage(layer.name) if seen is None else
                      Damage(layer.name, _noise(layer, seen), None, _lost_half(layer, seen)))

@@ -9,10 +9,9 @@ import numpy as np
 from lepton.ir import ops
 from lepton.ir.core import Graph, Value
 from lepton.ir.rewrite import sweep, tensor_of
-from lepton.ir.tensor import Array
 from lepton.passes.base import Pass, count
 from lepton.passes.common import constant, elements, only_reader
-from lepton.passes.compress.layers import Layer, layers, set_weight
+from lepton.passes.compress.layers import Layer, by_input, largest_by_input, layers, set_weight
 
 LEAST, LARGEST = 1e-6, 1e3    # of a factor: what is nearly dead is left alone
 
@@ -58,7 +57,7 @@ def _balance(first: Layer, second: Layer) -> bool:
     if bias is not None and tensor_of(bias) is None:
         return False
     made = np.abs(first.matrix).max(axis=1)                                # [channels]
-    read = _largest_by_input(second)
+    read = largest_by_input(second)
     dead = (made < LEAST) | (read < LEAST)
     factors = np.where(dead, 1.0, np.sqrt(made / np.maximum(read, LEAST)))
     factors = np.clip(factors, 1 / LARGEST, LARGEST)
@@ -68,20 +67,6 @@ def _balance(first: Layer, second: Layer) -> bool:
     set_weight(first, (first.weight / factors.reshape(view)).astype(np.float32))
     if bias is not None:
         first.node.set_input(2, constant((elements(bias) / factors).astype(np.float32)))
-    set_weight(second, (second.weight * _by_input(second, factors)).astype(np.float32))
+    set_weight(second, (second.weight * by_input(second, factors)).astype(np.float32))
     count("equalized pairs")
     return True
-
-
-def _largest_by_input(layer: Layer) -> Array:
-    """[C]: the largest weight that meets each input channel of a conv."""
-    weight = np.abs(layer.weight.astype(np.float64))
-    grouped = weight.reshape(layer.groups, weight.shape[0] // layer.groups, weight.shape[1], -1)
-    return np.asarray(grouped.max(axis=(1, 3)).reshape(-1))
-
-
-def _by_input(layer: Layer, factors: Array) -> Array:
-    """Factors [C] as they meet the weight [O,C/g,k...]."""
-    weight, groups = layer.weight, layer.groups
-    rows = np.repeat(factors.reshape(groups, -1), weight.shape[0] // groups, axis=0)
-    return np.asarray(rows.reshape(*weight.shape[:2], *[1] * (weight.ndim - 2)))

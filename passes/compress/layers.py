@@ -75,6 +75,11 @@ class Layer:
         return int(self.node.attrs["group"]) if self.is_conv else 1
 
     @property
+    def is_depthwise(self) -> bool:
+        """Whether each of its outputs reads one channel, of several."""
+        return self.w is not None and self.groups > 1 and self.weight.shape[1] == 1
+
+    @property
     def matrix(self) -> Array:
         """The weight as [outputs, inputs], f64; a conv's inputs are C/g * k...; matmul with rank 2 only."""
         weight = self.weight.astype(np.float64)
@@ -117,17 +122,33 @@ def set_weight(layer: Layer, value: Value | Array) -> None:
     layer.node.set_input(1, constant(value) if isinstance(value, np.ndarray) else value)
 
 
+def by_input(layer: Layer, factors: Array) -> Array:
+    """Factors of the input channels [C] as they meet the weight: [O,C/g,1...] for conv, [C,1] for matmul."""
+    if not layer.is_conv:
+        return factors.reshape(-1, 1)
+    weight, groups = layer.weight, layer.groups
+    rows = np.repeat(factors.reshape(groups, -1), weight.shape[0] // groups, axis=0)
+    return np.asarray(rows.reshape(*weight.shape[:2], *[1] * (weight.ndim - 2)))
+
+
+def largest_by_input(layer: Layer) -> Array:
+    """[C]: the largest weight that meets each input channel; matmul with rank 2 only."""
+    weight = np.abs(layer.weight.astype(np.float64))
+    if not layer.is_conv:
+        return np.asarray(weight.max(axis=1))
+    grouped = weight.reshape(layer.groups, weight.shape[0] // layer.groups, weight.shape[1], -1)
+    return np.asarray(grouped.max(axis=(1, 3)).reshape(-1))
+
+
 def scale_inputs(layer: Layer, factors: Array) -> None:
     """x -> x * (1 / factors), w -> w * factors along the input channels [C]: the answers stay.
 
-    For matmul and for conv with one group. The multiplication fuses with what made x."""
+    The multiplication fuses with what made x."""
     factors = factors.astype(np.float64)
-    weight = layer.weight.astype(np.float64)
-    view = (-1, *[1] * (weight.ndim - 2)) if layer.is_conv else (-1, 1)
     inverse = (1 / factors).astype(np.float32)
     shape = (-1, *[1] * (layer.x.tensor.rank - 2)) if layer.is_conv and layer.node.attrs["layout"] == "nchw" else (-1,)
     scaled = ops.mul(layer.x, constant(inverse.reshape(shape)), loc=layer.node.loc)
-    set_weight(layer, (weight * factors.reshape(view)).astype(np.float32))
+    set_weight(layer, (layer.weight * by_input(layer, factors)).astype(np.float32))
     layer.node.set_input(0, scaled)
 
 
