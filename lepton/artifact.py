@@ -305,7 +305,7 @@ class Model:
         self._making = threading.Lock()
         self._functions: dict[str, functions.Registered] = {}
         self.target: str | None = ffi.string(api.target).decode() if api.target else None
-        self.metadata: dict[str, Any] = json.loads(ffi.string(api.metadata)) if api.metadata else {}
+        self.metadata: dict[str, Any] = json.loads(ffi.string(api.metadata).decode()) if api.metadata else {}
         self.structure = Structure.of(self.metadata.get("model", {}))  # of sequences and optionals; None: has none
         self.inputs: tuple[Port, ...] = read_ports(api.n_inputs, api.inputs)
         self.outputs: tuple[Port, ...] = read_ports(api.n_outputs, api.outputs)

@@ -94,6 +94,8 @@ def rows(names: Sequence[str], own: Mapping[str, Registered]) -> tuple[Any, obje
     """A `lepton_registration[]` of what a model needs, and what must live as long as a session that has it.
 
     Raises UsageError for a function that nobody registered."""
+    if not names:
+        return ffi.NULL, None
     found = [find(name, own) for name in names]
     texts = [ffi.new("char[]", name.encode()) for name in names]
     made = ffi.new("lepton_registration[]", [

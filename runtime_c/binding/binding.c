@@ -1,18 +1,15 @@
 /* binding.c: dlopen and the function table, for Python. */
 #include <dlfcn.h>
-#include <stdio.h>
 #include <string.h>
 
 #include "binding.h"
 #include "lepton_seal.h"
 
-void *lpt_open(const char *path, char *out_message, size_t size) {
-  void *library = dlopen(path, RTLD_NOW | RTLD_LOCAL);
-  if (!library && size) {
-    const char *why = dlerror();
-    snprintf(out_message, size, "%s", why ? why : "unknown reason");
-  }
-  return library;
+void *lpt_open(const char *path) { return dlopen(path, RTLD_NOW | RTLD_LOCAL); }
+
+const char *lpt_open_error(void) {
+  const char *why = dlerror();
+  return why ? why : "unknown reason";
 }
 
 void lpt_close(void *library) { dlclose(library); }

@@ -9,8 +9,9 @@
 /* cffi: begin */
 typedef struct lpt_program lpt_program;
 
-/* dlopen, with the loader's own words in `out_message` when it returns NULL. */
-void *lpt_open(const char *path, char *out_message, size_t size);
+/* dlopen; when it returns NULL the loader's own words, until this thread's next call. */
+void *lpt_open(const char *path);
+const char *lpt_open_error(void);
 void lpt_close(void *library);
 /* The library's table; NULL if it has no lepton_query or does not speak this version. */
 const lepton_api *lpt_query(void *library, uint32_t abi_version);

@@ -18,8 +18,8 @@ typedef struct leaf {
 } leaf;
 
 static leaf cpuid(uint32_t number, uint32_t sub) {
-  leaf r = {0, 0, 0, 0};
-  __get_cpuid_count(number, sub, &r.eax, &r.ebx, &r.ecx, &r.edx); /* zeros where it does not exist */
+  leaf r;
+  __cpuid_count(number, sub, r.eax, r.ebx, r.ecx, r.edx);
   return r;
 }
 
@@ -34,7 +34,8 @@ static uint64_t saved_state(uint32_t leaf1_ecx) {
 static bool all(uint64_t word, uint64_t bits) { return (word & bits) == bits; }
 
 static uint64_t detect(void) {
-  leaf one = cpuid(1, 0), seven = cpuid(7, 0), seven1 = cpuid(7, 1);
+  leaf none = {0, 0, 0, 0}, one = cpuid(1, 0); /* few: under a hypervisor each takes microseconds */
+  leaf seven = cpuid(0, 0).eax >= 7 ? cpuid(7, 0) : none, seven1 = seven.eax >= 1 ? cpuid(7, 1) : none;
   uint64_t saved = saved_state(one.ecx), features = 0;
   bool ymm = all(saved, 0x6), zmm = all(saved, 0xe6), tiles = all(saved, 0x60000);
   if (all(one.ecx, 1u << 0 | 1u << 9 | 1u << 19 | 1u << 20 | 1u << 23)) /* SSE3 SSSE3 4.1 4.2 POPCNT */
