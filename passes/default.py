@@ -11,6 +11,7 @@ from lepton.passes.coded_recurrent import CodedRecurrent
 from lepton.passes.coded_weights import CodedWeights
 from lepton.passes.cse import CSE
 from lepton.passes.device_halves import DeviceHalves
+from lepton.passes.disjoint_windows import DisjointWindows
 from lepton.passes.float8 import Float8
 from lepton.passes.flush_denormals import FlushDenormals
 from lepton.passes.fold import Fold
@@ -55,7 +56,7 @@ def pipeline_for(target_family: str, level: int, math: str, precision: Precision
                 ToLevels(policy), Fuse(float8=float8)]
     return [
         IntegerRegions(policy), *eights, *coded, Fold(), *clean, FoldBatchnorm(policy), *clean,
-        Layout(), *clean,
+        Layout(), DisjointWindows(policy), *clean,
         Norms(policy), Attention(policy), *widen, Matmuls(policy), Tables(),
         FlushDenormals(policy), Halves(precision, tiles, float8), *clean,
         *([MergeMatmuls()] if level >= 3 else []),
