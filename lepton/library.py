@@ -7,6 +7,7 @@ from __future__ import annotations
 import json
 import os
 import weakref
+from collections.abc import Mapping
 from io import FileIO
 from itertools import count
 from typing import Any
@@ -14,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from lepton._rt import ffi, lib
-from lepton.artifact import Code, Model, destroy
+from lepton.artifact import Code, Model, checked_threads, destroy
 from lepton.elf import check_artifact, check_weights
 from lepton.ir.diagnostics import LeptonError, UsageError
 from lepton.ports import as_input, pointer, read_ports
@@ -38,6 +39,8 @@ def _look_up_ahead() -> None:
     (port,) = read_ports(1, ffi.new("lepton_port[]", [{"name": name, "dtype": lib.LEPTON_F32, "rank": 1}]))
     pointer(as_input(np.zeros(1, port.dtype), port))
     weakref.finalize(name, json.loads, "{}")()
+    assert isinstance({}, Mapping)
+    checked_threads(0)
 
 
 _look_up_ahead()
