@@ -90,9 +90,13 @@ def emit_read_sizes(p: Planner, node: Node) -> None:
         bind_at(p, symbol, Operand(place.buffer, (place.offset + place.strides[0] * i) * LONG.dtype.bytes))
 
 
-def bind(p: Planner, symbol: str, count: Value) -> None:
-    """From here on `symbol` has the size that `count` (i64[]) holds."""
-    bind_at(p, symbol, p.operand(count))
+def bind(p: Planner, symbol: str, count: Value, known: Dim | None = None) -> None:
+    """From here on `symbol` has the size that `count` (i64[]) holds, or that is `known`."""
+    if known is None:
+        bind_at(p, symbol, p.operand(count))
+        return
+    p.step(Step(StepKind.BIND, bound=sym(symbol), size=known))
+    known_from_here(p, symbol)
 
 
 def bind_at(p: Planner, symbol: str, place: Operand) -> None:

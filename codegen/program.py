@@ -62,6 +62,7 @@ class StepKind(IntEnum):
     HOST_CALL = 4
     RESERVE = 5
     CHECK = 6
+    ROUND = 7
 
 
 @dataclass(eq=False, slots=True)
@@ -99,7 +100,8 @@ class Step:
     kernel: Kernel | None = None
     target: int = 0                      # jumps: where to. CHECK: the end of the steps whose sizes it checks
     bound: Dim = 0                       # BIND: the symbol that gets its size here
-    size: Dim = 0                        # RESERVE: bytes, of each of the second operand's number where there is one
+    size: Dim = 0                        # RESERVE: bytes, of each of the second operand's number where there is one;
+                                         # ROUND and BIND without operands: how many rounds, the size
     guards: dict[tuple[Dim, Dim], GuardRow] = field(default_factory=dict)  # CHECK
     call: HostCall | None = None         # HOST_CALL
     loc: tuple[Location, ...] = ()

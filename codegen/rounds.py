@@ -2,6 +2,10 @@
 
     loop trip, cond: body     i = 0; go = cond; head: jump_if_false (go and i < trip) -> end; check;
                               body; carried = next; i = i + 1; jump -> head; end:
+    scan: body                i = 0; head: round trip -> end; check; body; …; i = i + 1; jump -> head; end:
+
+The rounds of a scan, and of a loop whose condition nothing changes, are counted beside the data (`round`), so that on
+a GPU nobody waits for each of them: their number is a size, or an element that is read once.
 
 Everything a loop reads that was made before it stays alive until its end; what a body makes lives within one round.
 A carried value whose size changes lies in memory that grows. The size itself is carried beside it as an i64, bound at
@@ -31,7 +35,8 @@ from lepton.codegen.program import Operand, Step, StepKind
 from lepton.codegen.views import dense_place
 from lepton.ir import ops
 from lepton.ir.core import Graph, Node, Value
-from lepton.ir.dims import Dim, symbols
+from lepton.ir.dims import Dim, dim_max, product, symbols
+from lepton.ir.rewrite import tensor_of
 
 if TYPE_CHECKING:
     from lepton.codegen.plan import Planner
@@ -54,29 +59,31 @@ class _Stack:
     element: Value
     room: Value
     own: tuple[tuple[Dim, Dim, Value], ...]
+    whole: bool     # there is room for all rounds before the first one
 
 
 def emit_loop(p: Planner, node: Node) -> None:
     trip, cond, *values = node.inputs
     carried, (body,) = node.attrs["carried"], node.regions
-    sizes = _changing(p, node, body)
+    sizes, known, yes = _changing(p, node, body), rounds_of(node), constant(np.array(True))
+    if isinstance(known, Value):
+        known = p.apply(ops.maximum, known, long(0))
     count = copy_of(p, long(0))
     state = [_carrier(p, v, inner) for v, inner in zip(values[:carried], body.inputs[2:], strict=False)]
-    going = copy_of(p, cond if cond is not None else constant(np.array(True)))
-    stacks = [_stack(p, element, result) for element, result in
+    going = copy_of(p, cond or yes) if known is None else yes
+    stacks = [_stack(p, element, result, known) for element, result in
               zip(body.outputs[1 + carried:], node.results[carried:], strict=True)]
     head = len(p.program.steps)
-    go = going if trip is None else p.apply(ops.logical_and, going, p.apply(ops.less, count, trip))
-    leave = p.step(Step(StepKind.JUMP_IF_FALSE, (p.operand(go),), loc=node.loc))
+    leave = _leave(p, node, known) if known is not None else _leave_if(p, node, going, count, trip)
     with part(p):
         for size in sizes:
             bind(p, size.inside, size.carrier)
-        for stack in stacks:
-            for outer, _, carrier in stack.own:
-                bind(p, str(outer), carrier)
-        enter(p, body, [count, constant(np.array(True)), *state, *values[carried:]])
-        made = _round(p, body)
-        p.copy_value(made[0], going)
+        for outer, _, carrier in (own for stack in stacks for own in stack.own):
+            bind(p, str(outer), carrier)
+        enter(p, body, [count, yes, *state, *values[carried:]])
+        made = _round(p, body, skip=known is not None)
+        if known is None:
+            p.copy_value(made[0], going)
         rounds = p.apply(ops.add, count, long(1))
         for stack, element in zip(stacks, made[1 + carried:], strict=True):
             _collect(p, node, stack, element, count, rounds)
@@ -89,7 +96,7 @@ def emit_loop(p: Planner, node: Node) -> None:
     for name, carrier in {s.behind: s.carrier for s in sizes}.items():
         bind(p, name, carrier)
     if stacks:
-        bind(p, str(node.results[carried].tensor.shape[0]), count)
+        bind(p, str(node.results[carried].tensor.shape[0]), count, None if isinstance(known, Value) else known)
     for outer, _, carrier in (own for stack in stacks for own in stack.own):
         bind(p, str(outer), carrier)
     for result, value in zip(node.results, [*state, *(s.room for s in stacks)], strict=True):
@@ -105,15 +112,16 @@ def emit_scan(p: Planner, node: Node) -> None:
     known = {name for v in node.inputs if v is not None for d in v.tensor.shape for name in symbols(d)}
     if strange := [d for v in body.outputs for d in v.tensor.shape if not symbols(d) <= known]:
         raise refused(node, f"a scan gives values whose size {strange[0]} only its body knows: use a loop")
-    count, total = copy_of(p, long(0)), p.size_value(rounds)
+    count = copy_of(p, long(0))
+    backwards = any((*attrs["input_reverse"], *attrs["output_reverse"]))
+    final = p.size_value(rounds - 1) if backwards else count
     state = [copy_of(p, v) for v in node.inputs[:carried]]
     for result in node.results[carried:]:
         p.places[result] = p.wanted.get(result) or p.workspace(result.tensor)
     head = len(p.program.steps)
-    go = p.apply(ops.less, count, total)
-    leave = p.step(Step(StepKind.JUMP_IF_FALSE, (p.operand(go),), loc=node.loc))
+    leave = _leave(p, node, rounds)
     with part(p):
-        back = p.apply(ops.sub, p.apply(ops.sub, total, long(1)), count)
+        back = p.apply(ops.sub, final, count) if backwards else count
         slices = [p.apply(ops.gather, v, back if reverse else count, axis=axis)
                   for v, axis, reverse in zip(scanned, axes, attrs["input_reverse"], strict=True)]
         enter(p, body, [*state, *slices, *node.inputs[last:]])
@@ -127,6 +135,39 @@ def emit_scan(p: Planner, node: Node) -> None:
         _close(p, head, leave, *node.results[carried:])
     for result, value in zip(node.results[:carried], state, strict=True):
         p.deliver(result, value)
+
+
+def rounds_of(node: Node) -> Dim | Value | None:
+    """How often a loop's body runs: a size, an i64[]; None where its condition has a say."""
+    trip, cond, *_ = node.inputs
+    (body,) = node.regions
+    goes_on = body.outputs[0] is body.inputs[1] or _is_true(body.outputs[0])
+    if trip is None or not goes_on or not (cond is None or _is_true(cond)):
+        return None
+    source = trip.producer
+    while source is not None and source.op is ops.reshape and source.inputs[0] is not None:   # of one element
+        source = source.inputs[0].producer
+    if source is not None and source.op is ops.shape_values:
+        (size,) = source.attrs["dims"]
+        return dim_max(size, 0)
+    number = tensor_of(trip)
+    return trip if number is None else max(0, int(number.array))
+
+
+def _is_true(cond: Value) -> bool:
+    known = tensor_of(cond)
+    return known is not None and bool(known.array)
+
+
+def _leave(p: Planner, node: Node, rounds: Dim | Value) -> Step:
+    if isinstance(rounds, Value):
+        return p.step(Step(StepKind.ROUND, (p.operand(rounds),), loc=node.loc))
+    return p.step(Step(StepKind.ROUND, size=rounds, loc=node.loc))
+
+
+def _leave_if(p: Planner, node: Node, going: Value, count: Value, trip: Value | None) -> Step:
+    go = going if trip is None else p.apply(ops.logical_and, going, p.apply(ops.less, count, trip))
+    return p.step(Step(StepKind.JUMP_IF_FALSE, (p.operand(go),), loc=node.loc))
 
 
 # --- carried values -------------------------------------------------------------------------------
@@ -173,18 +214,25 @@ def _hand_over(p: Planner, new: Value, old: Value) -> None:
 # --- collected values -----------------------------------------------------------------------------
 
 
-def _stack(p: Planner, element: Value, result: Value) -> _Stack:
+def _stack(p: Planner, element: Value, result: Value, rounds: Dim | Value | None) -> _Stack:
     own = []
     for outer, inner in zip(result.tensor.shape[1:], element.tensor.shape, strict=True):
         if outer != inner:
             own.append((outer, inner, copy_of(p, long(0))))
     room = Value(result.type)
-    p.places[room] = p.growing(result.tensor)
-    return _Stack(element, room, tuple(own))
+    place = p.places[room] = p.growing(result.tensor)
+    if rounds is None or own:
+        return _Stack(element, room, tuple(own), whole=False)
+    row = element.tensor.size * element.tensor.dtype.bytes
+    if isinstance(rounds, Value):
+        p.step(Step(StepKind.RESERVE, (Operand(place.buffer), p.operand(rounds)), size=row))
+    else:
+        p.step(Step(StepKind.RESERVE, (Operand(place.buffer),), size=product((rounds, row))))
+    return _Stack(element, room, (), whole=True)
 
 
 def _collect(p: Planner, node: Node, stack: _Stack, element: Value, count: Value, rounds: Value) -> None:
-    """One more row, of the size of those before it."""
+    """One more row, of the size of those before it; with it there are `rounds`."""
     if stack.own:
         again = p.apply(ops.less, long(0), count)
         skip = p.step(Step(StepKind.JUMP_IF_FALSE, (p.operand(again),)))
@@ -194,7 +242,8 @@ def _collect(p: Planner, node: Node, stack: _Stack, element: Value, count: Value
         skip.target = len(p.program.steps)
     type = element.tensor
     room = p.place(stack.room).buffer
-    p.step(Step(StepKind.RESERVE, (Operand(room), p.operand(rounds)), size=type.size * type.dtype.bytes))
+    if not stack.whole:
+        p.step(Step(StepKind.RESERVE, (Operand(room), p.operand(rounds)), size=type.size * type.dtype.bytes))
     rows = Value(type.with_shape((1, *type.shape)))
     p.places[rows] = dense_place(room, rows.tensor)
     _store(p, element, count, rows, axis=0)
@@ -211,9 +260,9 @@ def _store(p: Planner, element: Value, index: Value, stack: Value, axis: int) ->
 # --- parts of a loop ------------------------------------------------------------------------------
 
 
-def _round(p: Planner, body: Graph) -> list[Value]:
-    """Emit the body once; fresh values that hold what it gives."""
-    made = [p.value(v.tensor) for v in body.outputs]
+def _round(p: Planner, body: Graph, *, skip: bool = False) -> list[Value]:
+    """Emit the body once; fresh values that hold what it gives. `skip`: the first of them lies where it is."""
+    made = [body.outputs[i] if skip and i == 0 else p.value(v.tensor) for i, v in enumerate(body.outputs)]
     p.region(body, [p.place(v) for v in made])
     return made
 

@@ -67,6 +67,11 @@ class Env:
             self.contents.append(dim)
         return self._slots[dim]
 
+    def fresh(self, count: int) -> int:
+        """The first of so many slots that hold 0, for nobody else."""
+        self.contents += [0] * count
+        return len(self.contents) - count
+
     def run(self, dims: tuple[Dim, ...]) -> int:
         """The first of len(dims) slots that hold them in order."""
         if not dims:
@@ -169,7 +174,10 @@ class Tables:
         operands += [f"%lpt_operand {{ i32 {self.buffer_index[o.buffer]}, i32 {self.env.slot(o.offset)} }}"
                      for o in step.operands]
         count = len(step.operands)
-        slots = [self.env.slot(step.bound), self.env.slot(step.size) if step.kind is StepKind.RESERVE else 1, 0, 1]
+        sized = step.kind in (StepKind.RESERVE, StepKind.ROUND, StepKind.BIND)
+        slots = [self.env.slot(step.bound), self.env.slot(step.size) if sized else 1, 0, 1]
+        if step.kind is StepKind.ROUND:
+            slots[0] = self.env.fresh(2)
         if step.kind is StepKind.CHECK:
             first, count = len(self.guards), len(step.guards)
             self.guards += [self._guard(g, late=LATE) for g in step.guards.values()]

@@ -58,9 +58,20 @@ void lpt_cuda_leave(const lepton_session *session) {
 
 /* ---- the session ------------------------------------------------------------------------------------ */
 
+/* Whether its launches follow from its sizes. */
 static bool only_launches(const lpt_program *program) {
   for (uint32_t i = 0; i < program->n_steps; i++)
-    if (program->steps[i].kind != LPT_CALL && program->steps[i].kind != LPT_CHECK) return false;
+    switch (program->steps[i].kind) {
+      case LPT_CALL:
+      case LPT_CHECK:
+      case LPT_JUMP:
+        continue;
+      case LPT_ROUND:
+        if (!program->steps[i].n_operands) continue;
+        return false;
+      default:
+        return false;
+    }
   return true;
 }
 
@@ -295,6 +306,7 @@ lepton_status lpt_cuda_launch(lepton_session *session, const lpt_step *step) {
   const cu_launch launch = {{(uint32_t)blocks_of(session, step), 1, 1}, {k->threads, 1, 1}, k->shared_bytes, c->now,
                             &early, k->early && c->early};
   cu_result result = lpt_cuda()->launch(&launch, c->model->functions[step->target], c->parameters, NULL);
+  c->launches++;
   if (!result) return LEPTON_OK;
   char what[160];
   snprintf(what, sizeof what, "start kernel %.80s of step '%.48s'", k->name, step->name ? step->name : "?");

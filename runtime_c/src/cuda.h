@@ -113,6 +113,7 @@ typedef struct lpt_cuda_graph {
   uint64_t *key;           /* sizes and addresses; all of it or nothing counts */
   uint64_t last_use;       /* 0: free */
   cu_handle exec;          /* NULL: seen once */
+  uint64_t launches;       /* of the last run without it */
   bool refused;
 } lpt_cuda_graph;
 
@@ -130,10 +131,10 @@ struct lpt_cuda_session {
   uint64_t *words;         /* a launch's arguments */
   void **parameters;       /* pointers to them */
   cu_result failed;        /* why device memory was refused last */
-  bool straight;           /* the program is nothing but launches */
+  bool straight;           /* which kernels are launched follows from the program's sizes */
   bool early;              /* kernels that can may begin before those in front of them end */
   uint32_t n_graphs, key_words;
-  uint64_t *key, clock;
+  uint64_t *key, clock, launches;
   lpt_cuda_graph *graphs;
 };
 

@@ -7,6 +7,7 @@
 #include "cuda.h"
 
 enum { GRAPHS = 16, MOST_GRAPHS = 4096 };
+enum { MOST_LAUNCHES = 16384 }; /* of a graph: loops of many rounds would take long to make one of, and much memory */
 
 /* How many are kept: LEPTON_CUDA_GRAPHS, else 16; 0: none is made. */
 static uint32_t wanted(void) {
@@ -87,7 +88,12 @@ lepton_status lpt_cuda_replay(lepton_session *session, lepton_tensor *outputs) {
   lpt_cuda_graph *g = find(c);
   bool again = g->last_use != 0;
   g->last_use = ++c->clock;
-  if (again && !g->exec && !g->refused) record(session, g, outputs);
-  if (!g->exec) return lpt_run_steps(session, outputs);
+  if (again && !g->exec && !g->refused && g->launches <= MOST_LAUNCHES) record(session, g, outputs);
+  if (!g->exec) {
+    c->launches = 0;
+    lepton_status status = lpt_run_steps(session, outputs);
+    g->launches = c->launches;
+    return status;
+  }
   return lpt_cuda_check(session, lpt_cuda()->graph_launch(g->exec, c->stream), "run the model's graph");
 }

@@ -46,12 +46,15 @@ typedef enum lpt_step_kind {
   LPT_CALL = 0,          /* kernel over [0, env[tasks_slot])                                     */
   LPT_JUMP = 1,          /* continue at step `target`                                            */
   LPT_JUMP_IF_FALSE = 2, /* operand 0 is a bool[]: continue at `target` when it is 0             */
-  LPT_BIND = 3,          /* a data-dependent size: env[dims_slot] = *(int64_t *)operand 0, then shape again */
+  LPT_BIND = 3,          /* a data-dependent size: env[dims_slot] = *(int64_t *)operand 0, then shape again; without
+                            operands env[tasks_slot]                                             */
   LPT_HOST_CALL = 4,     /* calls[target] on the operands: a function of the runtime's or of the host's */
   LPT_RESERVE = 5,       /* operand 0, LPT_GROWING, gets env[tasks_slot] bytes, times *(int64_t *)operand 1
                             if there is one; what it holds stays                                 */
-  LPT_CHECK = 6          /* guards [first_operand, + n_operands) must hold, and so must the sizes of the steps
+  LPT_CHECK = 6,         /* guards [first_operand, + n_operands) must hold, and so must the sizes of the steps
                             before `target`: the start of a branch or a loop's body, which may never run */
+  LPT_ROUND = 7          /* one more of env[tasks_slot] rounds, or, at the first of them, *(int64_t *)operand 0;
+                            else continue at `target`. env[dims_slot] counts them, of env[dims_slot + 1] */
 } lpt_step_kind;
 
 typedef struct lpt_step {

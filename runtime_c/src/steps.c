@@ -85,8 +85,9 @@ static lepton_status call_and_time(lepton_session *session, uint32_t index, lept
 
 static lepton_status bind_size(lepton_session *session, uint32_t index, lepton_tensor *outputs) {
   const lpt_step *step = &session->program->steps[index];
-  int64_t size;
-  lepton_status status = lpt_read(session, lpt_operand_at(session, step->first_operand), &size, sizeof size);
+  int64_t size = session->env[step->tasks_slot];
+  lepton_status status = step->n_operands
+    ? lpt_read(session, lpt_operand_at(session, step->first_operand), &size, sizeof size) : LEPTON_OK;
   if (status) return status;
   if (size < 0 || size > LPT_MAX_BYTES)
     return lpt_fail(session, LEPTON_INVALID_ARGUMENT, "the data give a size of %lld at step '%s'", (long long)size,
@@ -104,6 +105,26 @@ static lepton_status reserve(lepton_session *session, const lpt_step *step) {
   return lpt_reserve_growing(session, session->program->operands[step->first_operand].buffer, bytes);
 }
 
+/* `out_more`: whether there is another round. */
+static lepton_status count_round(lepton_session *session, const lpt_step *step, bool *out_more) {
+  int64_t *done = &session->env[step->dims_slot], *rounds = done + 1;
+  lepton_status status = LEPTON_OK;
+  if (!*done) *rounds = session->env[step->tasks_slot];
+  if (!*done && step->n_operands)
+    status = lpt_read(session, lpt_operand_at(session, step->first_operand), rounds, sizeof *rounds);
+  *out_more = *done < *rounds;
+  *done = *out_more ? *done + 1 : 0;
+  return status;
+}
+
+/* A run that ends in the middle of a loop leaves no round behind. */
+static lepton_status stop(lepton_session *session, lepton_status status) {
+  const lpt_program *program = session->program;
+  for (uint32_t i = 0; i < program->n_steps; i++)
+    if (program->steps[i].kind == LPT_ROUND) session->env[program->steps[i].dims_slot] = 0;
+  return status;
+}
+
 lepton_status lpt_run_steps(lepton_session *session, lepton_tensor *outputs) {
   const lpt_program *program = session->program;
   for (uint32_t i = 0; i < program->n_steps;) {
@@ -111,6 +132,7 @@ lepton_status lpt_run_steps(lepton_session *session, lepton_tensor *outputs) {
     lepton_status status = LEPTON_OK;
     uint32_t next = i + 1;
     uint8_t truth = 1;
+    bool more = false;
     switch (step->kind) {
       case LPT_CALL:
       case LPT_HOST_CALL:
@@ -132,8 +154,12 @@ lepton_status lpt_run_steps(lepton_session *session, lepton_tensor *outputs) {
       case LPT_CHECK:
         status = lpt_check_part(session, i);
         break;
+      case LPT_ROUND:
+        status = count_round(session, step, &more);
+        if (!more) next = step->target;
+        break;
     }
-    if (status) return status;
+    if (status) return stop(session, status);
     i = next;
   }
   return LEPTON_OK;

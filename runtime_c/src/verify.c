@@ -99,7 +99,7 @@ static lepton_status verify_cuda(const lpt_program *p) {
 
 static lepton_status verify_step(const lpt_program *p, uint32_t index) {
   const lpt_step *s = &p->steps[index];
-  if (s->kind > LPT_CHECK) return unsound("step", index, "unknown kind");
+  if (s->kind > LPT_ROUND) return unsound("step", index, "unknown kind");
   if (s->kind == LPT_CHECK) return verify_check(p, index);
   if (s->n_operands > p->max_operands || s->first_operand > p->n_operands ||
       s->n_operands > p->n_operands - s->first_operand)
@@ -108,9 +108,11 @@ static lepton_status verify_step(const lpt_program *p, uint32_t index) {
       s->grain_slot >= p->n_env)
     return unsound("step", index, "slot out of range");
   if (s->kind == LPT_HOST_CALL && s->target >= p->n_calls) return unsound("step", index, "no such call");
-  bool jumps = s->kind == LPT_JUMP || s->kind == LPT_JUMP_IF_FALSE;
+  bool jumps = s->kind == LPT_JUMP || s->kind == LPT_JUMP_IF_FALSE || s->kind == LPT_ROUND;
   if (jumps && s->target > p->n_steps) return unsound("step", index, "jumps out of the program");
-  bool reads = s->kind == LPT_JUMP_IF_FALSE || s->kind == LPT_BIND || s->kind == LPT_RESERVE;
+  if (s->kind == LPT_ROUND && (s->dims_slot < 2 || s->dims_slot + 1 >= p->n_env))
+    return unsound("step", index, "has nothing to count in");
+  bool reads = s->kind == LPT_JUMP_IF_FALSE || s->kind == LPT_RESERVE;
   if (reads && s->n_operands < 1) return unsound("step", index, "lacks its operand");
   if (s->kind == LPT_RESERVE && p->buffers[p->operands[s->first_operand].buffer].storage != LPT_GROWING)
     return unsound("step", index, "reserves what cannot grow");

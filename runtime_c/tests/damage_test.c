@@ -25,6 +25,8 @@ static void damaged_tables_are_refused(void) {
   REFUSED(step->n_operands = 4, "step 0: operands out of range");
   REFUSED(step->kernel = NULL, "step 0: lacks its kernel");
   REFUSED((step->kind = LPT_JUMP, step->target = 3), "step 0: jumps out");
+  REFUSED((step->kind = LPT_ROUND, step->dims_slot = 1), "step 0: has nothing to count in");
+  REFUSED((step->kind = LPT_ROUND, step->target = 3, step->dims_slot = 2), "step 0: jumps out");
   REFUSED(step->kind = 9, "step 0: unknown kind");
   REFUSED(damaged.n_env = 1, "env 0");
   REFUSED(damaged.n_buffers = 3, "operand 1: out of range");

@@ -157,7 +157,7 @@ typedef struct device_program {
   lpt_step steps[MOST_STEPS];
 } device_program;
 
-static device_program programs[6];
+static device_program programs[7];
 
 static void make(device_program *d, const lpt_program *p, lepton_status (*run)(lepton_session *, int)) {
   d->program = *p, d->run = run;
@@ -178,6 +178,7 @@ static void make_programs(void) {
   make(&programs[3], &late_program, run_late);
   make(&programs[4], &draws_program, run_draws);
   make(&programs[5], &calls, run_late);
+  make(&programs[6], &rounds_program, run_loop);
 }
 
 /* ---- a session's life ------------------------------------------------------------------------------------- */

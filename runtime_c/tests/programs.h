@@ -136,6 +136,29 @@ static const lpt_program loop_program = {
   .max_operands = 3,
 };
 
+/* ---- rounds: the same, but rounds are counted beside the data: those inside as many as the counter says at first - */
+
+static const int64_t rounds_env[] = {0, 1, 8, 0, 0, 0, 0};
+static const lpt_buffer rounds_buffers[] = {
+  {LPT_INPUT, 0, 0, 2, 0, 0, 0}, {LPT_OUTPUT, 0, 0, 2, 0, 0, 0}, {LPT_WORKSPACE, 0, 0, 2, 1, 5, 0},
+  {LPT_WORKSPACE, 0, 64, 1, 1, 5, 0},
+};
+static const lpt_step rounds_steps[] = {
+  {NULL, NULL, LPT_ROUND, 0, 0, 3, 1, 0, 0, 6},
+  {start, "start", LPT_CALL, 0, 3, 0, 1, 0, 1, 0},
+  {NULL, NULL, LPT_ROUND, 3, 1, 5, 0, 0, 0, 5},
+  {body, "body", LPT_CALL, 6, 2, 0, 1, 0, 1, 0},
+  {NULL, NULL, LPT_JUMP, 0, 0, 0, 0, 0, 0, 2},
+  {NULL, NULL, LPT_JUMP, 0, 0, 0, 0, 0, 0, 0},
+};
+static const lpt_program rounds_program = {
+  .target = "test", .metadata = "{}", .inputs = loop_in, .outputs = loop_out, .input_slots = loop_slots,
+  .output_slots = loop_slots, .buffers = rounds_buffers, .operands = loop_operands, .steps = rounds_steps,
+  .env = rounds_env, .workspace_size = 128, .n_inputs = 1, .n_outputs = 1, .n_buffers = LENGTH(rounds_buffers),
+  .n_operands = LENGTH(loop_operands), .n_steps = LENGTH(rounds_steps), .n_env = LENGTH(rounds_env),
+  .max_operands = 3,
+};
+
 /* ---- late: y[K] = 2 * (the positive ones of x[N]); K is found while running, memory for them reserved then ---- */
 
 enum { LATE_N = 2, LATE_N_BYTES = 3, LATE_K = 4, LATE_K_BYTES = 5, LATE_COUNT = 6, LATE_TOO_MANY = 7, LATE_FOUR = 8,

@@ -98,8 +98,8 @@ static void dynamic_shapes_come_and_go(void) {
   }
 }
 
-static void loops_jump(void) {
-  lepton_session *session = make(&loop_program, 1);
+static void check_loop(const lpt_program *program) {
+  lepton_session *session = make(program, 1);
   for (int64_t n = 0; n < 20; n++) {
     int64_t total = -1;
     lepton_tensor in = {.data = &n, .dtype = LEPTON_I64}, out = {.data = &total, .dtype = LEPTON_I64};
@@ -107,6 +107,10 @@ static void loops_jump(void) {
   }
   lpt_destroy(session);
 }
+
+static void loops_jump(void) { check_loop(&loop_program); }
+
+static void rounds_are_counted(void) { check_loop(&rounds_program); }
 
 static void late_sizes_are_found_while_running(void) {
   lepton_session *session = make(&late_program, 2);
@@ -357,6 +361,7 @@ int main(void) {
   RUN(an_output_without_memory_gets_the_sessions);
   RUN(dynamic_shapes_come_and_go);
   RUN(loops_jump);
+  RUN(rounds_are_counted);
   RUN(late_sizes_are_found_while_running);
   RUN(steps_are_timed);
   RUN(wrong_inputs_are_named);
