@@ -108,7 +108,7 @@ class Kernel:
     tasks: Dim                         # the kernel is called over sub-ranges of [0, tasks)
     dims: tuple[Dim, ...] = ()         # run-time sizes, see DimTable
     scratch: Dim = 0                   # bytes, per thread
-    grain: Dim = 1                     # never give a thread fewer tasks than this
+    grain: Dim = 1                     # tasks that are worth waking a thread for
     flops: Dim = 0
     writes: tuple[Value, ...] = field(default=())
     before: Kernel | None = None       # a step right before this one; the values it writes are for this one alone

@@ -9,7 +9,7 @@ import numpy as np
 from lepton.codegen.group import Group, LowerOptions, lowers
 from lepton.codegen.kernel import Kernel, Packed, packed
 from lepton.codegen.lower.candidates import conv_choice, depthwise_choice
-from lepton.codegen.lower.conv_cost import DEPTHWISE_TASK_FLOPS, Shape, blocking, direct_schedule, known
+from lepton.codegen.lower.conv_cost import DEPTHWISE_GRAIN_FLOPS, Shape, blocking, direct_schedule, known
 from lepton.codegen.lower.matmul import Made, grain_of, matmul_kernel
 from lepton.codegen.lower.matmul_cost import Problem
 from lepton.codegen.lower.stored import halved
@@ -155,7 +155,7 @@ def depthwise(group: Group, options: LowerOptions, fused: Fused, shape: Shape, x
                      view, filters, epilogue, tile, block, channels, zero)
     tasks = product((shape.images, shape.out[0], -(-shape.groups // channels), ceildiv(shape.out[1], block)))
     return Kernel(group.name, body, tuple(bindings.bound), tasks, bindings.table.dims, 0,
-                  grain_of(shape.flops, tasks, DEPTHWISE_TASK_FLOPS), shape.flops, group.outputs)
+                  grain_of(shape.flops, tasks, DEPTHWISE_GRAIN_FLOPS), shape.flops, group.outputs)
 
 
 def winograd(group: Group, options: LowerOptions, fused: Fused, shape: Shape, x: Value, schedule: Schedule) -> Kernel:

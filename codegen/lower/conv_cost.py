@@ -2,26 +2,37 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from math import prod
+from functools import cache
+from math import floor, prod
 from typing import Any
 
 import numpy as np
 
-from lepton.codegen.lower.matmul_cost import MOST_TASKS, TASK_FLOPS, worth_tasks
+from lepton.codegen.lower.matmul_cost import MOST_TASKS, READ_WORK, TASK_FLOPS, uneven, worth_tasks
 from lepton.codegen.schedule import Schedule
 from lepton.codegen.target import Target
 from lepton.codegen.templates.convolution import Three
 from lepton.codegen.templates.depthwise import tile_width
 from lepton.codegen.templates.dots import FMA, Dot
 from lepton.codegen.templates.fused import Strides
-from lepton.codegen.templates.tiles import WIDTHS, Tile, aliases, choose, most_rows, tile_cost
-from lepton.codegen.templates.winograd import OUTPUT, profitable
+from lepton.codegen.templates.tiles import (
+    L3_BYTES_PER_CYCLE,
+    WIDTHS,
+    Tile,
+    aliases,
+    candidates,
+    most_rows,
+    sweep_cost,
+    tile_cost,
+)
+from lepton.codegen.templates.winograd import FILTER_TRANSFORM, OUTPUT, POINTS, TILE_TRANSFORM, profitable
 from lepton.ir.dims import Dim, ceildiv, dim_max, product
 from lepton.ir.tensor import Array
 from lepton.ir.types import DType
 
 UNKNOWN_OUTPUT = 56       # output rows and columns, where they are run-time sizes
 DEPTHWISE_TASK_FLOPS = 400_000
+DEPTHWISE_GRAIN_FLOPS = 150_000   # worth a thread: 1 us
 WINOGRAD_TASKS = 8
 MOST_TILE_ROWS = 14       # more pixels of a power-of-two pitch evict each other from L1
 
@@ -173,25 +184,84 @@ def direct_schedule(target: Target, shape: Shape, dot: Dot = FMA) -> Schedule:
 
 def with_direct_blocks(target: Target, shape: Shape, tile: Three) -> Schedule:
     """The best blocks for a tile."""
-    rows, columns = block_of(target, shape, tile[0], tile[1])
+    most, columns = block_of(target, shape, tile[0], tile[1])
     panels = -(-shape.filters // (tile[2] * target.lanes(shape.dtype)))
-    return Schedule("direct", tile, (rows, columns, panels_of(shape, rows, columns, panels)))
+
+    def block(rows: Dim) -> tuple[Dim, Dim, int]:
+        return rows, columns, panels_of(shape, rows, columns, panels)
+
+    if not isinstance(most, int):
+        return Schedule("direct", tile, block(most))
+    fewer = (rows for rows in range(tile[0], most, tile[0]) if 2 * rows > most)
+    best = min((block(rows) for rows in (most, *fewer)), key=lambda b: waste(shape, b, panels))
+    return Schedule("direct", tile, best)
+
+
+def waste(shape: Shape, block: tuple[Dim, Dim, int], panels: int) -> float:
+    """What a direct convolution's blocks add to its work, as a share: threads that wait for others, and rows of input
+    that several blocks copy."""
+    rows, columns, each = block
+    lines, high, wide = known(rows), known(shape.out[1]), known(shape.out[2])
+    planes = known(shape.images) * known(shape.out[0]) * shape.groups
+    again = known_span(shape, 1, lines) - lines * shape.strides[1]
+    copied = again * known(shape.into[2]) * shape.channels * READ_WORK
+    return (uneven(planes, high / lines, wide / known(columns), panels / each)
+            + max(0, copied) / (2 * lines * wide * shape.depth * shape.filters))
 
 
 def winograd_schedule(target: Target, shape: Shape) -> Schedule:
     """What the cost model takes."""
+    images = shape.images if isinstance(shape.images, int) else 1
     high, wide = (-(-known(d) // OUTPUT) for d in shape.out[1:])
-    rows = tile_rows(target, shape, (high, wide))
-    tile = choose(target, rows * wide, shape.filters, shape.channels, shape.dtype, row_stride=0)
+    rows, tile = _winograd_cut(target, shape.dtype, images, (high, wide), shape.channels, shape.filters)
     return with_winograd_blocks(target, shape, tile, rows)
 
 
 def with_winograd_blocks(target: Target, shape: Shape, tile: Tile, rows: int) -> Schedule:
     """As many panels of filters a task as leave enough tasks."""
+    images = shape.images if isinstance(shape.images, int) else 1
     panels = -(-shape.filters // (tile.vectors * target.lanes(shape.dtype)))
-    high = -(-known(shape.out[1]) // OUTPUT)
-    blocks = min(panels, _filter_blocks(shape, -(-high // rows)))
-    return Schedule("winograd", (tile.rows, tile.vectors), (rows, -(-panels // blocks)))
+    groups = -(-known(shape.out[1]) // OUTPUT) / rows
+    return Schedule("winograd", (tile.rows, tile.vectors), (rows, _panels_of_task(images, groups, panels)[1]))
+
+
+@cache
+def _winograd_cut(target: Target, dtype: DType, images: int, grid: tuple[int, int], channels: int,
+                  filters: int) -> tuple[int, Tile]:
+    """Rows of tiles of a group, and the tile of its products: what takes the fewest cycles, among them those of threads
+    that wait for others."""
+    high, wide = grid
+    lanes = target.lanes(dtype)
+    transforms = channels * (FILTER_TRANSFORM * filters + TILE_TRANSFORM * images * high * wide) / (2 * lanes)
+    found: list[tuple[float, int, int, int]] = []
+    for rows in sorted({-(-high // groups) for groups in range(1, high + 1)}):
+        for tile in candidates(target, rows * wide, MOST_TILE_ROWS):
+            panels = -(-filters // (tile.vectors * lanes))
+            if tile.vectors * lanes >= filters + lanes:
+                continue
+            waiting, each = _panels_of_task(images, high / rows, panels)
+            products = POINTS * images * high / rows * sweep_cost(target, tile, rows * wide, filters, channels, dtype)
+            groups = images * -(-high // rows)
+            columns = channels + each * tile.vectors * lanes
+            moved = groups * _moved(target, POINTS * rows * wide * columns * dtype.bytes)
+            if groups > 1:     # filters are transformed by a step of their own
+                moved += POINTS * channels * filters * dtype.bytes / L3_BYTES_PER_CYCLE
+            found.append(((transforms + products + moved) * (1 + waiting), -rows, tile.rows, tile.vectors))
+    _, rows, *sides = min(found)
+    return -rows, Tile(*sides)
+
+
+def _panels_of_task(images: int, groups: float, panels: int) -> tuple[float, int]:
+    """(what waiting threads add, panels of filters of a task) where groups of tile rows alone make too few tasks."""
+    least = min(panels, -(-WINOGRAD_TASKS // (images * max(1, floor(groups)))))
+    cuts = {-(-panels // blocks) for blocks in range(least, min(panels, 2 * least) + 1)}
+    waste, most = min((uneven(images, groups, panels / each), -each) for each in cuts)
+    return waste, -most
+
+
+def _moved(target: Target, size: int) -> float:
+    """Cycles to write a group's tiles and read them again, where they do not stay in L2."""
+    return 2 * size / L3_BYTES_PER_CYCLE if size > target.l2_bytes * 3 // 4 else 0.0
 
 
 def depthwise_schedule(target: Target, shape: Shape) -> Schedule:
@@ -213,25 +283,6 @@ def can_winograd(shape: Shape) -> bool:
     sizes = (*shape.out[1:], *shape.into[1:], *shape.pads[1:])
     plain = (shape.kernel, shape.strides, shape.dilations, shape.groups) == ((1, 3, 3), (1, 1, 1), (1, 1, 1), 1)
     return plain and shape.pads[0] == 0 and shape.x[4] == 1 and all(isinstance(d, int) for d in sizes)
-
-
-def _filter_blocks(shape: Shape, groups: int) -> int:
-    """Blocks of filters that make enough tasks of so many groups of tile rows."""
-    images = shape.images if isinstance(shape.images, int) else 1
-    return max(1, -(-WINOGRAD_TASKS // max(1, groups * images)))
-
-
-def tile_rows(target: Target, shape: Shape, grid: tuple[int, int]) -> int:
-    """Rows of tiles of a group: each group reads all transformed filters, and what does not fit in L2 moves twice."""
-    filters = 36 * shape.channels * shape.filters
-    found = []
-    for groups in range(1, grid[0] + 1):
-        rows = -(-grid[0] // groups)
-        tiles, blocks = 36 * rows * grid[1], _filter_blocks(shape, groups)
-        v, m = tiles * (shape.channels + 16), tiles * (-(-shape.filters // blocks) + 16)
-        spilled = (v + m) * shape.dtype.bytes > target.l2_bytes * 3 // 4
-        found.append((groups * filters + (2 * groups * (v + m * blocks) if spilled else 0), rows))
-    return min(found)[1]
 
 
 def _span(shape: Shape, axis: int, outputs: Dim) -> Dim:

@@ -11,6 +11,7 @@ from lepton.codegen.target import Target
 from lepton.ir.dims import ceildiv, product
 
 MOST_CHANNELS = 4
+SLOWER = 4            # times that shuffling an element takes, of cheap elementwise work
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,13 +110,13 @@ def interleave_kernel(group: Group, space: Space, options: LowerOptions) -> Kern
         return None
     table, width = DimTable(), group.outputs[0].tensor.dtype.bytes
     outer = [i for i in range(space.rank) if i not in (r, c)]
-    block = TASK_ELEMENTS // channels // 16 * 16
+    block = TASK_ELEMENTS // SLOWER // channels // 16 * 16
     chunks = ceildiv(space.sizes[r], block)
     body = InterleaveBody(
         width, tuple(table.ref(space.sizes[i]) for i in outer), tuple(table.ref(source[i]) for i in outer),
         tuple(table.ref(target[i]) for i in outer), table.ref(space.sizes[r]), channels, table.ref(source[c]), block,
         table.ref(chunks))
-    work = channels * min(block, guess(space.sizes[r]))
+    work = SLOWER * channels * min(block, guess(space.sizes[r]))
     tasks = product([*(space.sizes[i] for i in outer), chunks])
     return Kernel("interleave", body, (group.inputs[0], group.outputs[0]), tasks, table.dims,
                   grain=max(1, -(-GRAIN_ELEMENTS // work)), writes=group.outputs)

@@ -25,8 +25,6 @@ from lepton.ir.diagnostics import UnsupportedError
 from lepton.ir.dims import product
 from lepton.ir.types import DType
 
-SLOWER_APART = 6     # times that elements take which do not lie side by side
-
 RAW: dict[DType, DType] = {
     d: DType.U16 if d.bits == 16 else DType.U8 for d in (DType.F16, DType.BF16, DType.BOOL, *NARROW)}
 
@@ -74,9 +72,7 @@ def map_kernel(group: Group, space: Space) -> Kernel:
     stores = [Store(b, offset(coords, s, nest), e)
               for b, s, e in zip(targets, views[len(group.inputs):], names, strict=True)]
     body: list[Stmt] = [*lets, *stores]
-    apart = any(v[-1] not in (0, 1) for v in views)     # an element at a time
-    grain = max(1, grain_for(tasks) // (SLOWER_APART if apart else 1))
-    return nest.kernel(shape.around(body), tasks.count, grain=grain, writes=group.outputs,
+    return nest.kernel(shape.around(body), tasks.count, grain=grain_for(tasks), writes=group.outputs,
                        flops=product(sizes) * max(1, sum(_operations(e) for e in values)))
 
 

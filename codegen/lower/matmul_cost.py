@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import cache
 
 from lepton.codegen.schedule import Schedule
 from lepton.codegen.target import Target
@@ -14,10 +15,12 @@ from lepton.ir.types import DType
 
 UNKNOWN_ROWS, UNKNOWN_COLUMNS, UNKNOWN_K = 256, 512, 512   # what the cost model takes for run-time sizes
 TASK_FLOPS = 3_000_000                                     # about 15 us of one core
-SMALL_TASK_FLOPS = 700_000                                 # of kernels that make few tasks: 3 us
+SMALL_TASK_FLOPS = 250_000                                 # of kernels that make few tasks: 1.5 us
 MOST_TASKS = 32
 FEW_TASKS = 4
 ENOUGH_TASKS = 8                                           # fewer leave threads without work
+EVEN_TASKS = 64                                            # of more it does not matter how they are dealt out
+READ_WORK = 24                                             # operations in the time that a core reads a float from L3
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,16 +75,43 @@ def blocks(target: Target, problem: Problem, tile: Tile, dtype: DType) -> tuple[
     wanted = max(1, min(MOST_TASKS // entries, worth_tasks(work_of(m, n, k))))
     size = Traffic(m * k * dtype.bytes, n * k * dtype.bytes, panels, target.l2_bytes // 2, problem.weights is None)
     tiles = -(-m // tile.rows)
-    found: list[tuple[int, int, int, bool]] = []
-    for down in range(1, min(tiles, max(wanted, -(-size.a * 2 // target.l2_bytes))) + 1):
+    found: list[tuple[float, int, int, bool]] = []
+    for down in range(1, min(tiles, max(finer(wanted), -(-size.a * 2 // target.l2_bytes))) + 1):
         rows = -(-tiles // down) * tile.rows
         many = -(-m // rows)
-        each = -(-panels // min(panels, -(-wanted // many)))
-        missing = max(0, min(wanted, ENOUGH_TASKS) - many * -(-panels // each)) * (size.a + size.b)
-        for rows_fastest in (True, False):
-            found.append((size.moved(many, each, rows_fastest) + missing, rows, each, rows_fastest))
+        least = min(panels, -(-wanted // many))
+        for each in {-(-panels // across) for across in range(least, finer(least) + 1)}:
+            missing = max(0, min(wanted, ENOUGH_TASKS) - many * -(-panels // each)) * (size.a + size.b)
+            waiting = uneven(entries, m / rows, panels / each) * work_of(m, n, k) * dtype.bytes / READ_WORK
+            for rows_fastest in (True, False):
+                found.append((size.moved(many, each, rows_fastest) + missing + waiting, rows, each, rows_fastest))
     _, rows, each, rows_fastest = min(found)
     return rows, each, rows_fastest
+
+
+def finer(tasks: int) -> int:
+    """Up to how many tasks to try where so many would do: among twice as many are some that divide evenly."""
+    return max(tasks, min(2 * tasks, 2 * ENOUGH_TASKS))
+
+
+@cache
+def uneven(*blocks: float) -> float:
+    """What tasks that do not come out even among threads add to the time, as a share of the work, on average of one,
+    two and four threads. `blocks`: along each axis, as a fraction where the last one is smaller."""
+    sizes = [1.0]
+    for n in blocks:
+        axis = [1.0] * int(n) + [n - int(n)] * (n > int(n))
+        sizes = [size * part for size in sizes for part in axis]
+        if len(sizes) > EVEN_TASKS:
+            return 0.0
+    sizes.sort(reverse=True)
+    waste = 0.0
+    for threads in (2, 4):
+        loads = [0.0] * threads
+        for size in sizes:
+            loads[loads.index(min(loads))] += size
+        waste += max(loads) * threads / sum(sizes) - 1
+    return waste / 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,5 +140,5 @@ def worth_tasks(flops: int) -> int:
 
 
 def work_of(m: int, n: int, k: int) -> int:
-    """Operations, or what reading B takes where that is slower: a core reads a float in the time of 24 operations."""
-    return max(2 * m * n * k, 24 * n * k)
+    """Operations, or what reading B takes where that is slower."""
+    return max(2 * m * n * k, READ_WORK * n * k)

@@ -19,7 +19,8 @@ from lepton.ir.types import DType
 Strides = tuple[Dim, ...]
 GUESS = 64            # what a size that is not known yet is taken for where it only steers a choice
 TASK_ELEMENTS = 32768    # of cheap elementwise work: 2 microseconds out of a cache, 20 out of memory
-GRAIN_ELEMENTS = 131072  # what is worth waking a thread for
+GRAIN_ELEMENTS = TASK_ELEMENTS   # what is worth a thread that is awake
+MANY_PARTS = 16          # of which one more or less does not matter
 SHARE: ContextVar[int] = ContextVar("SHARE", default=1)
 
 
@@ -252,6 +253,7 @@ def cut(sizes: Sequence[Dim], target: int = TASK_ELEMENTS, *, vector: bool = Tru
         block = block // 64 * 64
     if isinstance(extent, int):
         parts = -(-extent // block) if extent else 1
+        parts += parts % 2 if 1 < parts < MANY_PARTS else 0     # so that two threads have the same
         block = max(1, -(-extent // parts))
         if lanes and parts > 1:
             block = -(-block // 64) * 64

@@ -66,7 +66,7 @@ typedef struct lpt_step {
   uint32_t dims_slot;      /* kernel's `dims` = env + dims_slot                                  */
   uint32_t tasks_slot;     /* env slot: number of tasks; 0 tasks: the step is skipped            */
   uint32_t scratch_slot;   /* env slot: bytes of scratch per thread                              */
-  uint32_t grain_slot;     /* env slot: tasks below which a thread is not worth waking; never split finer */
+  uint32_t grain_slot;     /* env slot: tasks that are worth waking a thread for */
   uint32_t target;         /* jumps: a step. HOST_CALL: an entry of lpt_program.calls. CALL of a CUDA
                             * program: an entry of lpt_program.kernels; `kernel` is NULL and grain unused */
 } lpt_step;

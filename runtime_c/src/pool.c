@@ -28,7 +28,9 @@
 
 #include "runtime.h"
 
-enum { SPIN_NANOSECONDS = 25000, PAUSES_PER_LOOK = 16, STOP = 0xffff, CHUNKS_PER_THREAD = 8 };
+enum { SPIN_NANOSECONDS = 50000, PAUSES_PER_LOOK = 16, STOP = 0xffff, CHUNKS_PER_THREAD = 8 };
+/* Waking a thread takes its caller 8 us on a virtual machine, and the thread comes 8 us later. */
+enum { WAKE_NANOSECONDS = 20000, GRAINS_WORTH_WAKING = 8 };
 
 typedef struct range {
   _Alignas(64) _Atomic uint64_t word; /* low half of the job's counter << 32 | next << 16 | end */
@@ -45,6 +47,7 @@ static struct {
   _Alignas(64) _Atomic uint32_t pending; /* chunks not finished */
   _Atomic uint32_t caller_sleeps;
   _Alignas(64) _Atomic uint32_t sleepers; /* workers waiting on the futex */
+  _Atomic int64_t began;                  /* when the last row of regions did */
   _Alignas(64) atomic_flag busy;          /* held for the length of a job, and while workers change */
   _Atomic int owner;                      /* process that started the workers; 0: none;
                                              negative: that process is making the pool new */
@@ -200,11 +203,17 @@ static void wait_for_workers(void) {
   atomic_store(&pool.caller_sleeps, 0);
 }
 
+/* Sleeping workers are woken by much work, or once a row of regions has lasted as long as waking does: the rest of a
+ * short one would be over before they come. */
+static bool worth_waking(int64_t grains) {
+  if (grains >= GRAINS_WORTH_WAKING || !atomic_load_explicit(&pool.sleepers, memory_order_relaxed)) return true;
+  return now() - atomic_load_explicit(&pool.began, memory_order_relaxed) >= WAKE_NANOSECONDS;
+}
+
 void lpt_parallel_for(uint32_t threads, int64_t tasks, int64_t grain, lpt_part part, void *context) {
   if (tasks <= 0) return;
-  int64_t most = tasks / (grain > 0 ? grain : 1);
-  if (most > threads) most = threads;
-  if (most <= 1 || atomic_flag_test_and_set_explicit(&pool.busy, memory_order_acquire)) {
+  int64_t grains = tasks / (grain > 0 ? grain : 1), most = grains < threads ? grains : threads;
+  if (most <= 1 || !worth_waking(grains) || atomic_flag_test_and_set_explicit(&pool.busy, memory_order_acquire)) {
     part(context, 0, 0, tasks);
     return;
   }
@@ -214,8 +223,7 @@ void lpt_parallel_for(uint32_t threads, int64_t tasks, int64_t grain, lpt_part p
     part(context, 0, 0, tasks);
     return;
   }
-  int64_t chunks = tasks / (grain > 0 ? grain : 1);
-  if (chunks > most * CHUNKS_PER_THREAD) chunks = most * CHUNKS_PER_THREAD;
+  int64_t chunks = tasks < most * CHUNKS_PER_THREAD ? tasks : most * CHUNKS_PER_THREAD;
   uint64_t job = deal((uint32_t)most, (uint32_t)chunks, tasks, part, context);
   post(job);
   uint32_t done = run_chunks(job, 0);
@@ -275,6 +283,7 @@ static void forget_parent(void) {
 }
 
 void lpt_pool_check(void) {
+  atomic_store_explicit(&pool.began, now(), memory_order_relaxed);
   if (atomic_load(&pool.owner) == (int)getpid()) return;
   forget_parent();
   pthread_mutex_lock(&pool.lock);

@@ -295,13 +295,14 @@ typedef void (*lpt_part)(void *context, uint32_t thread, int64_t lo, int64_t hi)
  * as many as the system would start. The last release ends them. */
 void lpt_pool_acquire(uint32_t threads);
 void lpt_pool_release(void);
-/* To be called before a row of parallel regions: a forked process starts workers of its own here. */
+/* To be called before a row of parallel regions: a forked process starts workers of its own here, and what is asked of
+ * sleeping workers depends on how long the row has lasted. */
 void lpt_pool_check(void);
 
 /* Equivalent serial code:  part(context, 0, 0, tasks);
- * Calls `part` on contiguous pieces that make up [0, tasks), each of at least `grain` tasks, on at
- * most `threads` threads. `thread` is below `threads`, and no two calls with the same one overlap in
- * time; the caller is thread 0. On return all have run and what they wrote is visible.
+ * Calls `part` on contiguous pieces that make up [0, tasks), on at most `threads` threads, and at most
+ * one for every `grain` tasks. `thread` is below `threads`, and no two calls with the same one overlap
+ * in time; the caller is thread 0. On return all have run and what they wrote is visible.
  * Runs serially when the pool is in use by another caller. */
 void lpt_parallel_for(uint32_t threads, int64_t tasks, int64_t grain, lpt_part part, void *context);
 

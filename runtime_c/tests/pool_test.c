@@ -77,17 +77,18 @@ static void the_threads_run_at_the_same_time(void) {
   lpt_pool_release();
 }
 
-static void grain_limits_the_pieces(void) {
+static void grain_limits_the_threads(void) {
   lpt_pool_acquire(8);
-  static const struct { int64_t tasks, grain; uint32_t most; } rows[] = {
-    {10, 10, 1}, {19, 10, 1}, {20, 10, 2}, {35, 10, 3}, {1000, 10, 64}, {5, 0, 5}, {5, -3, 5},
-    {5, INT64_MAX, 1},
+  static const struct { int64_t tasks, grain; uint32_t threads, most; } rows[] = { /* most: calls */
+    {10, 10, 1, 1}, {19, 10, 1, 1}, {20, 10, 2, 16}, {35, 10, 3, 24}, {1000, 10, 8, 64}, {5, 0, 5, 5}, {5, -3, 5, 5},
+    {5, INT64_MAX, 1, 1},
   };
   for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
     record r = {.calls = 0};
     lpt_parallel_for(8, rows[i].tasks, rows[i].grain, note, &r);
-    CHECK(atomic_load(&r.calls) <= rows[i].most && atomic_load(&r.calls) >= (rows[i].most + 1) / 2);
-    CHECK(atomic_load(&r.smallest) >= (rows[i].grain > rows[i].tasks ? rows[i].tasks : rows[i].grain));
+    CHECK(threads_used(&r, rows[i].threads) <= rows[i].threads);
+    CHECK(atomic_load(&r.calls) <= rows[i].most && atomic_load(&r.calls) >= rows[i].threads);
+    CHECK(atomic_load(&r.smallest) >= rows[i].tasks / rows[i].most);
     CHECK(each_once(&r, rows[i].tasks));
   }
   lpt_pool_release();
@@ -131,6 +132,28 @@ static void sleeping_workers_wake(void) {
     lpt_parallel_for(3, 30, 1, note, &r);
     CHECK(each_once(&r, 30) && threads_used(&r, 3) <= 3);
   }
+  lpt_pool_release();
+}
+
+/* How many calls a region of two tasks takes, `nanoseconds` into a row of regions that finds the workers asleep. */
+static uint32_t calls_after(int64_t nanoseconds) {
+  struct timespec start, at;
+  nanosleep(&(struct timespec){0, 2000000}, NULL);
+  lpt_pool_check();
+  clock_gettime(CLOCK_MONOTONIC, &start);
+  do clock_gettime(CLOCK_MONOTONIC, &at);
+  while ((at.tv_sec - start.tv_sec) * 1000000000 + at.tv_nsec - start.tv_nsec < nanoseconds);
+  record r = {.calls = 0};
+  lpt_parallel_for(2, 2, 1, note, &r);
+  return each_once(&r, 2) ? atomic_load(&r.calls) : 0;
+}
+
+static void short_rows_let_workers_sleep(void) {
+  bool serial = false;
+  lpt_pool_acquire(2);
+  for (int i = 0; i < 50 && !serial; i++) serial = calls_after(0) == 1; /* unless this thread is kept off its core */
+  CHECK(serial);
+  CHECK(calls_after(100000) == 2);
   lpt_pool_release();
 }
 
@@ -258,11 +281,12 @@ static void a_child_forked_while_others_run_survives(void) {
 int main(void) {
   RUN(every_task_runs_once);
   RUN(the_threads_run_at_the_same_time);
-  RUN(grain_limits_the_pieces);
+  RUN(grain_limits_the_threads);
   RUN(who_is_done_helps_the_others);
   RUN(without_a_pool_it_is_serial);
   RUN(small_jobs_after_large_ones);
   RUN(sleeping_workers_wake);
+  RUN(short_rows_let_workers_sleep);
   RUN(the_caller_sleeps_and_wakes);
   RUN(nested_regions_run_serially);
   RUN(concurrent_callers_are_correct);

@@ -65,7 +65,7 @@ def test_filters_are_transformed_once(images: int, size: int, channels: int) -> 
     node, _ = conv((images, size, size, channels), channels, (3, 3), pad=1)
     kernel = lower(node, LowerOptions(TARGETS["x86-avx512"]), {}, {})
     assert isinstance(kernel.body, Winograd)
-    own = size == 14 and images == 1
+    own = size < 56 and images == 1
     assert (kernel.before is None, kernel.body.resident) == (own, not own)
     if kernel.before is not None:
         (u,) = kernel.before.writes
