@@ -30,6 +30,7 @@ from lepton.ir import ops
 from lepton.ir.core import Graph, clone
 from lepton.ir.diagnostics import Exit, LeptonError, ParseError, ResourceError, UsageError, VerifyError
 from lepton.ir.files import check_destination
+from lepton.ir.mapped import forget_pages
 from lepton.ir.structure import Spec
 from lepton.ir.verify import verify
 from lepton.passes.base import Math
@@ -213,6 +214,7 @@ def lower(source: Source, options: Options, progress: Progress | None = None) ->
     for target, pipeline in zip(targets, each, strict=True):
         with report.stage("passes", progress):
             graph = optimise(clone(original), pipeline, options)
+        forget_pages()  # what passes made of weights is what is packed now
         tune(graph, target, options, report, progress)
         with report.stage("plan", progress), kept(graph, options.repro_dir):
             verify(graph)

@@ -26,14 +26,15 @@ class Tensor:
         self._digest: str | None = None
 
     @classmethod
-    def of(cls, array: Any, dtype: DType | None = None) -> Tensor:
-        """A constant with the elements of `array` (copied unless it is read-only already)."""
+    def of(cls, array: Any, dtype: DType | None = None, copy: bool = True) -> Tensor:
+        """A constant with the elements of `array`, copied unless it is read-only already. `copy=False`: the array is
+        given away, nobody writes into it any more."""
         array = np.asarray(array, dtype.numpy if dtype else None)
         if array.dtype.kind in "SUT":
             array = array.astype(object)
-        if array.flags.writeable or not array.flags.c_contiguous:
+        if not array.flags.c_contiguous or (copy and array.flags.writeable):
             array = np.array(array, order="C")
-            array.flags.writeable = False
+        array.flags.writeable = False
         return cls(TensorType(DType.of(array), array.shape), array=array)
 
     @property

@@ -68,8 +68,8 @@ def constant(array: Array | np.generic) -> Value:
 
 
 def constant_like(array: Any, model: Value) -> Value:
-    """A constant of `model`'s element type."""
-    return ops.constant(value=Tensor.of(np.asarray(array).astype(model.tensor.dtype.numpy)))
+    """A constant of `model`'s element type, which takes the array over."""
+    return ops.constant(value=Tensor.of(np.asarray(array).astype(model.tensor.dtype.numpy, copy=False), copy=False))
 
 
 def channel_vector(value: Value | None, axis: int, rank: int, channels: object) -> Array | None:

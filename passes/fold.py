@@ -51,7 +51,7 @@ class Fold(Pass):
         changed = False
         for old, array in zip(node.results, arrays, strict=True):
             if old.uses:
-                changed |= substitute(graph, old, ops.constant(value=Tensor.of(array), loc=node.loc))
+                changed |= substitute(graph, old, ops.constant(value=Tensor.of(array, copy=False), loc=node.loc))
         return changed
 
     def affordable(self, node: Node, operands: list[Tensor]) -> bool:

@@ -41,10 +41,10 @@ def _look_up(node: Node) -> Value | None:
     rows, w = node.inputs
     assert rows is not None
     table = array_of(w)
-    if table is None or table.ndim != 2 or table.dtype.kind != "f" or not np.isfinite(table).all():
+    if table is None or table.ndim != 2 or table.dtype.kind != "f":
         return None
     index = _hot(rows, len(table))
-    if index is None:
+    if index is None or not np.isfinite(table).all():
         return None
     count = ops.constant(value=Tensor.of(np.array(len(table), index.tensor.dtype.numpy)))
     zero = ops.constant(value=Tensor.of(np.array(0, index.tensor.dtype.numpy)))

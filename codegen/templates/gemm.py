@@ -61,12 +61,15 @@ def pack_constant(b: Array, target: Target, tile: Tile, dtype: DType) -> Array:
     k, n = b.shape
     width = tile.vectors * lanes
     full = n // width
-    parts = [b[:, :full * width].reshape(k, full, width).transpose(1, 0, 2).reshape(-1)]
-    if rest := n % width:
-        padded = np.zeros((k, -(-rest // lanes) * lanes), b.dtype)
-        padded[:, :rest] = b[:, full * width:]
-        parts.append(padded.reshape(-1))
-    return frozen(parts[0] if len(parts) == 1 else np.concatenate(parts))
+    rest = n % width
+    last = -(-rest // lanes) * lanes
+    panels = np.empty(k * (full * width + last), b.dtype)  # written in place: a large matrix is not copied twice
+    whole, narrow = np.split(panels, [k * full * width])
+    whole.reshape(full, k, width)[...] = b[:, :full * width].reshape(k, full, width).transpose(1, 0, 2)
+    narrow = narrow.reshape(k, last)
+    narrow[:, :rest] = b[:, full * width:]
+    narrow[:, rest:] = 0
+    return frozen(panels)
 
 
 def frozen(array: Array) -> Array:

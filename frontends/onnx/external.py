@@ -7,7 +7,6 @@ Past mistakes of other loaders that this avoids: CVE-2022-25882, CVE-2024-27318,
 """
 from __future__ import annotations
 
-import mmap
 import os
 import stat
 from collections.abc import Mapping
@@ -16,6 +15,7 @@ from pathlib import Path
 
 from lepton.frontends.onnx.limits import MAX_INT64
 from lepton.ir.diagnostics import LeptonError
+from lepton.ir.mapped import mapped
 
 _FOLLOW_NOTHING = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
 _KEYS = {"location", "offset", "length", "checksum", "basepath"}
@@ -105,6 +105,4 @@ def _map_descriptor(fd: int, location: str, where: str) -> memoryview:
     if status.st_nlink != 1:
         raise LeptonError(f"external data of {where}: '{location}' has {status.st_nlink} hard links",
                           help="copy the file, so that it is the model's own")
-    if status.st_size == 0:
-        return memoryview(b"")
-    return memoryview(mmap.mmap(fd, status.st_size, access=mmap.ACCESS_READ))
+    return mapped(fd, status.st_size)

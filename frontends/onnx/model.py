@@ -1,7 +1,6 @@
 """Reading a model: bytes to a checked ModelProto whose weights still lie in the file."""
 from __future__ import annotations
 
-import mmap
 import os
 import stat
 from collections.abc import Sequence
@@ -18,6 +17,7 @@ from lepton.frontends.onnx.limits import LIMITS
 from lepton.frontends.onnx.tensors import Store
 from lepton.frontends.onnx.wire import skeleton
 from lepton.ir.diagnostics import LeptonError, ResourceError, UsageError
+from lepton.ir.mapped import mapped
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +62,7 @@ def map_file(path: Path) -> memoryview:
         if status.st_size > LIMITS.file_bytes:
             raise ResourceError(f"'{path}' has {status.st_size} bytes, more than {LIMITS.file_bytes}",
                                 help="a model this large keeps its weights in external data")
-        return memoryview(mmap.mmap(fd, status.st_size, access=mmap.ACCESS_READ) if status.st_size else b"")
+        return mapped(fd, status.st_size)
     finally:
         os.close(fd)
 
