@@ -20,14 +20,39 @@ from lepton.ir.types import DType, TensorType
 
 
 @dataclass(frozen=True, slots=True)
+class Panels:
+    """How a matrix lies that was packed for products: `width` columns of all rows, one row after the other, then the
+    next columns; the last ones in rows of `last` elements."""
+
+    rows: int
+    columns: int
+    width: int
+    last: int
+
+    @property
+    def whole(self) -> int:
+        """Columns in panels of full width."""
+        return self.columns // self.width * self.width
+
+    @property
+    def size(self) -> int:
+        return self.rows * (self.whole + self.last)
+
+
+@dataclass(frozen=True, slots=True)
 class Access:
     """How the elements of a value lie in memory: one stride per dimension, in elements.
 
     The kernel's pointer already includes the offset of element (0, …, 0). Stride 0: every index reads the
-    same element (broadcast). Strides of dimensions of size 1 are never used."""
+    same element (broadcast). Strides of dimensions of size 1 are never used.
+
+    A table of rows that is a product's factor too may lie in `panels`, as the matrix or (`turned`) as its transpose:
+    its strides say nothing then. Only groups that look rows up are given such (codegen/tables_in_panels.py)."""
 
     type: TensorType
     strides: tuple[Dim, ...]
+    panels: Panels | None = None
+    turned: bool = False
 
     @property
     def dtype(self) -> DType:

@@ -23,6 +23,7 @@ from lepton.codegen.memory import check_sizes_known
 from lepton.codegen.program import Buffer, GuardRow, Operand, Program, Step, StepKind, Storage, digest
 from lepton.codegen.rounds import emit_loop, emit_scan
 from lepton.codegen.state import emit_draw_state
+from lepton.codegen.tables_in_panels import Lookup, share_tables
 from lepton.codegen.target import Target
 from lepton.codegen.views import Place, dense_place, inner_is_contiguous, place_operand, view
 from lepton.ir import ops
@@ -89,6 +90,7 @@ class Planner:
         self.streams: dict[int, int] = {}    # of random draws: which of the session's counters is whose
         self.guards: dict[tuple[Dim, Dim], GuardRow] = {}
         self.in_place: list[Overwriter] = []
+        self.lookups: list[Lookup] = []
         self.given = {name for v in graph.inputs for d in v.tensor.shape for name in symbols(d)}
         self.late: set[str] = set()              # symbols that have been bound so far
         self.check: Step | None = None           # where what is taken for granted now is checked; None: at the start
@@ -101,6 +103,7 @@ class Planner:
                    for i, v in enumerate(self.graph.outputs)]
         self.region(self.graph, targets)
         reuse_in_place(self.program, self.in_place, self.place)
+        share_tables(self.program, self.lookups, self._lower, self.options.target)
         self.program.guards = list(self.guards.values())
         check_sizes_known(self.program, self.given)
         self._drop_unused()
@@ -249,6 +252,7 @@ class Planner:
             self.places[result] = self.wanted.get(result) or self.workspace(result.tensor)
         group = self.group(node)
         self.call(group, self._lower(group), node.loc)
+        self.lookups += filter(None, [Lookup.of(self.program.steps[-1], group)])
         if group.anchor is None:
             self.in_place.append(Overwriter(len(self.program.steps) - 1, node.results[0], tuple(group.inputs)))
 

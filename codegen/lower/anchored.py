@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 
 from lepton.codegen.group import Group
 from lepton.codegen.loops import Expr, Let, Stmt, Store
-from lepton.codegen.lower.nest import Nest, broadcast_strides, load, offset
+from lepton.codegen.lower.nest import Nest, broadcast_strides, index_of, load, offset
 from lepton.codegen.lower.scalar import Elements, scalar_constant
 from lepton.ir import ops
 from lepton.ir.core import Value
@@ -32,8 +32,7 @@ class Anchored:
         """The element of the anchor's operand at its own coordinates: of a body input, or a scalar constant inside."""
         if value.producer is not None:
             return scalar_constant(value.producer)
-        strides = self.group.access(value).strides
-        return load(self.buffers[value], value.tensor.dtype, offset(coords, strides, self.nest))
+        return load(self.buffers[value], value.tensor.dtype, index_of(coords, self.group.access(value), self.nest))
 
     def constant(self, value: Value | None) -> Array | None:
         """The elements of the anchor's operand, where they are known."""

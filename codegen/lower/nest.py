@@ -11,7 +11,7 @@ from lepton.codegen.group import Group
 from lepton.codegen.kernel import Access, DimTable, Kernel, Operand, Packed
 from lepton.codegen.llvm.convert import register_type, widened
 from lepton.codegen.llvm.spell import LoopBody
-from lepton.codegen.loops import Apply, Buffer, Expr, For, Load, LoopKind, Ref, Stmt, i64
+from lepton.codegen.loops import Apply, Buffer, Expr, For, Load, LoopKind, Ref, Select, Stmt, i64
 from lepton.ir.core import Value
 from lepton.ir.dims import Dim, ceildiv, product
 from lepton.ir.types import DType
@@ -161,6 +161,19 @@ def offset(coords: Sequence[Expr], strides: Strides, nest: Nest) -> Expr:
     for x, s in zip(coords, strides, strict=True):
         total = loops.add(total, loops.mul(x, nest.size(s)))
     return total
+
+
+def index_of(coords: Sequence[Expr], access: Access, nest: Nest) -> Expr:
+    """The index of the element at `coords` of what lies so."""
+    if access.panels is None:
+        return offset(coords, access.strides, nest)
+    panels, (row, column) = access.panels, reversed(coords) if access.turned else coords
+    pitch: Expr = i64(panels.width)
+    if panels.last:
+        before_it = Apply("less", (column, i64(panels.whole)), DType.BOOL)
+        pitch = Select(before_it, pitch, i64(panels.last))
+    start = loops.mul(div(column, i64(panels.width)), i64(panels.rows * panels.width))
+    return loops.add(loops.add(start, mod(column, i64(panels.width))), loops.mul(row, pitch))
 
 
 def load(buffer: str, dtype: DType, index: Expr) -> Load:

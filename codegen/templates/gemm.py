@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from lepton.codegen.kernel import Size
+from lepton.codegen.kernel import Panels, Size
 from lepton.codegen.llvm.builder import Function, Int, Module, Val
 from lepton.codegen.target import Target
 from lepton.codegen.templates.dots import FMA, Dot
@@ -23,6 +23,7 @@ from lepton.codegen.templates.microkernel import Micro, on_tile, stride_argument
 from lepton.codegen.templates.pack import pack_panel
 from lepton.codegen.templates.quads import Quads
 from lepton.codegen.templates.tiles import Tile
+from lepton.ir.dims import ceildiv
 from lepton.ir.tensor import Array
 from lepton.ir.types import DType
 
@@ -57,19 +58,28 @@ class Gemm:
 
 def pack_constant(b: Array, target: Target, tile: Tile, dtype: DType) -> Array:
     """[K, N] -> panels [K][vectors*lanes] one after the other, the last one as narrow as its columns need; flat."""
-    lanes = target.lanes(dtype)
     k, n = b.shape
+    p = panels_of(k, n, target, tile, dtype)
+    packed = np.empty(p.size, b.dtype)  # written in place: a large matrix is not copied twice
+    whole, narrow = in_panels(packed, p)
+    whole[...] = b[:, :p.whole].reshape(k, len(whole), p.width).transpose(1, 0, 2)
+    narrow[:, :n - p.whole] = b[:, p.whole:]
+    narrow[:, n - p.whole:] = 0
+    return frozen(packed)
+
+
+def panels_of(k: int, n: int, target: Target, tile: Tile, dtype: DType) -> Panels:
+    """How `pack_constant` lays a [k, n] matrix out."""
+    lanes = target.lanes(dtype)
     width = tile.vectors * lanes
-    full = n // width
-    rest = n % width
-    last = -(-rest // lanes) * lanes
-    panels = np.empty(k * (full * width + last), b.dtype)  # written in place: a large matrix is not copied twice
-    whole, narrow = np.split(panels, [k * full * width])
-    whole.reshape(full, k, width)[...] = b[:, :full * width].reshape(k, full, width).transpose(1, 0, 2)
-    narrow = narrow.reshape(k, last)
-    narrow[:, :rest] = b[:, full * width:]
-    narrow[:, rest:] = 0
-    return frozen(panels)
+    return Panels(k, n, width, ceildiv(n % width, lanes) * lanes)
+
+
+def in_panels(packed: Array, panels: Panels) -> tuple[Array, Array]:
+    """Packed elements as [panel][k][width], and those of the last panel as [k][last]."""
+    whole, narrow = np.split(packed, [panels.rows * panels.whole])
+    return (whole.reshape(panels.whole // panels.width, panels.rows, panels.width),
+            narrow.reshape(panels.rows, panels.last))
 
 
 def frozen(array: Array) -> Array:
