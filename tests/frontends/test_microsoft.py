@@ -14,7 +14,7 @@ import lepton.frontends.onnx.ops  # noqa: F401  (fills the table)
 from lepton.frontends import load
 from lepton.frontends.onnx.registry import IMPORTERS
 from lepton.ir.diagnostics import UnsupportedError
-from tests.frontends.build import floats, positive
+from tests.frontends.build import floats
 from tests.frontends.contrib import DOMAIN, Operand, agrees, compiled, held, node_model
 
 Case = tuple[str, tuple[Operand, ...], dict[str, Any]]
@@ -154,7 +154,7 @@ def test_the_table_of_the_manual_is_complete() -> None:
     ("BeamSearch", (TOKENS.astype(np.int32),), {}, "compile the decoder"),
     ("GreedySearch", (TOKENS.astype(np.int32),), {}, "compile the decoder"),
     ("Sampling", (TOKENS.astype(np.int32),), {}, "compile the decoder"),
-    ("MoE", (X, positive(6, 4)), {}, "not supported"),
+    ("SparseAttention", (X,), {}, "not supported"),
 ])
 def test_refused_in_words(op: str, operands: tuple[Operand, ...], rest: dict[str, Any], message: str) -> None:
     model, _ = node_model(op, *operands, **rest)

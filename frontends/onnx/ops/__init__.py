@@ -19,6 +19,7 @@ from lepton.frontends.onnx.ops import (  # noqa: F401
     microsoft_data,
     microsoft_gqa,
     microsoft_lstm,
+    microsoft_moe,
     microsoft_quant,
     ml,
     ml_labels,

@@ -3,6 +3,8 @@
 What a weight stands for is computed by ops of the graph: of constants, when compiling."""
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 
 from lepton.frontends.onnx.call import REQUIRED, Call
@@ -25,17 +27,40 @@ def matmul_n_bits(c: Call) -> Value:
     c.ignore("accuracy_level")
     if bits not in (2, 4, 8) or c.i("weight_prepacked", 0):
         c.fail(f"{bits} bits, or weights packed for a device")
-    blocks, dtype = -(-k // size), c.x().tensor.dtype
-    rows = unpacked(c, c.reshape(c.x(1), (n, blocks, size * bits // 8)), bits, dtype)
-    zero = _zero_points(c, n, blocks, bits, dtype)
-    scales = c.cast(c.reshape(c.x(2), (n, blocks, 1)), dtype)
+    dtype = c.x().tensor.dtype
+    form = Bits(n, k, size, bits)
     if c.opt(4) is not None:
-        values = _regrouped(c, c.reshape(rows, (n, blocks * size)), zero, scales, k)
+        rows = unpacked(c, c.reshape(c.x(1), (n, form.blocks, size * bits // 8)), bits, dtype)
+        scales = c.cast(c.reshape(c.x(2), (n, form.blocks, 1)), dtype)
+        zero = _zero_points(c, c.opt(3), form, dtype)
+        values = _regrouped(c, c.reshape(rows, (n, form.blocks * size)), zero, scales, k)
     else:
-        values = c.reshape(c(ops.mul, c(ops.sub, rows, zero), scales), (n, blocks * size))
-        values = _columns(c, values, k)
+        values = matrix(c, form, c.x(1), c.x(2), c.opt(3), dtype)
     result = c(ops.matmul, c.x(), swapped(c, values))
     return result if c.opt(5) is None else c(ops.add, result, c.x(5))
+
+
+@dataclass(frozen=True)
+class Bits:
+    """How a matrix [n,k] is packed: blocks of `size` columns, each with a scale, of numbers of so many bits."""
+
+    n: int
+    k: int
+    size: int
+    bits: int
+
+    @property
+    def blocks(self) -> int:
+        return -(-self.k // self.size)
+
+
+def matrix(c: Call, form: Bits, packed: Value, scales: Value, zero: Value | None, dtype: DType) -> Value:
+    """What packed weights stand for: (levels - zero) * scales, [n,k]. A scale, and a zero point, for each block."""
+    n, blocks, size = form.n, form.blocks, form.size
+    rows = unpacked(c, c.reshape(packed, (n, blocks, size * form.bits // 8)), form.bits, dtype)
+    levels = c(ops.sub, rows, _zero_points(c, zero, form, dtype))
+    values = c(ops.mul, levels, c.cast(c.reshape(scales, (n, blocks, 1)), dtype))
+    return _columns(c, c.reshape(values, (n, blocks * size)), form.k)
 
 
 def _columns(c: Call, x: Value, count: int) -> Value:
@@ -65,9 +90,9 @@ def unpacked(c: Call, packed: Value, bits: int, dtype: DType) -> Value:
     return c.reshape(c.cast(low, dtype), (*shape[:-1], dims.product([shape[-1], 8 // bits])))
 
 
-def _zero_points(c: Call, n: int, blocks: int, bits: int, dtype: DType) -> Value:
-    """[N, blocks, 1], or half the range where there are none."""
-    given = c.opt(3)
+def _zero_points(c: Call, given: Value | None, form: Bits, dtype: DType) -> Value:
+    """[n, blocks, 1], or half the range where there are none."""
+    n, blocks, bits = form.n, form.blocks, form.bits
     if given is None:
         return c.const(2 ** (bits - 1), dtype)
     if given.tensor.dtype is not DType.U8:
