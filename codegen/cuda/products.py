@@ -6,7 +6,7 @@ from __future__ import annotations
 import numpy as np
 
 from lepton.codegen.cuda.depthwise import depthwise_kernel, is_depthwise
-from lepton.codegen.cuda.split import along, in_parts, parts_of, stored, sum_of_parts
+from lepton.codegen.cuda.split import along, in_parts, made_of, parts_of, parts_of_windows, stored, sum_of_parts
 from lepton.codegen.cuda.templates.product import (
     Columns,
     Factor,
@@ -22,7 +22,7 @@ from lepton.codegen.cuda.templates.warpgroup import Tiles, WarpgroupProduct, War
 from lepton.codegen.cuda.warpgroups import tiles_of, warpgroup_tile
 from lepton.codegen.cuda.words import words
 from lepton.codegen.group import Group, LowerOptions, lowers
-from lepton.codegen.kernel import Kernel, packed
+from lepton.codegen.kernel import Kernel, dense_strides, packed
 from lepton.codegen.llvm.convert import widened
 from lepton.codegen.lower.conv import pixels, shape_of
 from lepton.codegen.lower.conv_cost import Shape
@@ -121,7 +121,7 @@ def matmul_kernel(group: Group, options: LowerOptions, fused: Fused, problem: Pr
     left, right = _factors(bindings, group, each, factors, tile, turned=turned)
     before = kernel_of(group, bindings, sums, each.batch, (each.m,), each.n, each.k, left, right,
                        stored(bindings, made), tile)
-    return sum_of_parts(group, fused, problem, made, before)
+    return sum_of_parts(group, fused, len(problem.batch), problem.views, made, before)
 
 
 def _factors(bindings: Bindings, group: Group, problem: Problem, factors: tuple[Value, Value],
@@ -205,6 +205,9 @@ def conv_kernel(group: Group, options: LowerOptions, fused: Fused, shape: Shape,
     kind, weights = kind_of(dtype, options, m, shape.filters, k, shape.groups), filters(shape, dtype)
     found = warpgroup_tile(options.target, kind, weights, m, shape.groups)
     tile = found or tile_of(m, shape.filters, k, shape.groups, dtype, kind)
+    parts = 1 if found else parts_of_windows(shape, m, tile.rows, tile.columns, dtype)
+    if parts > 1:
+        return _conv_in_parts(group, fused, shape, x, tile, parts)
     epilogue = fused.epilogue(bindings, steps)
     left = windows(bindings, group, shape, x)
     right: Matrix | Tiles
@@ -217,6 +220,18 @@ def conv_kernel(group: Group, options: LowerOptions, fused: Fused, shape: Shape,
                      right, epilogue, tile)
 
 
+def _conv_in_parts(group: Group, fused: Fused, shape: Shape, x: Value, tile: Tile | WarpgroupTile, parts: int
+                   ) -> Kernel:
+    bindings, dtype, (rows, steps) = Bindings(), x.tensor.dtype, places(shape)
+    batch, sums, n, k = (shape.groups, parts), widened(fused.result.tensor.dtype), shape.filters, shape.depth // parts
+    made = made_of(batch[:1], parts, rows, n, sums)
+    weights = filters(shape, dtype, parts)
+    right = Matrix(bindings.operand(packed(weights), TensorType(dtype, weights.shape), dense_strides(weights.shape)))
+    before = kernel_of(group, bindings, sums, batch, rows, n, k, windows(bindings, group, shape, x, parts), right,
+                       stored(bindings, made), tile)
+    return sum_of_parts(group, fused, 1, steps, made, before)
+
+
 def places(shape: Shape) -> tuple[tuple[Dim, ...], list[Strides]]:
     """The output places as rows, and the epilogue's views over (group, *rows, filter)."""
     rows, views = collapse((shape.images, *shape.out), [v[:-1] for v in shape.views])
@@ -224,15 +239,19 @@ def places(shape: Shape) -> tuple[tuple[Dim, ...], list[Strides]]:
     return rows or (1,), steps
 
 
-def windows(bindings: Bindings, group: Group, shape: Shape, x: Value) -> Windows:
-    steps: Strides = (shape.x[-1] * shape.channels, *shape.x)
+def windows(bindings: Bindings, group: Group, shape: Shape, x: Value, parts: int = 1) -> Windows:
+    """Over (group, …), or over (group, part, …): each part has its share of the channels."""
+    step, channels = shape.x[-1], shape.channels // parts
+    steps: Strides = (step * shape.channels, *((step * channels,) if parts > 1 else ()), *shape.x)
     operand = bindings.operand(outer(group, x), x.tensor, steps)
-
     return Windows(operand, bindings.sizes(shape.into), bindings.sizes(shape.out), shape.kernel, shape.strides,
-                   shape.dilations, bindings.sizes(shape.pads), shape.channels)
+                   shape.dilations, bindings.sizes(shape.pads), channels)
 
 
-def filters(shape: Shape, dtype: DType) -> Array:
-    """[group, filter, (d, h, w, channel)], as it lies in memory."""
+def filters(shape: Shape, dtype: DType, parts: int = 1) -> Array:
+    """[group, filter, (d, h, w, channel)], or [group, part, filter, (d, h, w, channel)], as it lies in memory."""
     array = words(np.ascontiguousarray(shape.weights.transpose(0, 2, 3, 4, 1)), dtype)
-    return array.reshape(shape.groups, shape.filters, shape.depth)
+    if parts == 1:
+        return array.reshape(shape.groups, shape.filters, shape.depth)
+    split = array.reshape(shape.groups, shape.filters, -1, parts, shape.channels // parts)
+    return np.ascontiguousarray(split.transpose(0, 3, 1, 2, 4)).reshape(shape.groups, parts, shape.filters, -1)

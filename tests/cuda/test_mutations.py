@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 import lepton.codegen.cuda.lowering
-from lepton.codegen.cuda import order, products
+from lepton.codegen.cuda import products
 from lepton.codegen.cuda.templates.moves import Turn
 from lepton.codegen.cuda.templates.product import PlainTile, TensorTile, Tile
 from lepton.codegen.cuda.templates.warpgroup import WarpgroupTile
@@ -91,7 +91,15 @@ def in_parts() -> Case:
     node = ops.matmul(a, b).producer
     assert node is not None
     rng = np.random.default_rng(1)
-    return node, {v: rng.integers(-9, 9, v.tensor.shape).astype(np.float32) for v in (a, b)}
+    return node, {v: rng.integers(-9, 9, s).astype(np.float32) for v, s in ((a, (20, 768)), (b, (768, 30)))}
+
+
+def convolution_in_parts() -> Case:
+    """Four parts of whole numbers, each of 32 channels."""
+    x, rng = harness.value((1, 5, 5, 128)), np.random.default_rng(1)
+    w = ops.constant(value=Tensor.of(rng.integers(-9, 9, (24, 128, 3, 3)).astype(np.float32)))
+    node = ops.conv.node(x, w, None, layout="nhwc", group=1, **WINDOWS | {"pads_begin": (1, 1), "pads_end": (1, 1)})
+    return node, {x: rng.integers(-9, 9, (1, 5, 5, 128)).astype(np.float32)}
 
 
 def convolution(dtype: DType) -> Case:
@@ -145,38 +153,6 @@ def transposed(shape: tuple[int, ...], kernel: tuple[int, int], filters: int, **
         x: data}
 
 
-def firsts(rows: int, n: int, k: int, shared: int, every: int) -> Case:
-    """Many are alike, and some are hard to order."""
-    order.SHARED_BYTES = shared  # in a process of its own
-    x = harness.value((rows, n))
-    data = np.random.default_rng(1).permuted(np.tile(np.arange(n, dtype=np.float32) // 4, (rows, 1)), axis=1)
-    hard = np.array([np.nan, 0.0, -np.nan, np.inf, -0.0, -np.inf], np.float32)
-    data[:, 3::every] = np.resize(hard, data[0, 3::every].size)
-    return ops.top_k.node(x, k=k, axis=1, largest=True), {x: data}
-
-
-def running(exclusive: bool = False) -> Case:
-    """Long rows of whole numbers, whose sums are exact, three for two blocks."""
-    x = harness.value((3, 3000), DType.I64)
-    node = ops.cumsum(x, axis=1, exclusive=exclusive).producer
-    assert node is not None
-    return node, {x: np.random.default_rng(1).integers(-9, 9, (3, 3000))}
-
-
-def found() -> Case:
-    data = np.random.default_rng(1).random(9000) < 0.3
-    x = harness.value((9000,), DType.BOOL)
-    return partial(harness.check_node, ops.non_zero.node(x, symbol="hits"), {x: data}, simulated.CUDA,
-                   env={"hits": int(data.sum())})
-
-
-def sorted_rows() -> Case:
-    x = harness.value((700, 2), DType.I32)
-    node = ops.sort_rows(x).producer
-    assert node is not None
-    return node, {x: np.random.default_rng(1).integers(0, 9, (700, 2), np.int32)}
-
-
 @dataclass(frozen=True)
 class Bug:
     name: str
@@ -196,8 +172,6 @@ DILATED = partial(depthwise, (1, 12, 14, 8), (3, 3), dilations=(2, 3))
 LONG = partial(depthwise, (1, 3, 30, 5), (1, 21))
 TRANSPOSED = partial(transposed, (1, 4, 5, 8), (3, 3), 5, strides=(2, 2), pads_begin=(1, 1), pads_end=(1, 1))
 UNMET = partial(transposed, (1, 4, 4, 8), (1, 2), 8, strides=(3, 3))
-FIRSTS = partial(firsts, 3, 5000, 20, 16 * 1024, 997)
-ALL = partial(firsts, 5, 300, 300, 512, 7)
 RAGGED = partial(product, TensorTile("f16", 64, 64, 32, 32, 4), DType.F16)
 BUGS = [
     Bug("plain: no barrier after a step", "      lp_sync();\n    }\n    if constexpr (Slices > 1) gather",
@@ -232,7 +206,11 @@ BUGS = [
     Bug("parts: written to one place", "p2 + i64(c0) * 600LL", "p2", in_parts),
     Bug("parts: only the last one counts", "sums[0] += p0", "sums[0] = p0", in_parts),
     Bug("parts: one too few", "part < 3;", "part < 2;", in_parts),
-    Bug("parts: those of the next row", "(t / n % m)) * 30LL", "(t / n % m + 1)) * 30LL", in_parts),
+    Bug("parts: those of the next row", "i64(part) * 600LL + i64(r0)", "i64(part) * 600LL + i64(r0 + 1)", in_parts),
+    Bug("parts of a convolution: all of the first channels", "+ i64(c1) * 32LL", "", convolution_in_parts),
+    Bug("parts of a convolution: filters of the first", "+ i64(c1) * 6912LL", "", convolution_in_parts),
+    Bug("parts of a convolution: all channels of each tap", "int(1LL)}, 32, m,", "int(1LL)}, 128, m,",
+        convolution_in_parts),
     Bug("windows: no dilation", "kh * dilation.h", "kh", partial(convolution, DType.F16)),
     Bug("windows: padding is read", "(u32)h < (u32)in.h && ", "", partial(convolution, DType.F16)),
     Bug("tf32 twice: no small parts of the right factor", "lp_mma_tf32(part, large, y0.small, y1.small);", "", TRIPLE),
@@ -305,37 +283,6 @@ BUGS = [
     Bug("transposed: places behind the result are stored", "if (c2 + r3 * 2 >= 9LL) return;", "", TRANSPOSED),
     Bug("transposed: what nothing meets is not 0", "{int(0LL), int((c1 == 0 ? 0LL : 10LL))", "{int(0LL), int(0LL)",
         UNMET),
-    Bug("sort: no barrier before a step", "lp_sync();\n      for (i64 i = LP_THREAD;; ", "for (i64 i = LP_THREAD;; ",
-        FIRSTS),
-    Bug("sort: no barrier after the last step", "    }\n  lp_sync();\n}\n\n// What the threads before",
-        "    }\n}\n\n// What the threads before", ALL),
-    Bug("sort: items behind the last are read", "if (high >= n || ", "if (", ALL),
-    Bug("sort: runs descend", "low / (2 * step) * 4 * step + 2 * step - 1 - low", "low + step", ALL),
-    Bug("sorted rows: those alike in any order", "lp_less<i64>(v_i, v_j)", "lp_less<i64>(v_j, v_i)", sorted_rows),
-    Bug("sorted rows: by the first column", "v_c = 0, n = 2LL", "v_c = 0, n = 1LL", sorted_rows),
-    Bug("sorted rows: their numbers are not there yet", "lp_sync();\n      for (i64 i = LP_THREAD;; ",
-        "if (half > 1) lp_sync();\n      for (i64 i = LP_THREAD;; ", sorted_rows),
-    Bug("first: those alike in any order", "x.key == y.key && x.at < y.at", "x.key == y.key && x.at > y.at", FIRSTS),
-    Bug("first: -0 before 0", "x == T(0) ? T(0) : x", "x", ALL),
-    Bug("first: NaN has a sign", "if (x != x) return Bits(~Bits(0));", "", FIRSTS),
-    Bug("first: a threshold that is too high", "last = kept[k - 1];", "last = kept[0];", FIRSTS),
-    Bug("first: more is kept than there is room for", "count = count < k ? count : k;", "", FIRSTS),
-    Bug("first: places of the threads before", "i64 place = count + lp_before(mine, 0u, all, room, [](u32 a",
-        "i64 place = count + 0 * lp_before(mine, 0u, all, room, [](u32 a", FIRSTS),
-    Bug("before: parts are read before they are there", "parts[warp] = x;\n  lp_sync();", "parts[warp] = x;", running),
-    Bug("before: parts are written before they were read", "  lp_sync();\n  return op(front, mine);",
-        "  return op(front, mine);", running),
-    Bug("before: lanes behind count", "if (lane & by) mine = op(other, mine);", "mine = op(other, mine);", running),
-    Bug("before: half of the lanes", "int by = 1; by < 32; by *= 2) {\n    const T other",
-        "int by = 1; by < 16; by *= 2) {\n    const T other", running),
-    Bug("before: all warps count", "if (w < warp) front", "if (w <= warp) front", running),
-    Bug("running: steps begin anew", "sum = op(sum, total);", "sum = total;", running),
-    Bug("running: what is behind the row is read", "first + e < n ? get(first + e) : neutral", "get(first + e)",
-        running),
-    Bug("running: without itself", "Exclusive ? now : after", "after", partial(running, exclusive=True)),
-    Bug("find: what is behind the last is a hit", "first + e < n && hit(first + e)", "hit(first + e)", found),
-    Bug("find: steps begin anew", "found += all;", "found = all;", found),
-    Bug("find: a bit too far", "hits >> e & 1", "hits >> (e + 1) & 1", found),
 ]
 
 

@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 
 import lepton.codegen.cuda.lowering
+from lepton.codegen.cuda.templates.parts import SumOfParts
+from lepton.codegen.cuda.templates.product import Product
 from lepton.codegen.cuda.templates.text import DeviceBody
 from lepton.codegen.group import LowerOptions, group_of, lowering_of
 from lepton.codegen.kernel import Access, dense_strides
@@ -25,11 +27,13 @@ F32, F64, F16, I64 = DType.F32, DType.F64, DType.F16, DType.I64
 Gate = tuple[DeviceBody, int, Sequence[str]]
 
 
-def lowered(node: Node) -> DeviceBody:
+def lowered(node: Node, *, before: bool = False) -> DeviceBody:
+    """`before`: the kernel in front of its last one."""
     group = group_of(node, lambda v: Access(v.tensor, dense_strides(v.tensor.shape)))
     lowering = lowering_of(node.op, CUDA)
     assert lowering is not None
-    body = lowering(group, LowerOptions(CUDA)).body
+    kernel = lowering(group, LowerOptions(CUDA))
+    body = kernel.before.body if before and kernel.before else kernel.body
     assert isinstance(body, DeviceBody), body
     return body
 
@@ -48,6 +52,14 @@ def transposed(dtype: DType, size: int) -> DeviceBody:
     w = ops.constant(value=Tensor.of(np.ones((64, 64, size, size), dtype.numpy)))
     return lowered(ops.conv_transpose.node(value((8, 56, 56, 64), dtype), w, None, group=1, output_padding=(0, 0),
                                            **attributes(size, 2)))
+
+
+def shared(dtype: DType, *, before: bool) -> DeviceBody:
+    """A convolution whose sums blocks share: their parts, or what adds them up."""
+    w = ops.constant(value=Tensor.of(np.ones((512, 512, 3, 3), dtype.numpy)))
+    body = lowered(ops.conv.node(value((1, 7, 7, 512), dtype), w, None, group=1, **attributes(3, 1)), before=before)
+    assert isinstance(body, Product if before else SumOfParts)
+    return body
 
 
 def firsts(dtype: DType, k: int) -> DeviceBody:
@@ -71,6 +83,9 @@ KERNELS: dict[str, Gate] = {
     "depthwise": (depthwise(F32, 3), 128, ("FFMA", "LDG.E.128", "STG.E.128")),
     "depthwise_f16": (depthwise(F16, 3), 128, ("FFMA", "LDG.E.128", "STG.E.128")),
     "transposed_f16": (transposed(F16, 4), 128, ("HMMA.16816.F32 ", "LDSM.16.M88.4", "LDGSTS.E.BYPASS.128")),
+    "parts": (shared(F32, before=True), 128, ("FFMA", "LDG.E.128")),
+    "parts_f16": (shared(F16, before=True), 80, ("HMMA.16816.F32 ", "LDGSTS.E.BYPASS.128")),
+    "sum_of_parts": (shared(F32, before=False), 40, ("FADD",)),
     "firsts": (firsts(F32, 50), 64, ("SHFL.BFLY", "LDS", "BAR.SYNC")),
     "in_order": (firsts(F32, 100000), 48, ("BAR.SYNC", "STG.E.64")),
     "running": (running(F32), 48, ("SHFL.BFLY", "FADD")),

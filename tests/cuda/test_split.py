@@ -11,9 +11,10 @@ import numpy as np
 import pytest
 
 import lepton
-from lepton.codegen.cuda.split import parts_of
+from lepton.codegen.cuda.split import parts_of, parts_of_windows
 from lepton.codegen.cuda.templates.parts import SumOfParts
 from lepton.codegen.cuda.templates.product import Product
+from lepton.codegen.lower.conv_cost import Shape
 from lepton.codegen.lower.matmul_cost import Problem
 from lepton.commands.inspect_ import artifact_record
 from lepton.ir import ops
@@ -26,6 +27,7 @@ from tests.cuda.checking import BODIES, check, constant, node_of, random
 from tests.cuda.fakecuda import Fake
 from tests.cuda.simulated import COMPILER
 from tests.cuda.test_artifacts import draw, model_of, node, value, weights
+from tests.cuda.test_convolutions import attributes
 
 pytestmark = [
     pytest.mark.skipif(COMPILER is None, reason="the simulator needs g++"),
@@ -73,6 +75,43 @@ def test_a_number_in_one_part_reaches_its_results_only() -> None:
     x = random((20, 1024), DType.F16)
     x[3, 700], x[7, 5] = np.inf, np.nan
     shared(node_of(ops.matmul(a, w)), {a: x}, 2, rtol=1e-2, atol=0.1)
+
+
+CONVOLUTIONS: list[tuple[DType, str, tuple[int, ...], tuple[int, ...], int, dict[str, Any], int]] = [
+    (DType.F32, "nhwc", (1, 5, 6, 64), (20, 64, 3, 3), 1, {"pads_begin": (1, 1), "pads_end": (1, 1)}, 2),
+    (DType.F16, "nhwc", (1, 7, 7, 256), (66, 128, 3, 3), 2, {"strides": (2, 2), "pads_end": (1, 1)}, 2),
+    (DType.BF16, "nchw", (1, 192, 4, 5), (9, 192, 3, 2), 1, {"dilations": (1, 2), "pads_begin": (2, 0)}, 2),
+    (DType.F64, "nchw", (1, 32, 6, 5), (9, 32, 3, 3), 1, {}, 2),
+    (DType.F32, "nhwc", (1, 3, 4, 5, 64), (12, 64, 2, 2, 2), 1, {"pads_begin": (1, 0, 0)}, 2)]
+
+
+@pytest.mark.usefixtures("on_simulator")
+@pytest.mark.parametrize(("dtype", "layout", "shape", "filters", "groups", "given", "parts"), [
+    pytest.param(*case, id=f"{i}-{case[0].value}", marks=[] if i in (0, 2) else pytest.mark.slow)
+    for i, case in enumerate(CONVOLUTIONS)])
+def test_convolutions(dtype: DType, layout: str, shape: tuple[int, ...], filters: tuple[int, ...], groups: int,
+                      given: dict[str, Any], parts: int) -> None:
+    """What follows the sum is done once; channels are shared in runs of 64 bytes."""
+    x, w, b = harness.value(shape, dtype), constant(random(filters, dtype)), constant(random(filters[:1], dtype))
+    found = ops.relu(ops.conv(x, w, b, layout=layout, group=groups, **attributes(len(shape) - 2, given)))
+    graph = Graph.of("g", [x], [found])
+    Fuse().run(graph)
+    (fused,) = [n for n in graph.nodes if n.op is not ops.constant]
+    tolerance = {"rtol": 2e-5, "atol": 1e-4} if dtype.bytes > 2 else {"rtol": 1e-2, "atol": 0.1}
+    shared(fused, {x: random(shape, dtype)}, parts, **tolerance)
+
+
+@pytest.mark.parametrize(("channels", "taps", "filters", "places", "parts"), [
+    (512, (1, 3, 3), 512, 49, 4),        # ResNet-50's last ones: 32 tiles
+    (256, (1, 3, 3), 256, 196, 2), (64, (1, 3, 3), 64, 3136, 1),
+    (3, (1, 7, 7), 64, 49, 1),           # few channels
+    (96, (1, 3, 3), 32, 20, 3), (80, (1, 3, 3), 32, 20, 1),
+    (512, (1, 3, 3), 512, sym("m"), 1), (512, (1, 3, 3), 512, 0, 1)])
+def test_when_convolutions_are_shared(channels: int, taps: tuple[int, int, int], filters: int, places: Dim,
+                                      parts: int) -> None:
+    shape = Shape(DType.F32, 1, (1, 1, places), (1, 1, places), 1, channels, filters, taps, (1, 1, 1), (1, 1, 1),
+                  (0, 0, 0), (0, 0, 0), (0, 0, 0, 0, 1), [], np.zeros(0, np.float32))
+    assert parts_of_windows(shape, places, 32, 32, DType.F32) == parts
 
 
 def problem(m: Dim, n: Dim, k: Dim, *batch: Dim) -> Problem:
