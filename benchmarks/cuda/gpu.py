@@ -16,6 +16,8 @@ written at once, so that what was measured before the deadline is there. Section
     speed      networks with random weights, made on the spot (ResNet-50, BERT-base, MobileNetV2, ViT-B, GPT-2), and
                FOLDER/*.onnx, next to torch eager with a CUDA graph and torch.compile, reduce-overhead and
                max-autotune, of the same ONNX: all networks one way, then the next way
+    switches   networks of batch 1 as they are, with kernels launched one after the other, and with sums that blocks do
+               not share
 
 At its end it says, for batch 1 and for larger ones, the geometric mean of the best of torch by Lepton.
 
@@ -40,7 +42,8 @@ from statistics import fmean
 from typing import Any
 
 # Seconds of 560.
-SHARES = {"env": 40, "wrappers": 30, "kernels": 90, "sanitizer": 50, "models": 60, "ops": 80, "speed": 210}
+SHARES = {"env": 40, "wrappers": 30, "kernels": 80, "sanitizer": 40, "models": 50, "ops": 80, "speed": 200,
+          "switches": 40}
 GRACE = 5.0  # seconds that a section may take to notice that its time is up
 TESTS = ("tests/cuda/test_templates.py", "tests/cuda/test_integers.py", "tests/cuda/test_warpgroups.py",
          "tests/cuda/test_convolutions.py", "tests/cuda/test_order.py", "tests/cuda/test_moves.py",

@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import re
 import shutil
 import statistics
@@ -11,10 +12,13 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 
@@ -22,11 +26,13 @@ from benchmarks.cuda import peers
 from benchmarks.cuda.gpu import TESTS, arguments
 from benchmarks.cuda.operators import CASES, SMALL, Case
 from benchmarks.cuda.peers import ROUNDS, graphed, median_ms, torch_or_none
+from lepton.codegen.cuda import split
 
 TOLERANCE, OUT_OF_TIME = 1e-3, 124
 SIMULATED = "--simulate" in sys.argv   # small, on the fake driver
 FEW = ("tests/codegen/test_lower_map.py", "-k", "x86-avx2 and broadcast")  # of the kernels' tests, then
 MATH = {"f32": "default", "tf32": "fast"}   # ours, by the policy that torch has too
+SWITCHED = "resnet50 b1,bert-base b1"
 Record = dict[str, Any]
 Options = argparse.Namespace
 
@@ -254,6 +260,22 @@ def speed(until: float, options: Options) -> None:
                          **peer_run(entry, way, nets, until))
 
 
+SWITCHES: dict[str, Callable[[], AbstractContextManager[object]]] = {
+    "none": nullcontext, "launches in turn": partial(mock.patch.dict, os.environ, LEPTON_CUDA_EARLY="0"),
+    "sums whole": partial(mock.patch.object, split, "MOST_PARTS", 1)}
+
+
+def switches(until: float, options: Options) -> None:
+    """What launching early and sharing sums are good for, network by network."""
+    options.networks = options.networks or SWITCHED
+    with tempfile.TemporaryDirectory() as place:
+        for entry in entries(options, Path(place)):
+            for name, switch in SWITCHES.items() if entry.batch == 1 else ():
+                if not late(entry.name, until, switch=name):
+                    with switch():
+                        tell(name=entry.name, switch=name, **lepton_run(entry, options, until))
+
+
 def lepton_run(entry: Entry, options: Options, until: float) -> Record:
     """From device memory to device memory, so that the host's copies are nobody's cost; `ms` only where torch has
     memory there and the clock."""
@@ -289,7 +311,7 @@ def peer_run(entry: Entry, way: str, nets: dict[str, peers.Network], until: floa
 
 SECTIONS: dict[str, Callable[[float, Options], None]] = {
     "env": env, "wrappers": wrappers, "kernels": kernels, "sanitizer": sanitizer, "models": models, "ops": ops,
-    "speed": speed}
+    "speed": speed, "switches": switches}
 
 if __name__ == "__main__":
     if SIMULATED:

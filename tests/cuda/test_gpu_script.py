@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import subprocess
 import sys
 import time
@@ -12,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.cuda import gpu, networks, operators, sections, wrappers
+from lepton.codegen.cuda import split
 from tests.cuda.simulated import COMPILER
 
 
@@ -85,6 +87,22 @@ def test_what_there_is_no_time_for_is_told(monkeypatch: pytest.MonkeyPatch,
     records = [json.loads(text) for text in capsys.readouterr().out.splitlines()]
     assert [r["name"] for r in records] == [c.name for c in operators.CASES]
     assert all(r["late"] for r in records)
+
+
+def test_switches_are_on_while_networks_run(monkeypatch: pytest.MonkeyPatch,
+                                            capsys: pytest.CaptureFixture[str]) -> None:
+    def run(entry: sections.Entry, options: object, until: float) -> dict[str, object]:
+        return {"early": os.environ.get("LEPTON_CUDA_EARLY"), "parts": split.MOST_PARTS}
+
+    monkeypatch.delenv("LEPTON_CUDA_EARLY", raising=False)
+    monkeypatch.setattr(sections, "lepton_run", run)
+    monkeypatch.setattr(sections, "entries", lambda *_: [sections.Entry("a", 1, Path(), {}),
+                                                         sections.Entry("b", 8, Path(), {})])
+    sections.switches(time.monotonic() + 60, gpu.arguments().parse_args([]))
+    records = [json.loads(text) for text in capsys.readouterr().out.splitlines()]
+    assert [(r["name"], r["switch"], r["early"], r["parts"]) for r in records] == [
+        ("a", "none", None, 16), ("a", "launches in turn", "0", 16), ("a", "sums whole", None, 1)]
+    assert (os.environ.get("LEPTON_CUDA_EARLY"), split.MOST_PARTS) == (None, 16)
 
 
 def line(name: str, batch: int, way: str, ms: float) -> dict[str, object]:
