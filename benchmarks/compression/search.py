@@ -24,7 +24,7 @@ from benchmarks.compression.quantise import ratio
 from benchmarks.compression.tasks import TASKS, Part, Task
 from lepton.compress.data import LABELS
 from lepton.compress.metrics import METRICS, answers
-from lepton.compress.page import told
+from lepton.compress.page import exceptions, told
 from lepton.tool import main as lepton_main
 
 SEARCHED = ("PP-OCR recogniser", "Magika")
@@ -101,9 +101,8 @@ def table(rows: Sequence[Row]) -> str:
         held, plain = r.report["score"]["held out"], r.report["plain int8"]
         missed = "" if r.within else " (outside)"
         recipe = r.report["recipe"]
-        kept = f", {len(recipe['skip'])} of {len(r.report['layers'])} in f32" if recipe["kind"] != "float" else ""
         lines.append(
-            f"| {r.task} | {told(recipe)}{kept} | {r.report['trials']} | {r.minutes:.1f} | "
+            f"| {r.task} | {told(recipe)}{exceptions(recipe)} | {r.report['trials']} | {r.minutes:.1f} | "
             f"{held['before']:.4f} → {held['after']:.4f} | "
             f"{r.top1[0]:.4f} → {r.top1[1]:.4f}{missed} | {r.own[0]:.4f} → {r.own[1]:.4f} | {r.faster:.2f}× | "
             f"{r.smaller:.2f}× | {plain['score']:.4f}{'' if plain['within'] else ' (outside)'}, "

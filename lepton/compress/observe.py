@@ -113,6 +113,9 @@ def inputs_of(graph: Graph, runs: Sequence[Run], found: Sequence[Layer], seed: i
         values = probe(run)
         for name, x in wanted.items():
             _gather(stats, by_name[name], values[x], per_run, rng)
+    for seen in stats.values():
+        seen.mean /= seen.rows
+        seen.gram /= seen.rows
     return stats
 
 
@@ -131,6 +134,7 @@ def columns(layer: Layer) -> int:
 
 
 def _gather(stats: dict[str, Inputs], layer: Layer, x: Array, count: int, rng: np.random.Generator) -> None:
+    """Add a run's rows; sums, where means are told in the end: Gram matrices are large."""
     rows = sampled(layer, x, count, rng)                                   # [groups, rows, K]
     n = rows.shape[1]
     gram = np.einsum("gnk,gnl->gkl", rows, rows) if rows.shape[2] <= 64 else rows.transpose(0, 2, 1) @ rows
@@ -138,12 +142,11 @@ def _gather(stats: dict[str, Inputs], layer: Layer, x: Array, count: int, rng: n
     largest = np.abs(channels).max(axis=0, initial=0.0)
     old = stats.get(layer.name)
     if old is None:
-        stats[layer.name] = Inputs(rows.mean(axis=1), gram / n, n, largest)
+        stats[layer.name] = Inputs(rows.sum(axis=1), gram, n, largest)
         return
-    total = old.rows + n
-    old.mean = (old.mean * old.rows + rows.sum(axis=1)) / total
-    old.gram = (old.gram * old.rows + gram) / total
-    old.rows, old.largest = total, np.maximum(old.largest, largest)
+    old.mean += rows.sum(axis=1)
+    old.gram += gram
+    old.rows, old.largest = old.rows + n, np.maximum(old.largest, largest)
 
 
 def sampled(layer: Layer, x: Array, count: int, rng: np.random.Generator) -> Array:
@@ -164,6 +167,8 @@ def sampled(layer: Layer, x: Array, count: int, rng: np.random.Generator) -> Arr
     return np.asarray(rows.reshape(len(picked), groups, -1).transpose(1, 0, 2), np.float64)
 
 
-def ranges_by(found: Mapping[str, Histogram], method: Method, levels: int) -> dict[str, tuple[float, float]]:
-    """The range of each value by one calibration method, for so many levels. Raises UsageError for an unknown one."""
-    return {name: choose(histogram, method, levels) for name, histogram in found.items()}
+def ranges_by(found: Mapping[str, Histogram], method: Method, levels: Mapping[str, int]
+              ) -> dict[str, tuple[float, float]]:
+    """The range of each value by one calibration method, for its number of levels. Raises UsageError for an unknown
+    method."""
+    return {name: choose(histogram, method, levels[name]) for name, histogram in found.items()}

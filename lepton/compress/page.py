@@ -25,9 +25,15 @@ def _summary(report: Report) -> list[str]:
     lines.append(f"| ms a run | {time['before']:.4g} | {time['after']:.4g} | {time['before'] / time['after']:.2f}× |")
     share = weights["before"] / max(weights["after"], 1)
     lines.append(f"| bytes of weights | {weights['before']} | {weights['after']} | {share:.2f}× |")
-    kept = f"; {_many(len(report['recipe']['skip']), 'layer')} in f32" if report["recipe"]["kind"] != "float" else ""
-    return [*lines, "", f"Recipe: {told(report['recipe'])}{kept}. {_many(report['trials'], 'trial')}, "
+    recipe = report["recipe"]
+    return [*lines, "", f"Recipe: {told(recipe)}{exceptions(recipe)}. {_many(report['trials'], 'trial')}, "
             f"{_many(len(report['refused']), 'point')} refused on held-out data.", *_plain(report)]
+
+
+def exceptions(recipe: Mapping[str, Any]) -> str:
+    """What becomes of single layers."""
+    wide = f"; {_many(len(recipe['wide']), 'layer')} with 16-bit inputs" if recipe.get("wide") else ""
+    return f"; {_many(len(recipe['skip']), 'layer')} in f32{wide}" if recipe["kind"] != "float" else ""
 
 
 def told(recipe: Mapping[str, Any]) -> str:
@@ -63,11 +69,12 @@ def _plain(report: Report) -> list[str]:
 
 
 def _points(report: Report) -> list[str]:
-    lines = [f"| {report['metric']} | faster | smaller | recipe | layers in f32 |", "|--:|--:|--:|---|--:|"]
+    lines = [f"| {report['metric']} | faster | smaller | recipe | layers in f32 | of 16-bit inputs |",
+             "|--:|--:|--:|---|--:|--:|"]
     for point in report["pareto"]:
         r = point["recipe"]
         lines.append(f"| {point['score']:.6g} | {point['speedup']:.2f}× | {point['shrink']:.2f}× | "
-                     f"{told(r)} | {point['kept in f32']} |")
+                     f"{told(r)} | {point['kept in f32']} | {point.get('wide', 0)} |")
     return ["## Points that no other beats", "", *lines]
 
 
@@ -75,8 +82,9 @@ def _layers(report: Report) -> list[str]:
     lines = ["| layer | noise of 8 bits | loss alone | |", "|---|--:|--:|---|"]
     for row in report["layers"]:
         loss = "" if row["loss"] is None else f"{row['loss']:+.3g}"
-        lines.append(f"| `{row['layer']}` | {row['noise']:.2g} | {loss} | {'f32' if row['kept in f32'] else 'int8'} |")
-    return ["## Layers, those that hurt most first", "", *lines]
+        lines.append(f"| `{row['layer']}` | {row['noise']:.2g} | {loss} | "
+                     f"{'f32' if row['kept in f32'] else 'int8, 16-bit inputs' if row.get('wide') else 'int8'} |")
+    return ["## Layers, those that hurt most for their work first", "", *lines]
 
 
 def html_page(report: Report) -> str:

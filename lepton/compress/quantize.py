@@ -1,7 +1,7 @@
 """`quantize_model`: a float model in, a graph in QDQ form out; the compiler makes integer kernels of it."""
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, get_args
 
@@ -18,6 +18,7 @@ from lepton.compress.structure import restructure
 from lepton.driver import Source
 from lepton.ir.core import Graph, clone
 from lepton.ir.diagnostics import UsageError
+from lepton.ir.printer import value_names
 from lepton.ir.tensor import Array
 from lepton.ir.types import DType
 from lepton.passes.compress.equalize import Equalize
@@ -27,7 +28,7 @@ from lepton.passes.compress.masks import Pattern
 from lepton.passes.compress.palettize_weights import PalettizeWeights
 from lepton.passes.compress.quantize_dynamic import QuantizeDynamic
 from lepton.passes.compress.quantize_recurrent import QuantizeRecurrent, Recurrence, recurrences
-from lepton.passes.compress.quantize_static import MOST, Activations, QuantizeStatic, spell_ranges
+from lepton.passes.compress.quantize_static import MOST, Activations, QuantizeStatic, sources_of, spell_ranges, widened
 from lepton.passes.compress.quantize_weights import QuantizeWeights, quantize_tables
 
 Kind = Literal["static", "dynamic", "weights", "palette", "float"]
@@ -52,6 +53,7 @@ class Recipe:
     embeddings: bool = False                     # tables whose rows are looked up, too: i8, kind "weights", "palette"
     only: tuple[str, ...] = ()                   # layers by name; (): all
     skip: tuple[str, ...] = ()
+    wide: tuple[str, ...] = ()                   # layers that read 16 bits whatever `activations` says, kind "static"
     prune: float = 0.0                           # share of channels, or of weights in a pattern, that goes first
     pattern: str = "channels"                    # see lepton.compress.prune
     factors: float = 0.0                         # error that factorising a layer may make; 0: none is
@@ -164,8 +166,8 @@ class Calibration:
         self.tell("observing layers")
         return inputs_of(graph, self.runs, layers(graph))
 
-    def quantize(self, recipe: Recipe) -> Graph:
-        """A graph of its own, quantised. Raises LeptonError."""
+    def quantize(self, recipe: Recipe, static: type[Static] | None = None) -> Graph:
+        """A graph of its own, quantised; by the pass `static` where the recipe is of that kind. Raises LeptonError."""
         recipe = recipe.checked()
         if recipe.needs_data and not self.runs:
             raise UsageError(f"quantising like this needs calibration data ({recipe.kind})",
@@ -175,7 +177,7 @@ class Calibration:
         graph = clone(self.variant(form))
         stats = self.inputs(form) if recipe.needs_inputs else {}
         if (names := _among(recipe, layers(graph, with_activations=True))) is not None:
-            self._products(graph, recipe, stats, names)
+            self._products(graph, recipe, stats, names, static or Static)
         names = _among(recipe, recurrences(graph))
         if names is not None and recipe.kind in ("static", "dynamic", "weights"):
             QuantizeRecurrent(**names).run(graph)
@@ -183,13 +185,15 @@ class Calibration:
             quantize_tables(graph)
         return graph
 
-    def _products(self, graph: Graph, recipe: Recipe, stats: Mapping[str, Inputs], names: Mapping[str, Any]) -> None:
+    def _products(self, graph: Graph, recipe: Recipe, stats: Mapping[str, Inputs], names: Mapping[str, Any],
+                  static: type[Static]) -> None:
         """Quantise products and convolutions in place."""
         match recipe.kind:
             case "static":
-                ranges = spell_ranges(ranges_by(self.histograms(self.form(recipe)), recipe.ranges,
-                                               1 << DType(recipe.activations).bits))
-                _Static(ranges, recipe.activations, **names).using(recipe, stats).run(graph)
+                here = {layer.name for layer in layers(graph, with_activations=True)}
+                wide = tuple(n for n in recipe.wide if n in here and n not in recipe.skip)
+                static(self._ranges(graph, recipe, wide), recipe.activations, **names, wide=wide).using(
+                    recipe, stats).run(graph)
             case "dynamic":
                 QuantizeDynamic(**names).run(graph)
             case "weights":
@@ -199,10 +203,19 @@ class Calibration:
             case "palette":
                 PalettizeWeights(recipe.bits, **names).run(graph)
 
+    def _ranges(self, graph: Graph, recipe: Recipe, wide: Collection[str]) -> tuple[str, ...]:
+        """Of what layers read, for as many levels as that has."""
+        known = value_names(graph)
+        found = layers(graph, with_activations=True)
+        finer = {known[v] for v in sources_of(layer for layer in found if layer.name in wide)}
+        levels = {n: 1 << DType(widened(recipe.activations) if n in finer else recipe.activations).bits
+                  for n in self.histograms(self.form(recipe))}
+        return spell_ranges(ranges_by(self.histograms(self.form(recipe)), recipe.ranges, levels))
+
     def _check_names(self, recipe: Recipe) -> None:
         """Raises UsageError for layers that the graph has not."""
         known: list[Layer | Recurrence] = [*layers(self.graph, with_activations=True), *recurrences(self.graph)]
-        for names in (recipe.only, recipe.skip, recipe.whole):
+        for names in (recipe.only, recipe.skip, recipe.wide, recipe.whole):
             chosen(known, names, ())
 
 
@@ -227,7 +240,7 @@ def recipe_of(fields: Mapping[str, Any]) -> Recipe:
     """A recipe from keywords. Raises UsageError for unknown ones."""
     if unknown := sorted(fields.keys() - Recipe.__dataclass_fields__.keys()):
         raise UsageError(f"unknown option {unknown[0]!r}", help=f"known: {', '.join(Recipe.__dataclass_fields__)}")
-    words: dict[str, Any] = {k: tuple(v) if k in ("only", "skip", "whole") else v for k, v in fields.items()}
+    words: dict[str, Any] = {k: tuple(v) if k in ("only", "skip", "wide", "whole") else v for k, v in fields.items()}
     return Recipe(**words).checked()
 
 
@@ -268,7 +281,7 @@ class _Rounds:
         return np.concatenate([part @ seen.mean[g] for g, part in enumerate(parts)])
 
 
-class _Static(_Rounds, QuantizeStatic):
+class Static(_Rounds, QuantizeStatic):
     def levels(self, layer: Layer) -> tuple[Array, Array]:
         matrix = layer.matrix
         scales = row_scales(matrix, MOST)

@@ -220,7 +220,7 @@ class Search:
                refused: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         """What was done and what it came to, as the artifact carries it."""
         kept = {d.layer for d in ranked} if best.recipe.kind == "float" else set(best.recipe.skip)
-        table = [{**asdict(d), "kept in f32": d.layer in kept} for d in ranked]
+        table = [{**asdict(d), "kept in f32": d.layer in kept, "wide": d.layer in best.recipe.wide} for d in ranked]
         return {
             "metric": self.metric.name, "budget": self.plan.budget.text, "objective": self.plan.objective,
             "recipe": {k: v for k, v in asdict(best.recipe).items()},
@@ -247,7 +247,8 @@ class Search:
 
 def _row(point: Point) -> dict[str, Any]:
     return {"score": point.score, "speedup": point.speedup, "shrink": point.shrink,
-            "recipe": asdict(replace(point.recipe, skip=(), whole=())), "kept in f32": len(point.recipe.skip)}
+            "recipe": asdict(replace(point.recipe, skip=(), wide=(), whole=())), "kept in f32": len(point.recipe.skip),
+            "wide": len(point.recipe.wide)}
 
 
 def pareto(points: Sequence[Point]) -> list[Point]:

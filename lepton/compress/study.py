@@ -4,7 +4,7 @@ from __future__ import annotations
 import fcntl
 import json
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -19,14 +19,17 @@ if TYPE_CHECKING:
 
 KINDS = ["static", "dynamic", "weights", "float"]
 FORMS = ["plain", "channels", "16x1", "16x4", "factors"]     # what happens to the graph before it is quantised
-PLAIN = {"kind": "static", "ranges": "mse", "activations": "u8", "share": 0.0, "depthwise": True, "least": 0,
-         "rounding": "nearest", "equalize": False, "form": "plain", "shared": 0.0}
-FIRST: tuple[dict[str, Any], ...] = (                # after plain int8: one of each kind
-    {"activations": "u16"}, {"depthwise": False, "least": 16},
-    {"form": "channels", "channels": 0.1, "whole": 0.3},
+PLAIN: dict[str, Any] = {
+    "kind": "static", "ranges": "mse", "share": 0.0, "wide": 0.0, "depthwise": True, "least": 0, "rounding": "nearest",
+    "equalize": False, "form": "plain", "shared": 0.0}
+CAREFUL = {**PLAIN, "ranges": "percentile", "rounding": "adaround"}   # tried where plain int8 is outside the budget
+FIRST: tuple[dict[str, Any], ...] = (                # after int8: one of each kind
+    {"depthwise": False, "least": 16}, {"form": "channels", "channels": 0.1, "whole": 0.3},
     {"form": "16x4", "zeros": 0.5, "whole": 0.3}, {"form": "factors", "factors": 0.003, "whole": 0.2},
-    {"kind": "float", "form": "16x1", "zeros": 0.6, "whole": 0.2}, {"kind": "weights", "bits": 4})
+    {"kind": "float", "form": "16x1", "zeros": 0.6, "whole": 0.2}, {"kind": "weights", "bits": 8, "rounding": "gptq"},
+    {"kind": "weights", "bits": 4, "rounding": "gptq"})
 MOST_IN_F32 = 0.6   # the share of layers that a quantised network may leave in f32
+NEAR = 0.04         # shares of layers so near to each other are one
 OUTSIDE = 10.0   # added to the value of a point outside the budget
 
 
@@ -97,31 +100,50 @@ class Study:
             self.points.append(point)
 
     def enqueue(self, layers: int, least: float) -> None:
-        """What is tried before the sampler chooses: plain int8 with as few layers in f32 as suffice, then FIRST."""
+        """What is tried before the sampler chooses: int8, with as few layers in f32 as suffice, with as few that read
+        16 bits, then FIRST, on top of the best of these."""
         from optuna.trial import TrialState
 
         if self.study.get_trials(deepcopy=False, states=(TrialState.WAITING,)):
             return
-        if (share := self.halfway(layers, least)) is not None:
-            self.study.enqueue_trial({**PLAIN, "share": share})
+        if (change := self.next_int8(layers, least)) is not None:
+            self.study.enqueue_trial(change)
         elif "begun" not in self.study.user_attrs:
             self.study.set_user_attr("begun", True)
+            base = self.best_int8(least)
             for change in FIRST:
-                self.study.enqueue_trial({**PLAIN, **change})
+                self.study.enqueue_trial({**base, **change})
 
-    def halfway(self, layers: int, least: float) -> float | None:
-        """The share of the layers to leave in f32 next: none at first; where that is outside the budget, halfway
-        between the largest share that was and the least that was not, until they are a layer apart. A sampler, each of
-        whose trials changes many things, takes far more of them to get there. What was tried is read off the trials, so
-        that a search may stop in between."""
+    def next_int8(self, layers: int, least: float) -> dict[str, Any] | None:
+        """Int8 to try next, None at the end. It is read off the trials, so that a search may stop in between."""
+        for known in (PLAIN, CAREFUL):
+            score = self.scores(known, "share").get(0.0)
+            if score is None:
+                return known
+            if score >= least:
+                return None
+        base = max((PLAIN, CAREFUL), key=lambda known: self.scores(known, "share")[0.0])
+        near = max(NEAR, 1 / max(layers, 1))
+        for known, what, most in ((base, "share", MOST_IN_F32), (base, "wide", 1.0),
+                                  ({**base, "wide": 1.0}, "share", MOST_IN_F32)):
+            scores = self.scores(known, what)
+            if scores.get(0.0, 0.0) < least and (value := halfway(scores, most, least, near)) is not None:
+                return {**known, what: value}
+        return None
+
+    def scores(self, base: Mapping[str, Any], what: str) -> dict[float, float]:
+        """Of the trials that are `base` but for one parameter, by that."""
         done = zip((t for t in self.study.trials if "point" in t.user_attrs), self.points, strict=True)
-        shares = {trial.params["share"]: point.score >= least for trial, point in done
-                  if all(trial.params.get(k, v) == v for k, v in PLAIN.items() if k != "share")}
-        if 0.0 not in shares:
-            return 0.0
-        low = max((share for share, within in shares.items() if not within), default=0.0)
-        high = min((share for share, within in shares.items() if within and share > low), default=MOST_IN_F32)
-        return None if shares[0.0] or (high - low) * layers < 1 else (low + high) / 2
+        return {trial.params[what]: point.score for trial, point in done
+                if all(trial.params.get(k, v) == v for k, v in base.items() if k != what)}
+
+    def best_int8(self, least: float) -> dict[str, Any]:
+        """Parameters of the best trial up to now that is within the budget; PLAIN where none is."""
+        done = zip((t for t in self.study.trials if "point" in t.user_attrs), self.points, strict=True)
+        within = [(point.value(self.search.plan.objective), trial.params) for trial, point in done
+                  if point.score >= least]
+        best = min(within, key=lambda pair: pair[0])[1] if within else {}
+        return {key: best.get(key, value) for key, value in PLAIN.items()}
 
     @contextmanager
     def writing(self) -> Iterator[None]:
@@ -133,8 +155,8 @@ class Study:
                                 help="the same command goes on from the trials before, once there is room") from error
 
     def recipe(self, trial: Any, ranked: Sequence[Damage]) -> Recipe:
-        """What a trial's parameters stand for: `share` of the layers, those that hurt most, stay in f32, and so do
-        depthwise ones and those that sum over few numbers, if it says so."""
+        """What a trial's parameters stand for: `share` of the layers, those that hurt most for their work, stay in f32,
+        and so do depthwise ones and those that sum over few numbers, if it says so; `wide` of them read 16 bits."""
         kind = trial.suggest_categorical("kind", KINDS)
         ranges = trial.suggest_categorical("ranges", ["mse", "minmax", "percentile"])
         share = trial.suggest_float("share", 0.0, MOST_IN_F32)
@@ -154,8 +176,9 @@ class Study:
             bits = trial.suggest_categorical("bits", [8, 4])
             return recipe_of({"kind": kind, "bits": bits, "block": 32 if bits == 4 else 0, "rounding": rounding,
                               "skip": sorted(n for n in skip if facts[n][1]), **form})
-        activations = trial.suggest_categorical("activations", ["u8", "u16"])
-        return recipe_of({"kind": kind, "ranges": ranges, "activations": activations, "skip": sorted(skip),
+        finer = sorted(ranked, key=lambda d: d.gain(wide=True), reverse=True)
+        wide = {d.layer for d in finer[:round(trial.suggest_float("wide", 0.0, 1.0) * len(finer))]} - skip
+        return recipe_of({"kind": kind, "ranges": ranges, "skip": sorted(skip), "wide": sorted(wide),
                           "rounding": rounding, "equalize": equalize, **form})
 
     def form(self, trial: Any, ranked: Sequence[Damage], levels: set[str]) -> dict[str, Any]:
@@ -179,6 +202,17 @@ class Study:
                 fields |= {"prune": trial.suggest_float("zeros", 0.3, 0.9), "pattern": form}
                 whole |= levels if form == "16x1" else set()
         return {**fields, "whole": sorted(whole)}
+
+
+def halfway(scores: Mapping[float, float], most: float, least: float, near: float) -> float | None:
+    """What to try next of a parameter that costs more the larger it is: the `most` first; where that is within the
+    budget, halfway between the largest value that was not and the least that was, until they are `near`. A sampler,
+    each of whose trials changes many things, takes far more of them to get there."""
+    low = max((value for value, score in scores.items() if score < least), default=0.0)
+    high = min((value for value, score in scores.items() if score >= least and value > low), default=None)
+    if high is None:
+        return most if low < most else None
+    return None if high - low <= near else (low + high) / 2
 
 
 class Lock:
@@ -226,7 +260,7 @@ def _sampler(plan: Plan) -> Any:
     if plan.method == "random":
         return optuna.samplers.RandomSampler(seed=plan.seed)
     space: dict[str, Any] = {
-        "kind": ["static", "dynamic", "float"], "ranges": ["mse", "percentile"], "activations": ["u8"],
+        "kind": ["static", "dynamic", "float"], "ranges": ["mse", "percentile"], "wide": [0.0],
         "share": [0.0, 0.1, 0.3], "depthwise": [True, False], "least": [0], "rounding": ["nearest", "adaround"],
         "equalize": [False], "form": ["plain", "channels"], "channels": [0.1, 0.25], "whole": [0.3], "shared": [0.0]}
     return optuna.samplers.GridSampler(space, seed=plan.seed)

@@ -1,7 +1,7 @@
 """Static quantisation: products read levels, weights of 8 bits and activations of 8 or 16, by fixed scales."""
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
@@ -32,7 +32,8 @@ class QuantizeStatic(Pass):
     What a layer reads is quantised by one scale for the tensor, from `ranges` ("name=low:high" of values), for all its
     readers but layers that stay; weights symmetrically to i8, by a scale for each output channel; biases to i32 in
     steps of the product's.
-    `only` and `skip` name layers by their results. A layer whose operand has no range stays as it is."""
+    `only` and `skip` name layers by their results, and so does `wide` those whose operands have 16 bits in any case. A
+    layer whose operand has no range stays as it is."""
 
     name: ClassVar[str] = "quantize-static"
     accuracy: ClassVar[Accuracy] = "approximate"
@@ -40,6 +41,7 @@ class QuantizeStatic(Pass):
     activations: Activations = "u8"
     only: tuple[str, ...] = ()
     skip: tuple[str, ...] = ()
+    wide: tuple[str, ...] = ()
 
     def levels(self, layer: Layer) -> tuple[Array, Array]:
         """(levels, scales [outputs]) of a layer's weight as a matrix; here each element's nearest level."""
@@ -56,16 +58,17 @@ class QuantizeStatic(Pass):
         names = value_names(graph)
         known = layers(graph, with_activations=True)
         wanted = chosen(known, self.only, self.skip)
+        wide = sources_of(chosen(known, self.wide, self.skip) if self.wide else ())
         grids: dict[Value, Grid] = {}
         done: dict[Layer, Grid] = {}
         for layer in wanted:
             sources = [source(v) for v in layer.activations]
             if all(names.get(s) in ranges and s.tensor.dtype is DType.F32 for s in sources):
-                grids.update((s, self.grid(*ranges[names[s]])) for s in sources)
+                grids.update((s, self.grid(*ranges[names[s]], s in wide)) for s in sources)
                 done[layer] = grids[sources[0]]
         left = {layer.node for layer in known if layer not in done}
         for value, grid in grids.items():
-            insert(graph, value, grid, left)
+            self.insert(graph, value, grid, left)
         for layer, grid in reversed(done.items()):  # the last first: a new bias makes a new node, which others may read
             if layer.w is not None:
                 self.weights(graph, layer, grid)
@@ -73,9 +76,20 @@ class QuantizeStatic(Pass):
         sweep(graph)
         return bool(done)
 
-    def grid(self, low: float, high: float) -> Grid:
-        dtype = DType(self.activations)
+    def grid(self, low: float, high: float, wide: bool) -> Grid:
+        dtype = DType(widened(self.activations) if wide else self.activations)
         return Grid.covering(low, high, dtype, symmetric=dtype.is_signed)
+
+    def insert(self, graph: Graph, value: Value, grid: Grid, exact: Collection[Node]) -> None:
+        """Let all readers of the value, but for the graph's callers and `exact`, read it rounded to the grid."""
+        loc = value.producer.loc if value.producer is not None else ()
+        scale, zero = constant(np.float32(grid.scale)), constant(np.array(grid.zero, grid.dtype.numpy))
+        level = ops.quantize(value, scale, zero, axis=0, to=grid.dtype, loc=loc)
+        rounded = ops.dequantize(level, scale, zero, axis=0, loc=loc)
+        assert level.producer is not None
+        keep: set[User] = {level.producer, graph.ret, *exact}
+        rounded.name = f"{value.name}_rounded" if value.name else None
+        value.replace_with(rounded, keep=keep)
 
     def weights(self, graph: Graph, layer: Layer, x: Grid) -> None:
         """Put levels in the place of the weight, and of a conv's bias."""
@@ -115,23 +129,21 @@ def spell_ranges(ranges: Mapping[str, Range]) -> tuple[str, ...]:
     return tuple(f"{name}={low!r}:{high!r}" for name, (low, high) in ranges.items())
 
 
+def widened(activations: Activations) -> Activations:
+    """The type of 16 bits with the same sign."""
+    return "i16" if activations.startswith("i") else "u16"
+
+
+def sources_of(found: Iterable[Layer]) -> set[Value]:
+    """Where the elements come from that layers read."""
+    return {source(v) for layer in found for v in layer.activations}
+
+
 def source(value: Value) -> Value:
     """Where the elements of a value come from: its pair of ops goes there, what moves elements then moves levels."""
     while value.producer is not None and value.producer.op in MOVES and value.producer.inputs[0] is not None:
         value = value.producer.inputs[0]
     return value
-
-
-def insert(graph: Graph, value: Value, grid: Grid, exact: Collection[Node]) -> None:
-    """Let all readers of the value, but for the graph's callers and `exact`, read it rounded to the grid."""
-    loc = value.producer.loc if value.producer is not None else ()
-    scale, zero = constant(np.float32(grid.scale)), constant(np.array(grid.zero, grid.dtype.numpy))
-    level = ops.quantize(value, scale, zero, axis=0, to=grid.dtype, loc=loc)
-    rounded = ops.dequantize(level, scale, zero, axis=0, loc=loc)
-    assert level.producer is not None
-    keep: set[User] = {level.producer, graph.ret, *exact}
-    rounded.name = f"{value.name}_rounded" if value.name else None
-    value.replace_with(rounded, keep=keep)
 
 
 def _quantize_bias(layer: Layer, steps: Array) -> None:
