@@ -27,6 +27,7 @@ LEVELS = ("L2", "L3", "memory")
 ROUNDS = 15               # the best of so many counts: what else runs here only ever slows a loop down
 ROUND_S = 2e-3
 SUMS = 4                  # tiles of sums of the loop of tiles
+READ_BYTES = 8 << 20      # of a call: threads meet at Python's lock between calls
 READS = 8                 # vectors a turn of the reading loop
 Run = Callable[[], None]
 
@@ -154,7 +155,7 @@ def _tile_code(target: Target, dot: Dot) -> Any:
 def _reader(target: Target, size: int) -> tuple[Run, float]:
     """Read `size` bytes once; the bytes. Small spans are read several times a call, so that calls do not count."""
     step = READS * target.vector_bytes
-    turns, times = size // step, max(1, (1 << 20) // size)
+    turns, times = size // step, max(1, READ_BYTES // size)
     data, scratch, function = aligned(turns * step), aligned(256), _read_code(target)
     data[:] = 1
 

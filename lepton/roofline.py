@@ -3,7 +3,8 @@
 A kernel's ceiling time is the larger of two: its operations at the measured peak of its kind of products, and its
 compulsory traffic (each operand once) at the measured bandwidth of the level that each operand comes from. Its share
 of the ceiling is that time over the measured one. Winograd counts as the convolution it computes, so it may pass 100 %.
-On several threads each kernel is also timed on one, in turns: its gain is that time over the other.
+On several threads each kernel is also timed on one, in turns: its gain is that time over the other, and what it may
+gain is the ceilings' time on one thread over theirs: threads share the memory's bandwidth and the processor's power.
 """
 from __future__ import annotations
 
@@ -75,6 +76,7 @@ class Row:
     bound: str               # compute, L2, L3, memory; "" where nothing is known
     why: str
     gain: float | None       # one thread's time over this; None where this is one thread's
+    allowed_gain: float | None
 
 
 def works(program: Program, shapes: Sequence[Sequence[int]], ceilings: Ceilings) -> list[Work]:
@@ -183,13 +185,20 @@ def measure(sessions: Sequence[Session], feeds: Mapping[str, Array], runs: int) 
 
 
 def rows(found: Sequence[Work], seconds: Sequence[float], ceilings: Ceilings,
-         alone: Sequence[float] | None = None) -> list[Row]:
-    """In the program's order. `seconds` has one entry per step of the program, `alone` one thread's."""
+         alone: tuple[Sequence[float], Ceilings] | None = None) -> list[Row]:
+    """In the program's order. `seconds` has one entry per step; `alone`: one thread's, and its limits."""
     total = sum(seconds) or 1.0
     made = [_row(work, seconds[work.step], total, ceilings) for work in found]
     if alone is None:
         return made
-    return [replace(row, gain=alone[row.step] / row.seconds) if row.seconds > 0 else row for row in made]
+    return [_gained(row, _row(work, alone[0][work.step], 1.0, alone[1])) for row, work in zip(made, found, strict=True)]
+
+
+def _gained(row: Row, alone: Row) -> Row:
+    allowed = None
+    if row.ceiling_seconds and alone.ceiling_seconds:
+        allowed = alone.ceiling_seconds / row.ceiling_seconds
+    return replace(row, gain=alone.seconds / row.seconds if row.seconds > 0 else None, allowed_gain=allowed)
 
 
 def _row(work: Work, seconds: float, total: float, ceilings: Ceilings) -> Row:
@@ -205,7 +214,8 @@ def _row(work: Work, seconds: float, total: float, ceilings: Ceilings) -> Row:
     rate = 1e-9 / seconds if seconds > 0 else 0.0
     return Row(work.step, work.name, work.kind, work.nodes, seconds, seconds / total, work.flops, bytes,
                None if work.flops is None else work.flops * rate, bytes * rate, least, share, bound,
-               _why(work, seconds, share, bound, computing or 0.0, sum(moving.values()), ceilings.threads), None)
+               _why(work, seconds, share, bound, computing or 0.0, sum(moving.values()), ceilings.threads),
+               None, None)
 
 
 def _peak(work: Work, ceilings: Ceilings) -> float:
@@ -243,6 +253,7 @@ def report(found: Sequence[Row], ceilings: Ceilings) -> dict[str, Any]:
         },
         "seconds": total,
         "gain": _gain(found),
+        "allowed_gain": _allowed_gain(found),
         "near_share": sum(r.seconds for r in known if (r.ceiling_share or 0) >= NEAR) / total,
         "ceiling_share": sum(min(r.ceiling_seconds or 0.0, r.seconds) for r in known) / total,
         "by_kind": _by_kind(found, total),
@@ -260,6 +271,13 @@ def _gain(found: Sequence[Row]) -> float | None:
     """What threads bring to these kernels together."""
     known = [r for r in found if r.gain is not None]
     return sum((r.gain or 0.0) * r.seconds for r in known) / sum(r.seconds for r in known) if known else None
+
+
+def _allowed_gain(found: Sequence[Row]) -> float | None:
+    """The ceilings' time on one thread over theirs, of these kernels together."""
+    known = [r for r in found if r.allowed_gain is not None]
+    least = sum(r.ceiling_seconds or 0.0 for r in known)
+    return sum((r.allowed_gain or 0.0) * (r.ceiling_seconds or 0.0) for r in known) / least if least else None
 
 
 def _by_kind(found: Sequence[Row], total: float) -> dict[str, dict[str, float | None]]:
@@ -302,6 +320,8 @@ def lines(record: Mapping[str, Any], shown: int = 25) -> list[str]:
             f"the ceilings allow {record['ceiling_share']:.0%} of the time"]
     if record["gain"] is not None:
         made[-1] += f"; {record['gain']:.2f} times as fast as on one thread"
+    if record["allowed_gain"] is not None:
+        made[-1] += f", of {record['allowed_gain']:.2f} that the ceilings allow"
     made += [f"    {kind:14} {row['run_share']:6.1%} of the run, at {row['ceiling_share']:4.0%} of the ceiling"
              + ("" if row["gain"] is None else f", {row['gain']:.2f} times as fast as on one thread")
              for kind, row in record["by_kind"].items()]

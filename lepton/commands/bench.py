@@ -103,11 +103,15 @@ def _roofline(done: Compiled, model: Model, session: Session, feeds: Mapping[str
     from lepton import ceilings, roofline
 
     program, target = next((p, t) for p, t in done.programs if t.name == model.target)
-    limits = ceilings.measure(target, threads or ceilings.available_threads(), roofline.dots(program))
+    kinds = roofline.dots(program)
+    limits = ceilings.measure(target, threads or ceilings.available_threads(), kinds)
     found = roofline.works(program, [feeds[port.name].shape for port in model.inputs], limits)
-    sessions = [session] if limits.threads == 1 else [session, model.session(threads=1)]
-    seconds, *alone = roofline.measure(sessions, feeds, runs)
-    return roofline.report(roofline.rows(found, seconds, limits, *alone), limits)
+    if limits.threads == 1:
+        (seconds,) = roofline.measure([session], feeds, runs)
+        return roofline.report(roofline.rows(found, seconds, limits), limits)
+    seconds, single = roofline.measure([session, model.session(threads=1)], feeds, runs)
+    alone = single, ceilings.measure(target, 1, kinds)
+    return roofline.report(roofline.rows(found, seconds, limits, alone), limits)
 
 
 def _once(session: Session, feeds: Mapping[str, Array]) -> float:

@@ -74,14 +74,26 @@ def test_report_of_a_source(folder: Path, lepton_tool: Invoke) -> None:
 def test_gains_of_threads() -> None:
     """One thread's time over theirs: of each kernel, and of all by their times."""
     works = [*found(product(8, 64, 32), (8, 64)), *found(product(64, 64, 32), (64, 64))]
-    rows = [roofline.rows([work], [seconds], SLOW, [alone])[0]
+    single = Ceilings(1, {FMA: 5e8}, SLOW.bytes, SLOW.sizes)
+    rows = [roofline.rows([work], [seconds], SLOW, ([alone], single))[0]
             for work, seconds, alone in zip(works, (1.0, 3.0), (1.0, 5.0), strict=True)]
     assert [row.gain for row in rows] == pytest.approx([1.0, 5 / 3])
+    assert [row.allowed_gain for row in rows] == pytest.approx([1.0, 1.0])    # the memory's bandwidth is one
     record = roofline.report(rows, SLOW)
     assert record["gain"] == pytest.approx(6 / 4)
-    assert "; 1.50 times as fast as on one thread" in roofline.lines(record)[1]
+    assert record["allowed_gain"] == pytest.approx(1.0)
+    assert "; 1.50 times as fast as on one thread, of 1.00 that the ceilings allow" in roofline.lines(record)[1]
     alone = roofline.report(roofline.rows([works[0]], [1.0], SLOW), SLOW)
     assert alone["gain"] is alone["kernels"][0]["gain"] is alone["by_kind"]["Gemm"]["gain"] is None
+    assert alone["allowed_gain"] is alone["kernels"][0]["allowed_gain"] is None
+
+
+def test_computing_gains_what_the_peaks_do() -> None:
+    limits = Ceilings(2, {FMA: 1.8e9}, {"L2": 1e9, "L3": 1e9, "memory": 1e9}, {"L2": 1 << 20, "L3": 1 << 24})
+    (work,) = found(product(64, 512, 512), (64, 512), limits)
+    single = Ceilings(1, {FMA: 1e9}, limits.bytes, limits.sizes)
+    (row,) = roofline.rows([work], [1.0], limits, ([1.7], single))
+    assert (row.gain, row.allowed_gain) == pytest.approx((1.7, 1.8))
 
 
 def test_compiled_models_are_refused(artifact: Path, lepton_tool: Invoke) -> None:
