@@ -68,7 +68,8 @@ print(json.dumps({**memory(), "Callers": callers}), flush=True)
 sys.stdin.readline()
 """
 
-# Through Python, and by the C call alone: the difference is what Python adds.
+# Through Python, and by the C call alone: the difference is what Python adds. Then a loop of multiply-adds in registers
+# that takes as long as a run: its jitter is the machine's.
 TIMES = _START + """
 from lepton._rt import lib
 threads, seconds = int(sys.argv[2]), float(sys.argv[3])
@@ -87,7 +88,20 @@ for _ in range(5):
 through = percentiles(timed(lambda: session.run(feeds), seconds))
 session.run(feeds, outputs)                # from here on the session's rows point at these arrays
 within = percentiles(timed(lambda: call[0](*call[1:]), seconds))
-print(json.dumps({**through, "c50": within["p50"], "c99": within["p99"]}))
+
+from lepton.ceilings import peak_loop
+from lepton.codegen.target import native
+
+loop, _ = peak_loop(native())
+loop()
+turns = max(1, round(within["p50"] / min(timed(loop, 0.02))))
+
+def loops():
+    for _ in range(turns):
+        loop()
+
+machine = percentiles(timed(loops, seconds))
+print(json.dumps({**through, "c50": within["p50"], "c99": within["p99"], "machine": machine["p99"] / machine["p50"]}))
 """
 
 THREADS = _START + """
