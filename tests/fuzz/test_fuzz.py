@@ -68,11 +68,13 @@ def test_wrong_layers_are_seen() -> None:
         assert expect(program.graph, program.runs[0], lax=True).problem([wrong]), seed
 
 
-@pytest.mark.slow
-def test_many_more() -> None:
-    assert not failures(partial(one_program, 3), range(1000, 1300))
-    assert not failures(partial(one_program, 2, make=layered_program), range(1000, 1150))
-    assert not failures(partial(models.one_model), range(1000, 1200))
+# Networks are compressed by recipes, which takes half a second each.
+@pytest.mark.parametrize(("programs", "networks", "nodes"), [
+    pytest.param(200, 40, 200, marks=pytest.mark.slow), pytest.param(1000, 400, 1000, marks=pytest.mark.big)])
+def test_many_more(programs: int, networks: int, nodes: int) -> None:
+    assert not failures(partial(one_program, 3), range(1000, 1000 + programs))
+    assert not failures(partial(one_program, 2, make=layered_program), range(1000, 1000 + networks))
+    assert not failures(partial(models.one_model), range(1000, 1000 + nodes))
 
 
 @pytest.mark.slow
