@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -29,6 +30,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             raise pytest.UsageError(f"{item.nodeid}: an address in a test's name differs from run to run; give it ids=")
     # Those that run whole documents and build wheels first: the last ones would leave processors idle.
     items.sort(key=lambda item: item.path.parent != ROOT / "tests")
+
+
+def pytest_sessionfinish() -> None:
+    if (simulated := sys.modules.get("tests.cuda.simulated")) is not None:
+        simulated.remove_folder()
 
 
 @pytest.fixture

@@ -35,8 +35,14 @@ BLOCKS = 7  # a grid smaller than most numbers of tasks, so that blocks take sev
 def folder() -> Path:
     """Where what is compiled lies, until this process ends; children that it forks share it."""
     path, owner = Path(tempfile.mkdtemp(prefix="lepton-sim-")), os.getpid()
-    atexit.register(lambda: shutil.rmtree(path, ignore_errors=True) if os.getpid() == owner else None)
+    atexit.register(lambda: remove_folder() if os.getpid() == owner else None)
     return path
+
+
+def remove_folder() -> None:
+    """What is compiled goes, if anything was: 40 MB. pytest's workers end without running what `atexit` has."""
+    if folder.cache_info().currsize:
+        shutil.rmtree(folder(), ignore_errors=True)
 
 
 @cache
