@@ -46,8 +46,8 @@ SHARES = {"env": 40, "wrappers": 30, "kernels": 80, "sanitizer": 40, "models": 5
           "switches": 40}
 GRACE = 5.0  # seconds that a section may take to notice that its time is up
 TESTS = ("tests/cuda/test_templates.py", "tests/cuda/test_integers.py", "tests/cuda/test_warpgroups.py",
-         "tests/cuda/test_convolutions.py", "tests/cuda/test_order.py", "tests/cuda/test_moves.py",
-         "tests/codegen/test_lower_map.py", "tests/codegen/test_lower_rows.py")
+         "tests/cuda/test_convolutions.py", "tests/cuda/test_split.py", "tests/cuda/test_order.py",
+         "tests/cuda/test_moves.py", "tests/codegen/test_lower_map.py", "tests/codegen/test_lower_rows.py")
 
 
 def arguments() -> argparse.ArgumentParser:

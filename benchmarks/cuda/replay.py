@@ -89,6 +89,9 @@ def run_kernel(kernel: Kernel, places: Mapping[Value, harness.Placed], target: T
         counts["left to the CPU"] += 1
         on_cpu(kernel, places, target, env)
         return
+    if kernel.before is not None:
+        places = {**places, **harness.room_of(kernel.before, env)}
+        run_kernel(kernel.before, places, target, env)
     constants = packed_copies(kernel)
     run_on_device(kernel, [constants[i].ctypes.data if isinstance(o, Packed) else places[o].address
                            for i, o in enumerate(kernel.operands)], env)

@@ -48,6 +48,9 @@ def run_kernel(kernel: Kernel, places: Mapping[Value, harness.Placed], target: T
     if not isinstance(kernel.body, LoopBody | DeviceBody):
         on_cpu(kernel, places, target, env)
         return
+    if kernel.before is not None:
+        places = {**places, **harness.room_of(kernel.before, env)}
+        run_kernel(kernel.before, places, target, env)
     constants = packed_copies(kernel)
     addresses = [constants[i].ctypes.data if isinstance(o, Packed) else places[o].address
                  for i, o in enumerate(kernel.operands)]
