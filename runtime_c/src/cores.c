@@ -39,6 +39,7 @@ static uint32_t quota_of(const char *folder) {
   snprintf(path, sizeof path, "%s/cpu.cfs_quota_us", folder);
   if (!read_text(path, text, sizeof text)) return 0;
   long long quota = strtoll(text, NULL, 10); /* -1: none */
+  if (quota <= 0) return 0;
   snprintf(path, sizeof path, "%s/cpu.cfs_period_us", folder);
   return read_text(path, text, sizeof text) ? whole_cores(quota, strtoll(text, NULL, 10)) : 0;
 }
@@ -51,6 +52,7 @@ static uint32_t tighter(uint32_t a, uint32_t b) {
 /* The tightest quota from `group` up to the root: a parent's limit holds for its children. */
 static uint32_t quota_along(const char *root, const char *group, size_t length) {
   char folder[PATH_SIZE];
+  while (length && group[length - 1] == '/') length--;
   int n = snprintf(folder, sizeof folder, "%s%.*s", root, (int)length, group);
   if (n < 0 || (size_t)n >= sizeof folder) return quota_of(root);
   uint32_t cores = 0;

@@ -28,7 +28,8 @@
 
 #include "runtime.h"
 
-enum { SPIN_NANOSECONDS = 50000, PAUSES_PER_LOOK = 16, STOP = 0xffff, CHUNKS_PER_THREAD = 8 };
+enum { SPIN_NANOSECONDS = 50000, FIRST_SPIN_NANOSECONDS = 2000000, PAUSES_PER_LOOK = 16 };
+enum { STOP = 0xffff, CHUNKS_PER_THREAD = 8 };
 /* Waking a thread takes its caller 8 us on a virtual machine, and the thread comes 8 us later. */
 enum { WAKE_NANOSECONDS = 20000, GRAINS_WORTH_WAKING = 8 };
 
@@ -55,6 +56,7 @@ static struct {
   uint32_t users;
   uint32_t workers;                       /* changed under `lock` and `busy`, read under either */
   uint32_t wanted;                        /* workers some session has asked for */
+  _Atomic int64_t first_wait;             /* nanoseconds awake: a first job comes soon, and sleepers wake late */
   uint64_t seen[LPT_MAX_THREADS];         /* per worker: `job` when it was started */
   pthread_t threads[LPT_MAX_THREADS];
 } pool = {.busy = ATOMIC_FLAG_INIT, .lock = PTHREAD_MUTEX_INITIALIZER};
@@ -132,7 +134,7 @@ static uint32_t run_chunks(uint64_t job, uint32_t self) {
 
 /* ---- workers ----------------------------------------------------------------------------------- */
 
-static uint64_t next_job(uint64_t seen, uint32_t self) {
+static uint64_t next_job(uint64_t seen, uint32_t self, int64_t awake) {
   uint64_t job;
   int64_t start = now();
   do {
@@ -140,7 +142,7 @@ static uint64_t next_job(uint64_t seen, uint32_t self) {
       if ((job = atomic_load_explicit(&pool.job, memory_order_acquire)) != seen) return job;
       pause_briefly();
     }
-  } while (now() - start < SPIN_NANOSECONDS);
+  } while (now() - start < awake);
   atomic_fetch_add(&pool.sleepers, 1);
   while ((job = atomic_load(&pool.job)) == seen)
     futex_wait(low_half(&pool.job), (uint32_t)seen, bit_of(self));
@@ -151,8 +153,8 @@ static uint64_t next_job(uint64_t seen, uint32_t self) {
 static void *worker(void *argument) {
   uint32_t self = (uint32_t)(uintptr_t)argument;
   uint64_t job = pool.seen[self];
-  for (;;) {
-    job = next_job(job, self);
+  for (int64_t awake = atomic_load(&pool.first_wait);; awake = SPIN_NANOSECONDS) {
+    job = next_job(job, self, awake);
     uint32_t parts = job & 0xffff;
     if (parts == STOP) return NULL;
     if (self >= parts) continue;
@@ -239,8 +241,39 @@ static void hold(void) {
 
 static void let_go(void) { atomic_flag_clear_explicit(&pool.busy, memory_order_release); }
 
+static bool start_worker(uint32_t self, const pthread_attr_t *attributes) {
+  return !pthread_create(&pool.threads[self], attributes, worker, (void *)(uintptr_t)self);
+}
+
+/* Linux may put a new thread on the core of who starts it, to run when that one's time slice ends, milliseconds later:
+ * under a hypervisor an idle core looks like one that is taken. So it begins on one of the `others`, and is free to
+ * move from then on. */
+static bool start_elsewhere(uint32_t self, const cpu_set_t *all, const cpu_set_t *others) {
+  pthread_attr_t attributes;
+  if (pthread_attr_init(&attributes)) return false;
+  bool started = !pthread_attr_setaffinity_np(&attributes, sizeof *others, others) && start_worker(self, &attributes);
+  pthread_attr_destroy(&attributes);
+  if (started) pthread_setaffinity_np(pool.threads[self], sizeof *all, all);
+  return started;
+}
+
+/* The cores that this thread may use, and those without the one it is on; how many there are, 0: not known. */
+static uint32_t allowed_cores(cpu_set_t *all, cpu_set_t *others) {
+  unsigned core;
+  CPU_ZERO(all);
+  if (syscall(SYS_getcpu, &core, NULL, NULL) || syscall(SYS_sched_getaffinity, 0, sizeof *all, all) < 0) return 0;
+  *others = *all;
+  CPU_CLR(core, others);
+  uint32_t count = 0;
+  for (uint32_t i = 0; i < CPU_SETSIZE; i++) count += CPU_ISSET(i, all) != 0;
+  return count;
+}
+
 /* With `lock` held. As many as the system will start; signals stay with the program's threads. */
 static void start_workers(void) {
+  cpu_set_t all, others;
+  bool fit = pool.wanted < allowed_cores(&all, &others);
+  atomic_store(&pool.first_wait, fit ? FIRST_SPIN_NANOSECONDS : SPIN_NANOSECONDS);
   sigset_t every, before;
   sigfillset(&every);
   hold();
@@ -248,7 +281,7 @@ static void start_workers(void) {
   while (pool.workers < pool.wanted) {
     uint32_t self = pool.workers + 1; /* the caller is thread 0 */
     pool.seen[self] = atomic_load(&pool.job);
-    if (pthread_create(&pool.threads[self], NULL, worker, (void *)(uintptr_t)self)) break;
+    if (!(fit && start_elsewhere(self, &all, &others)) && !start_worker(self, NULL)) break;
     pool.workers++;
   }
   pthread_sigmask(SIG_SETMASK, &before, NULL);

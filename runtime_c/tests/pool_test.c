@@ -69,6 +69,28 @@ static void meet(void *context, uint32_t thread, int64_t lo, int64_t hi) {
   while (atomic_load(begun) < 4) sched_yield();
 }
 
+typedef struct cores {
+  _Atomic int64_t begun;
+  cpu_set_t of[4];
+} cores;
+
+static void note_cores(void *context, uint32_t thread, int64_t lo, int64_t hi) {
+  cores *c = context;
+  sched_getaffinity(0, sizeof c->of[thread], &c->of[thread]);
+  meet(&c->begun, thread, lo, hi);
+}
+
+/* They begin beside the core of who starts them, and may then be moved to any. */
+static void workers_may_use_every_core(void) {
+  cores c = {.begun = 0};
+  uint32_t threads = lpt_cores() < 4 ? lpt_cores() : 4;
+  atomic_store(&c.begun, 4 - threads);
+  lpt_pool_acquire(threads);
+  lpt_parallel_for(threads, threads, 1, note_cores, &c);
+  for (uint32_t i = 1; i < threads; i++) CHECK(CPU_EQUAL(&c.of[0], &c.of[i]));
+  lpt_pool_release();
+}
+
 static void the_threads_run_at_the_same_time(void) {
   _Atomic int64_t begun = 0;
   lpt_pool_acquire(4);
@@ -281,6 +303,7 @@ static void a_child_forked_while_others_run_survives(void) {
 int main(void) {
   RUN(every_task_runs_once);
   RUN(the_threads_run_at_the_same_time);
+  RUN(workers_may_use_every_core);
   RUN(grain_limits_the_threads);
   RUN(who_is_done_helps_the_others);
   RUN(without_a_pool_it_is_serial);
