@@ -28,10 +28,11 @@
 
 #include "runtime.h"
 
-enum { SPIN_NANOSECONDS = 50000, FIRST_SPIN_NANOSECONDS = 2000000, PAUSES_PER_LOOK = 16 };
+enum { FIRST_SPIN_NANOSECONDS = 2000000, PAUSES_PER_LOOK = 16 };
 enum { STOP = 0xffff, CHUNKS_PER_THREAD = 8 };
-/* Waking a thread takes its caller 8 us on a virtual machine, and the thread comes 8 us later. */
-enum { WAKE_NANOSECONDS = 20000, GRAINS_WORTH_WAKING = 8 };
+/* Waking a thread takes its caller 8 us on a virtual machine, and the thread comes 8 us later: workers look for the next
+ * job about as long. Longer would keep them from the core's other users, who take the core back in the middle of a job. */
+enum { IDLE_NANOSECONDS = 12000, SPIN_NANOSECONDS = 25000, WAKE_NANOSECONDS = 20000, GRAINS_WORTH_WAKING = 8 };
 
 typedef struct range {
   _Alignas(64) _Atomic uint64_t word; /* low half of the job's counter << 32 | next << 16 | end */
@@ -153,7 +154,7 @@ static uint64_t next_job(uint64_t seen, uint32_t self, int64_t awake) {
 static void *worker(void *argument) {
   uint32_t self = (uint32_t)(uintptr_t)argument;
   uint64_t job = pool.seen[self];
-  for (int64_t awake = atomic_load(&pool.first_wait);; awake = SPIN_NANOSECONDS) {
+  for (int64_t awake = atomic_load(&pool.first_wait);; awake = IDLE_NANOSECONDS) {
     job = next_job(job, self, awake);
     uint32_t parts = job & 0xffff;
     if (parts == STOP) return NULL;
@@ -273,7 +274,7 @@ static uint32_t allowed_cores(cpu_set_t *all, cpu_set_t *others) {
 static void start_workers(void) {
   cpu_set_t all, others;
   bool fit = pool.wanted < allowed_cores(&all, &others);
-  atomic_store(&pool.first_wait, fit ? FIRST_SPIN_NANOSECONDS : SPIN_NANOSECONDS);
+  atomic_store(&pool.first_wait, fit ? FIRST_SPIN_NANOSECONDS : IDLE_NANOSECONDS);
   sigset_t every, before;
   sigfillset(&every);
   hold();
