@@ -18,8 +18,8 @@
 | two threads beside a busy core | 2.2 times slower |
 
 First answers are medians of several processes that take turns with ONNX Runtime's, on one thread each and on all cores
-each. The last three need a quiet machine: they are shown beside what is wanted and not counted. Exit status: 0 all
-others kept, 1 not.
+each; numpy has no threads of its own in any of them. The last three need a quiet machine: they are shown beside what is
+wanted and not counted. Exit status: 0 all others kept, 1 not.
 """
 
 from __future__ import annotations

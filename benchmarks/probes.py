@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from typing import Any
@@ -136,10 +137,14 @@ print(json.dumps({"first": time.perf_counter() - start}))
 """
 
 
+# numpy's threads spin for a tenth of a second after they are started, on the core that a first run needs too.
+ALONE = {"OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+
+
 def probe(code: str, *arguments: object) -> dict[str, Any]:
     """What the program prints last. Raises RuntimeError where it fails."""
     done = subprocess.run([sys.executable, "-c", code, *map(str, arguments)], capture_output=True, text=True,
-                          check=False)
+                          check=False, env={**os.environ, **ALONE})
     if done.returncode:
         raise RuntimeError(done.stderr)
     answer: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
