@@ -25,7 +25,7 @@ LEAST = 1 << 20  # bytes: smaller tables are in a cache, and looked up faster as
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Lookup:
-    """A step that gathers from a constant."""
+    """A step that gathers from a constant, and does nothing else with it."""
 
     step: Step
     group: Group
@@ -35,7 +35,10 @@ class Lookup:
     def of(cls, step: Step, group: Group) -> Lookup | None:
         if group.anchor is None or group.anchor.op is not ops.gather:
             return None
-        table = group.inputs[group.body.inputs.index(group.anchor.inputs[0])]
+        looked_up = group.anchor.inputs[0]
+        table = group.inputs[group.body.inputs.index(looked_up)]
+        if len(looked_up.uses) > 1 or group.inputs.count(table) > 1:
+            return None
         is_matrix = table.producer is not None and table.producer.op is ops.constant and table.tensor.rank == 2
         return cls(step, group, table) if is_matrix else None
 

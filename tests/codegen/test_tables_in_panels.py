@@ -143,6 +143,19 @@ def test_what_is_kept_twice(change: str) -> None:
     assert words(graph)[1] > 1.9 * array.nbytes
 
 
+@pytest.mark.parametrize("level", [1, 3])
+def test_rows_beside_elements_of_one_kernel(level: int) -> None:
+    """table[i] + table: who looks rows up reads the table as it is, too."""
+    array = table()
+    i, x, c = value((ROWS,), DType.I64, "i"), value((2, WIDTH), name="x"), constant(array)
+    both = ops.tanh(ops.add(ops.gather(c, i, axis=0), c))
+    graph = Graph("both", (i, x), User((both, ops.matmul(x, ops.transpose(c, perm=(1, 0))))))
+    indices, ones = RNG.integers(-ROWS, ROWS, ROWS), np.ones((2, WIDTH), np.float32)
+    y, product = lepton.compile(graph, level=level).run({"i": indices, "x": ones}).values()
+    np.testing.assert_allclose(y, np.tanh(array[indices] + array), rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(product, ones @ array.T, rtol=1e-4, atol=1e-3)
+
+
 def test_narrow_weights_stay_as_they_are() -> None:
     """bf16 products pack halves; nobody reads f32 rows from them."""
     array = table()
