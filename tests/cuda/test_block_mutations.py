@@ -13,7 +13,7 @@ from lepton.ir import ops
 from lepton.ir.types import DType
 from tests.codegen import harness
 from tests.cuda import simulated, test_mutations
-from tests.cuda.test_mutations import Bug, Case, random, right
+from tests.cuda.test_mutations import Bug, Case, planted, random, right
 
 pytestmark = test_mutations.pytestmark
 
@@ -110,7 +110,7 @@ BUGS = [
 ]
 
 
-@pytest.mark.parametrize("bug", BUGS, ids=lambda b: b.name)
+@pytest.mark.parametrize("bug", planted(BUGS))
 def test_planted_bugs_show(bug: Bug) -> None:
     assert not right(bug.case, bug)
 
