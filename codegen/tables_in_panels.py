@@ -37,7 +37,7 @@ class Lookup:
             return None
         looked_up = group.anchor.inputs[0]
         table = group.inputs[group.body.inputs.index(looked_up)]
-        if len(looked_up.uses) > 1 or group.inputs.count(table) > 1:
+        if looked_up is None or len(looked_up.uses) > 1 or group.inputs.count(table) > 1:
             return None
         is_matrix = table.producer is not None and table.producer.op is ops.constant and table.tensor.rank == 2
         return cls(step, group, table) if is_matrix else None
