@@ -23,7 +23,6 @@ from lepton.codegen.templates.microkernel import Micro, on_tile, stride_argument
 from lepton.codegen.templates.pack import pack_panel
 from lepton.codegen.templates.quads import Quads
 from lepton.codegen.templates.tiles import Tile
-from lepton.ir.dims import ceildiv
 from lepton.ir.tensor import Array
 from lepton.ir.types import DType
 
@@ -72,7 +71,7 @@ def panels_of(k: int, n: int, target: Target, tile: Tile, dtype: DType) -> Panel
     """How `pack_constant` lays a [k, n] matrix out."""
     lanes = target.lanes(dtype)
     width = tile.vectors * lanes
-    return Panels(k, n, width, ceildiv(n % width, lanes) * lanes)
+    return Panels(k, n, width, -(-(n % width) // lanes) * lanes)
 
 
 def in_panels(packed: Array, panels: Panels) -> tuple[Array, Array]:
