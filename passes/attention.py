@@ -15,7 +15,7 @@ from lepton.ir.types import DType
 from lepton.passes.base import RewritePass
 from lepton.passes.common import constant_like, scalar_of
 
-s, v = var("s v")
+s, v, c, zero = var("s v c zero")
 
 
 @dataclass(frozen=True)
@@ -36,6 +36,24 @@ class _Scores:
 @rule(pat(ops.matmul)(pat(ops.softmax, axis=capture("axis"))(s).once, v).named("r"), accuracy="reassociating")
 def attention_from_products(s: Value, axis: int, v: Value, r: Value) -> Value | None:
     """matmul(softmax(matmul(q, transpose(k)) * scale + mask), v)  ->  attention(q, k, v, mask, scale)"""
+    return _attention(s, axis, v, r)
+
+
+@rule(pat(ops.matmul)(pat(ops.where)(c, zero, pat(ops.softmax, axis=capture("axis"))(s).once).once.named("w"), v)
+      .named("r"), accuracy="reassociating")
+def attention_of_rows_that_see_something(c: Value, zero: Value, s: Value, axis: int, w: Value, v: Value, r: Value
+                                         ) -> Value | None:
+    """matmul(where(c, 0, softmax(s)), v)  ->  where(c, 0, attention(…)), with one c for a row: as ONNX's Attention is
+    defined. Rows without weights are 0 then, whatever v holds."""
+    by_rows = c.tensor.rank > 0 and c.tensor.shape[-1] == 1
+    if not by_rows or scalar_of(zero) != 0 or w.type != s.type:
+        return None
+    found = _attention(s, axis, v, r)
+    return None if found is None else ops.where(c, constant_like(np.asarray(0.0), found), found)
+
+
+def _attention(s: Value, axis: int, v: Value, r: Value) -> Value | None:
+    """matmul(softmax(s), v), which has the type of r, as attention, if that is what it is."""
     rank = r.tensor.rank
     if axis != rank - 1 or rank not in (3, 4) or s.tensor.rank != rank:
         return None
@@ -140,8 +158,8 @@ def _with_heads(value: Value) -> Value:
 class Attention(RewritePass):
     """matmul(softmax(matmul(q * a, transpose(k)) * b + mask), v)  ->  attention(q, k, v, mask, scale=a*b)
 
-    Masks may be added or chosen by `where` with -inf; operands have rank 4, or 3 for one head. Halves are computed in
-    f32 and rounded once."""
+    Also where rows that are masked as a whole are 0 instead. Masks may be added or chosen by `where` with -inf;
+    operands have rank 4, or 3 for one head. Halves are computed in f32 and rounded once."""
 
     name: ClassVar[str] = "attention"
-    rules: ClassVar[tuple[Rule, ...]] = (attention_from_products,)
+    rules: ClassVar[tuple[Rule, ...]] = (attention_from_products, attention_of_rows_that_see_something)
