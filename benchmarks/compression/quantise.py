@@ -25,8 +25,8 @@ from lepton.compress import Calibration, Recipe
 from lepton.compress.data import Run
 from lepton.compress.metrics import Outputs, answers
 from lepton.compress.observe import silent
-from lepton.compress.page import told
 from lepton.compress.sensitivity import estimated
+from lepton.compressed import told
 
 SHARES = (0.05, 0.1, 0.2, 0.35, 0.5)   # of the layers that are left in f32
 ALONE = 16                             # layers at most that are tried alone

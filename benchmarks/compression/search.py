@@ -24,7 +24,7 @@ from benchmarks.compression.quantise import ratio
 from benchmarks.compression.tasks import TASKS, Part, Task
 from lepton.compress.data import LABELS
 from lepton.compress.metrics import METRICS, answers
-from lepton.compress.page import exceptions, told
+from lepton.compressed import exceptions, told
 from lepton.tool import main as lepton_main
 
 SEARCHED = ("PP-OCR recogniser", "Magika")

@@ -129,9 +129,21 @@ def text(record: Mapping[str, Any]) -> str:
     lines += _structure_lines(record["metadata"])
     lines += _artifact_lines(record) if record["kind"] == "artifact" else _graph_lines(record)
     lines.append(f"  ops     {sum(ops.values())}: " + ", ".join(f"{op} {n}" for op, n in ops.items()))
-    lines += [f"  model   {key}: {value}" for key, value in record["metadata"].items()
-              if key not in ("output_names", "structure")]
-    return "\n".join(lines)
+    compressed = _compression_lines(record["metadata"])
+    shown_apart = ("output_names", "structure", *(("compression",) if compressed else ()))
+    lines += [f"  model   {key}: {value}" for key, value in record["metadata"].items() if key not in shown_apart]
+    return "\n".join(lines + compressed)
+
+
+def _compression_lines(metadata: Mapping[str, str]) -> list[str]:
+    """What `lepton compress` left of its search; nothing where a model calls something else so."""
+    from lepton.compressed import brief
+
+    try:
+        lines = brief(json.loads(metadata["compression"]))
+    except (KeyError, ValueError, TypeError):
+        return []
+    return [f"  {'' if i else 'small':<7} {line}" for i, line in enumerate(lines)]
 
 
 def _structure_lines(metadata: Mapping[str, str]) -> list[str]:

@@ -28,16 +28,19 @@ from lepton.ir.tensor import Array
 from lepton.ports import Port
 
 LABELS = "labels"
-BATCH = 16  # samples in a run where the model leaves that open
+BATCH = 16  # samples in a run at most, where the model leaves that open
+RUNS = 16   # runs that there are at least, as long as there are samples: half of them certify
 
 
 @dataclass(frozen=True, eq=False)
 class Run:
-    """One call: arrays by input and the samples' labels, if known; `name` says where it comes from."""
+    """One call: arrays by input and the samples' labels, if known; `name` says where it comes from, `samples` how many
+    of a data set were put together in it."""
 
     name: str
     feeds: Mapping[str, Array]
     labels: Array | None = None
+    samples: int = 1
 
 
 Source = Any  # see above; or a list of Runs
@@ -123,7 +126,7 @@ def _whole(name: str, arrays: Mapping[str, Any]) -> Run:
 
 
 def _split(name: str, arrays: Mapping[str, Any], ports: Sequence[Port]) -> list[Run]:
-    """Samples to runs of the model's batch size, or of BATCH; what does not fill a fixed batch is left out."""
+    """Samples to runs of the model's batch size, or of up to BATCH; what does not fill a fixed batch is left out."""
     whole = _whole(name, arrays)
     given = whole.feeds if whole.labels is None else {**whole.feeds, LABELS: whole.labels}
     counts = {key: len(a) if a.ndim else -1 for key, a in given.items()}
@@ -133,12 +136,13 @@ def _split(name: str, arrays: Mapping[str, Any], ports: Sequence[Port]) -> list[
                          help="the first axis counts samples")
     total = next(iter(counts.values()), 0)
     fixed = [p.shape[0] for p in ports if p.shape and isinstance(p.shape[0], int)]
-    size = fixed[0] if fixed else BATCH
+    size = fixed[0] if fixed else min(BATCH, max(1, total // RUNS))
     if total and total < size and fixed:
         raise UsageError(f"{name}: {total} samples do not fill the model's batch of {size}")
     ends = range(size, total + 1, size) if fixed else range(size, total + size, size)
     return [Run(f"{name}[{end - size}:{min(end, total)}]", {k: a[end - size:end] for k, a in whole.feeds.items()},
-                None if whole.labels is None else whole.labels[end - size:end]) for end in ends]
+                None if whole.labels is None else whole.labels[end - size:end], min(end, total) - end + size)
+            for end in ends]
 
 
 def _check(run: Run, ports: Sequence[Port]) -> None:

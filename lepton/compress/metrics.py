@@ -13,8 +13,10 @@ from __future__ import annotations
 
 import math
 import runpy
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+import signal
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -30,6 +32,7 @@ Labels = Sequence[Array | None]
 Score = Callable[[Outputs, Outputs, Labels], float]
 HIGHEST_PSNR = 100.0
 HUGE = 1e30
+SECONDS = 120.0      # that a metric may take for all answers
 
 
 @dataclass(frozen=True)
@@ -44,7 +47,8 @@ class Metric:
         reference and labels judge the next point."""
         got, want = ([{k: _fixed(a) for k, a in one.items()} for one in some] for some in (outputs, reference))
         try:
-            found = float(self.score(got, want, [None if a is None else _fixed(a) for a in labels]))
+            with limited(self.name):
+                found = float(self.score(got, want, [None if a is None else _fixed(a) for a in labels]))
         except UsageError:
             raise
         except Exception as error:  # whatever a user's code raises
@@ -52,6 +56,33 @@ class Metric:
         if math.isnan(found):
             raise UsageError(f"metric {self.name} gives NaN", help="the answers or the labels hold NaN")
         return found
+
+
+class _TooLongError(BaseException):
+    """No Exception: what a metric catches of its own is not this."""
+
+
+@contextmanager
+def limited(name: str) -> Iterator[None]:
+    """Raises UsageError where a metric's Python takes longer than SECONDS; in a thread other than the main one, which
+    gets no signals, it may."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def stop(*_: object) -> None:
+        raise _TooLongError
+
+    before = signal.signal(signal.SIGALRM, stop)
+    signal.setitimer(signal.ITIMER_REAL, SECONDS, 1.0)   # again, where the first is caught
+    try:
+        yield
+    except _TooLongError:
+        raise UsageError(f"metric {name} takes longer than {SECONDS:g} s",
+                         help="it is asked for every trial; fewer samples, or less work for each") from None
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
 
 
 def _fixed(array: Array) -> Array:
@@ -72,7 +103,10 @@ def metric_of(name: str | Callable[..., float]) -> Metric:
     if not Path(name).is_file():
         raise UsageError(f"no file {name}", help="it defines metric(outputs, reference, labels)")
     try:
-        score = runpy.run_path(name).get("metric")
+        with limited(name):
+            score = runpy.run_path(name).get("metric")
+    except UsageError:
+        raise
     except (Exception, SystemExit) as error:  # whatever the file does
         raise UsageError(f"cannot load the metric in {name}: {type(error).__name__}: {error}") from error
     if not callable(score):

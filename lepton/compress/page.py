@@ -5,6 +5,8 @@ import html
 from collections.abc import Mapping
 from typing import Any
 
+from lepton.compressed import exceptions, many, told
+
 Report = Mapping[str, Any]
 
 
@@ -20,42 +22,24 @@ def _summary(report: Report) -> list[str]:
     for which in ("search", "held out"):
         row = score[which]
         change = row["after"] - row["before"]
-        lines.append(f"| {report['metric']}, {which} data ({_many(row['runs'], 'run')}) | {row['before']:.6g} | "
+        lines.append(f"| {report['metric']}, {which} data ({many(row['runs'], 'run')}) | {row['before']:.6g} | "
                      f"{row['after']:.6g} | {change:+.3g} |")
     lines.append(f"| ms a run | {time['before']:.4g} | {time['after']:.4g} | {time['before'] / time['after']:.2f}× |")
     share = weights["before"] / max(weights["after"], 1)
     lines.append(f"| bytes of weights | {weights['before']} | {weights['after']} | {share:.2f}× |")
     recipe = report["recipe"]
-    return [*lines, "", f"Recipe: {told(recipe)}{exceptions(recipe)}. {_many(report['trials'], 'trial')}, "
-            f"{_many(len(report['refused']), 'point')} refused on held-out data.", *_plain(report)]
+    return [*lines, "", _data(report), "", f"Recipe: {told(recipe)}{exceptions(recipe)}. "
+            f"{many(report['trials'], 'trial')}, {many(len(report['refused']), 'point')} refused on held-out data.",
+            *_plain(report)]
 
 
-def exceptions(recipe: Mapping[str, Any]) -> str:
-    """What becomes of single layers."""
-    wide = f"; {_many(len(recipe['wide']), 'layer')} with 16-bit inputs" if recipe.get("wide") else ""
-    return f"; {_many(len(recipe['skip']), 'layer')} in f32{wide}" if recipe["kind"] != "float" else ""
-
-
-def told(recipe: Mapping[str, Any]) -> str:
-    """A recipe in a few words."""
-    words = {"static": f"int8, ranges by {recipe['ranges']}", "dynamic": "int8, ranges while it runs",
-             "weights": f"weights in {recipe['bits']} bits", "palette": f"palettes of {2 ** recipe['bits']} weights",
-             "float": "f32"}[recipe["kind"]].split(", ")
-    if recipe["kind"] == "static" and recipe["activations"] != "u8":
-        words.append(f"{recipe['activations']} activations")
-    if recipe["kind"] != "float" and recipe["rounding"] != "nearest":
-        words.append(recipe["rounding"])
-    words += [name for name in ("equalize", "smooth", "awq") if recipe[name] and recipe["kind"] != "float"]
-    if recipe["prune"]:
-        words.append(f"{recipe['prune']:.0%} of the "
-                     f"{'channels' if recipe['pattern'] == 'channels' else recipe['pattern'] + ' blocks'} pruned")
-    if recipe["factors"]:
-        words.append(f"factors with an error of {recipe['factors']:.2g}")
-    return ", ".join(words)
-
-
-def _many(number: int, what: str) -> str:
-    return f"{number} {what}" if number == 1 else f"{number} {what}s"
+def _data(report: Report) -> str:
+    """What was searched and certified by."""
+    seen, unseen = (report["score"][which]["runs"] for which in ("search", "held out"))
+    grouped = report.get("samples", 0) > seen + unseen
+    samples = f"{many(report['samples'], 'sample')} in {many(seen + unseen, 'run')}" if grouped else \
+        many(seen + unseen, "run")
+    return f"Data: {samples}, {seen} to search by, {unseen} to certify by."
 
 
 def _plain(report: Report) -> list[str]:

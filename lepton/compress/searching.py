@@ -17,7 +17,7 @@ from typing import Any, Literal, get_args
 import numpy as np
 
 from lepton.artifact import Model
-from lepton.compress.data import BATCH, Run
+from lepton.compress.data import Run
 from lepton.compress.metrics import Budget, Metric, answers, metric_of
 from lepton.compress.observe import Tell, silent
 from lepton.compress.prepare import prepare
@@ -119,8 +119,7 @@ class Search:
         runs = list(self.calibration.runs)
         if len(runs) < 2:
             raise UsageError("the data set is one run; a search needs two",
-                             help="half of the data certifies what was chosen by the other half; where the batch is "
-                                  f"open, {BATCH} samples are one run")
+                             help="half of the data certifies what was chosen by the other half")
         self.seen, self.unseen = runs[::2], runs[1::2]
         self.calibration.runs = self.seen[:CALIBRATE]
         tell("compiling the uncompressed model")
@@ -228,6 +227,7 @@ class Search:
                       "held out": {"before": unseen, "after": certified, "runs": len(self.unseen)}},
             "milliseconds": {"before": best.milliseconds * best.speedup, "after": best.milliseconds},
             "weights": {"before": self.float_weights, "after": best.weights}, "layers": table,
+            "samples": sum(run.samples for run in (*self.seen, *self.unseen)),
             "plain int8": self.plain(points), "trials": len(points),
             "pareto": [_row(p) for p in pareto(points)], "refused": list(refused)}
 

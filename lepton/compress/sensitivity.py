@@ -5,10 +5,11 @@ import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
+from lepton.codegen.target import parse_targets
 from lepton.compress.metrics import answers, distance
 from lepton.compress.observe import Inputs
 from lepton.compress.quantize import Calibration, Recipe
@@ -25,8 +26,13 @@ if TYPE_CHECKING:
     from lepton.compress.searching import Search
 
 PLAIN = Recipe()
+CAREFUL = Recipe(ranges="percentile", rounding="adaround")
 FEW = 8              # runs that measure one layer
 LEAST_WORK = 1e-3    # layers of less work than this share cost nothing to leave alone
+LEAST_FINER = 1e-2
+DOTS_LOSE = 0.35     # of int8's advantage in time, by 16-bit inputs, where there are dot products of bytes
+SHORTEST = 64        # products of 16-bit inputs that are added up as integers
+Care = Literal["wide", "f32"]
 
 
 @dataclass(frozen=True)
@@ -35,22 +41,38 @@ class Damage:
     and inputs put in as error, estimated (0 where the layer could not be observed). `pruned`: the share of that energy
     in the half of the weights that matters least. `work`: the layer's share of what is to be made small.
 
-    Measured, None where there was no time: `loss`, by how much the metric falls; `error`, the square of the distance of
-    the model's answers over that of their size; `weights`, that of the rounded weights alone."""
+    Measured, None where there was no time: `loss`, by how much the metric falls. Measured, else guessed by the noise:
+    `error`, the square of the distance of the model's answers over that of their size; `weights`, that of the rounded
+    weights alone. `finer`: how much of what int8 saves is lost where the layer reads 16 bits, from 1 on: all."""
 
     layer: str
     noise: float = 0.0
     loss: float | None = None
     pruned: float = 0.0
     work: float = 1.0
-    error: float | None = None
+    error: float = 0.0
     weights: float = 0.0
+    finer: float = 1.0
 
-    def gain(self, wide: bool = False) -> tuple[float, float]:
-        """To sort by: by how much the model's answers are better, for each share of the work, if this layer stays in
-        f32, or (`wide`) reads 16 bits; measured ones first, then the noise."""
-        left = self.weights if wide else 0.0
-        return max((self.error or 0.0) - left, 0.0) / max(self.work, LEAST_WORK), self.noise
+    @property
+    def gain(self) -> float:
+        """By how much the model's answers are better, for each share of the work, if this layer stays in f32."""
+        return self.error / max(self.work, LEAST_WORK)
+
+    @property
+    def steps(self) -> list[tuple[float, str, Care]]:
+        """(gain, layer, what is done): to f32 at once, or where that pays more first, to 16 bits before."""
+        work = max(self.work, LEAST_WORK)
+        first = (self.error - self.weights) / (work * max(self.finer, LEAST_FINER))
+        if self.finer >= 1 or first <= self.gain:
+            return [(self.gain, self.layer, "f32")]
+        return [(first, self.layer, "wide"), (self.weights / (work * (1 - self.finer)), self.layer, "f32")]
+
+
+def ladder(found: Sequence[Damage]) -> list[tuple[str, Care]]:
+    """(layer, what is done to it), from int8 everywhere to f32 everywhere: what gains most for the work comes first."""
+    steps = sorted((step for damage in found for step in damage.steps), key=lambda step: -step[0])
+    return [(layer, care) for _, layer, care in steps]
 
 
 def estimated(calibration: Calibration) -> list[Damage]:
@@ -67,9 +89,9 @@ def estimated(calibration: Calibration) -> list[Damage]:
 
 def damages(search: Search, seconds: float) -> list[Damage]:
     """Every layer, the worst for its work first. Those with most noise are measured, as far as the time reaches."""
-    works = work_of(search.calibration.graph, search.plan.objective)
     known = estimated(search.calibration)
-    found = [replace(d, work=works.get(d.layer, 1 / len(known))) for d in known]
+    works, finer = work_of(search.calibration.graph, search.plan.objective), finer_of(search)
+    found = [replace(d, work=works.get(d.layer, 1 / len(known)), finer=finer.get(d.layer, 1.0)) for d in known]
     alone = Alone(search)
     end = time.monotonic() + seconds
     for i, damage in enumerate(found):
@@ -77,7 +99,14 @@ def damages(search: Search, seconds: float) -> list[Damage]:
             break
         search.tell(f"sensitivity {i + 1}/{len(found)}")
         found[i] = alone.measured(damage)
-    return sorted(found, key=Damage.gain, reverse=True)
+    return sorted(guessed(found), key=lambda d: -d.gain)
+
+
+def guessed(found: Sequence[Damage]) -> list[Damage]:
+    """Where there was no time to measure, errors are in proportion to the noise, half of them the weights'."""
+    measured = [d for d in found if d.loss is not None]
+    ratio = sum(d.error for d in measured) / (sum(d.noise for d in measured) or 1.0) or 1.0
+    return [d if d.loss is not None else replace(d, error=d.noise * ratio, weights=d.noise * ratio / 2) for d in found]
 
 
 def work_of(graph: Graph, objective: str) -> dict[str, float]:
@@ -88,6 +117,14 @@ def work_of(graph: Graph, objective: str) -> dict[str, float]:
                 * _size(x.node.result.tensor.shape) for x in found}
     wanted = [table for table, which in ((products, "size"), (weights, "latency")) if objective != which]
     return {x.name: sum(t[x.name] / max(sum(t.values()), 1.0) for t in wanted) / len(wanted) for x in found}
+
+
+def finer_of(search: Search) -> dict[str, float]:
+    """By layer, how much of what int8 saves 16-bit inputs lose: nothing in size, in time what the machine takes for two
+    products in place of one. Short sums are computed in f32."""
+    time_lost = DOTS_LOSE if parse_targets(search.plan.target)[0].dots != "pairs" else 1.0
+    lost = {"latency": time_lost, "size": 0.0, "both": time_lost / 2}[search.plan.objective]
+    return {name: lost if width >= SHORTEST else 1.0 for name, (_, width) in search.layer_facts().items()}
 
 
 def _size(shape: Sequence[Dim]) -> float:
@@ -101,7 +138,7 @@ class Alone:
     def __init__(self, search: Search) -> None:
         search.tell("compiling the model with switches")
         self.search, self.runs = search, search.seen[:FEW]
-        self.switched = Switched(search.calibration, PLAIN)
+        self.switched = Switched(search.calibration, CAREFUL)
         self.exact = self.switched.answers(self.runs)
 
     def measured(self, damage: Damage) -> Damage:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lepton.compress.quantize import Recipe, recipe_of
-from lepton.compress.sensitivity import Damage
+from lepton.compress.sensitivity import Damage, ladder
 from lepton.ir.diagnostics import LeptonError, NotInstalledError, ResourceError, UsageError
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 KINDS = ["static", "dynamic", "weights", "float"]
 FORMS = ["plain", "channels", "16x1", "16x4", "factors"]     # what happens to the graph before it is quantised
 PLAIN: dict[str, Any] = {
-    "kind": "static", "ranges": "mse", "share": 0.0, "wide": 0.0, "depthwise": True, "least": 0, "rounding": "nearest",
+    "kind": "static", "ranges": "mse", "care": 0.0, "depthwise": True, "least": 0, "rounding": "nearest",
     "equalize": False, "form": "plain", "shared": 0.0}
 CAREFUL = {**PLAIN, "ranges": "percentile", "rounding": "adaround"}   # tried where plain int8 is outside the budget
 FIRST: tuple[dict[str, Any], ...] = (                # after int8: one of each kind
@@ -28,8 +28,7 @@ FIRST: tuple[dict[str, Any], ...] = (                # after int8: one of each k
     {"form": "16x4", "zeros": 0.5, "whole": 0.3}, {"form": "factors", "factors": 0.003, "whole": 0.2},
     {"kind": "float", "form": "16x1", "zeros": 0.6, "whole": 0.2}, {"kind": "weights", "bits": 8, "rounding": "gptq"},
     {"kind": "weights", "bits": 4, "rounding": "gptq"})
-MOST_IN_F32 = 0.6   # the share of layers that a quantised network may leave in f32
-NEAR = 0.04         # shares of layers so near to each other are one
+NEAR = 0.03         # cares so near to each other are one
 OUTSIDE = 10.0   # added to the value of a point outside the budget
 
 
@@ -100,8 +99,8 @@ class Study:
             self.points.append(point)
 
     def enqueue(self, layers: int, least: float) -> None:
-        """What is tried before the sampler chooses: int8, with as few layers in f32 as suffice, with as few that read
-        16 bits, then FIRST, on top of the best of these."""
+        """What is tried before the sampler chooses: int8, with as little care as suffices, then FIRST, on top of the
+        best of these."""
         from optuna.trial import TrialState
 
         if self.study.get_trials(deepcopy=False, states=(TrialState.WAITING,)):
@@ -117,25 +116,20 @@ class Study:
     def next_int8(self, layers: int, least: float) -> dict[str, Any] | None:
         """Int8 to try next, None at the end. It is read off the trials, so that a search may stop in between."""
         for known in (PLAIN, CAREFUL):
-            score = self.scores(known, "share").get(0.0)
+            score = self.scores(known).get(0.0)
             if score is None:
                 return known
             if score >= least:
                 return None
-        base = max((PLAIN, CAREFUL), key=lambda known: self.scores(known, "share")[0.0])
-        near = max(NEAR, 1 / max(layers, 1))
-        for known, what, most in ((base, "share", MOST_IN_F32), (base, "wide", 1.0),
-                                  ({**base, "wide": 1.0}, "share", MOST_IN_F32)):
-            scores = self.scores(known, what)
-            if scores.get(0.0, 0.0) < least and (value := halfway(scores, most, least, near)) is not None:
-                return {**known, what: value}
-        return None
+        base = max((PLAIN, CAREFUL), key=lambda known: self.scores(known)[0.0])
+        care = halfway(self.scores(base), least, max(NEAR, 1 / max(layers, 1)))
+        return None if care is None else {**base, "care": care}
 
-    def scores(self, base: Mapping[str, Any], what: str) -> dict[float, float]:
-        """Of the trials that are `base` but for one parameter, by that."""
+    def scores(self, base: Mapping[str, Any]) -> dict[float, float]:
+        """Of the trials that are `base` but for the care that is taken, by that."""
         done = zip((t for t in self.study.trials if "point" in t.user_attrs), self.points, strict=True)
-        return {trial.params[what]: point.score for trial, point in done
-                if all(trial.params.get(k, v) == v for k, v in base.items() if k != what)}
+        return {trial.params["care"]: point.score for trial, point in done
+                if all(trial.params.get(k, v) == v for k, v in base.items() if k != "care")}
 
     def best_int8(self, least: float) -> dict[str, Any]:
         """Parameters of the best trial up to now that is within the budget; PLAIN where none is."""
@@ -155,17 +149,19 @@ class Study:
                                 help="the same command goes on from the trials before, once there is room") from error
 
     def recipe(self, trial: Any, ranked: Sequence[Damage]) -> Recipe:
-        """What a trial's parameters stand for: `share` of the layers, those that hurt most for their work, stay in f32,
-        and so do depthwise ones and those that sum over few numbers, if it says so; `wide` of them read 16 bits."""
+        """What a trial's parameters stand for: `care` is how far up the ladder from int8 to f32 it goes; depthwise
+        layers and those that sum over few numbers stay in f32 if it says so."""
         kind = trial.suggest_categorical("kind", KINDS)
         ranges = trial.suggest_categorical("ranges", ["mse", "minmax", "percentile"])
-        share = trial.suggest_float("share", 0.0, MOST_IN_F32)
+        care = trial.suggest_float("care", 0.0, 1.0)
         depthwise = trial.suggest_categorical("depthwise", [True, False])
         least = trial.suggest_categorical("least", [0, 16, 64])
         rounding = trial.suggest_categorical("rounding", ["nearest", "adaround", "gptq"])
         equalize = trial.suggest_categorical("equalize", [False, True])
         facts = self.search.layer_facts()
-        skip = {d.layer for d in ranked[:round(share * len(ranked))]}
+        steps = ladder(ranked)
+        steps = steps[:round(care * len(steps))]
+        skip = {layer for layer, what in steps if what == "f32"}
         skip |= {n for n, (deep, width) in facts.items() if (deep and not depthwise) or 0 < width < least}
         form = self.form(trial, ranked, set(facts) - skip if kind == "static" else set())
         if kind == "float":
@@ -176,8 +172,7 @@ class Study:
             bits = trial.suggest_categorical("bits", [8, 4])
             return recipe_of({"kind": kind, "bits": bits, "block": 32 if bits == 4 else 0, "rounding": rounding,
                               "skip": sorted(n for n in skip if facts[n][1]), **form})
-        finer = sorted(ranked, key=lambda d: d.gain(wide=True), reverse=True)
-        wide = {d.layer for d in finer[:round(trial.suggest_float("wide", 0.0, 1.0) * len(finer))]} - skip
+        wide = {layer for layer, what in steps if what == "wide"} - skip
         return recipe_of({"kind": kind, "ranges": ranges, "skip": sorted(skip), "wide": sorted(wide),
                           "rounding": rounding, "equalize": equalize, **form})
 
@@ -204,14 +199,12 @@ class Study:
         return {**fields, "whole": sorted(whole)}
 
 
-def halfway(scores: Mapping[float, float], most: float, least: float, near: float) -> float | None:
-    """What to try next of a parameter that costs more the larger it is: the `most` first; where that is within the
-    budget, halfway between the largest value that was not and the least that was, until they are `near`. A sampler,
-    each of whose trials changes many things, takes far more of them to get there."""
+def halfway(scores: Mapping[float, float], least: float, near: float) -> float | None:
+    """The care to try next: halfway between the largest that was outside the budget and the least that was within it, 1
+    at first, until they are `near`. A sampler, each of whose trials changes many things, takes far more of them to get
+    there."""
     low = max((value for value, score in scores.items() if score < least), default=0.0)
-    high = min((value for value, score in scores.items() if score >= least and value > low), default=None)
-    if high is None:
-        return most if low < most else None
+    high = min((value for value, score in scores.items() if score >= least and value > low), default=1.0)
     return None if high - low <= near else (low + high) / 2
 
 
@@ -260,8 +253,8 @@ def _sampler(plan: Plan) -> Any:
     if plan.method == "random":
         return optuna.samplers.RandomSampler(seed=plan.seed)
     space: dict[str, Any] = {
-        "kind": ["static", "dynamic", "float"], "ranges": ["mse", "percentile"], "wide": [0.0],
-        "share": [0.0, 0.1, 0.3], "depthwise": [True, False], "least": [0], "rounding": ["nearest", "adaround"],
+        "kind": ["static", "dynamic", "float"], "ranges": ["mse", "percentile"], "care": [0.0, 0.1, 0.3],
+        "depthwise": [True, False], "least": [0], "rounding": ["nearest", "adaround"],
         "equalize": [False], "form": ["plain", "channels"], "channels": [0.1, 0.25], "whole": [0.3], "shared": [0.0]}
     return optuna.samplers.GridSampler(space, seed=plan.seed)
 

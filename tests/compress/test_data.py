@@ -22,11 +22,19 @@ def shapes(runs: list[Run]) -> list[tuple[int, ...]]:
 
 
 def test_arrays_are_cut_into_batches() -> None:
-    assert shapes(read(X, ONE)) == [(16, 3), (16, 3), (8, 3)]
+    many = np.zeros((600, 3), np.float32)
+    assert shapes(read(many, ONE)) == [(16, 3)] * 37 + [(8, 3)]
     assert shapes(read({"x": X[:10]}, FIXED)) == [(4, 3), (4, 3)]
     runs = read({"x": X, "labels": np.arange(40)}, ONE)
-    assert [len(r.labels) for r in runs if r.labels is not None] == [16, 16, 8]
+    assert [len(r.labels) for r in runs if r.labels is not None] == [2] * 20
+    assert sum(r.samples for r in runs) == 40
     np.testing.assert_array_equal(np.concatenate([r.feeds["x"] for r in runs]), X)
+
+
+@pytest.mark.parametrize(("samples", "runs"), [(1, 1), (2, 2), (15, 15), (31, 31), (33, 17), (40, 20), (255, 17)])
+def test_few_samples_make_small_runs(samples: int, runs: int) -> None:
+    """So that there is something to search by, and something else to certify by."""
+    assert len(read(np.zeros((samples, 3), np.float32), ONE)) == runs
 
 
 def test_files(tmp_path: Path) -> None:
@@ -43,9 +51,9 @@ def test_files(tmp_path: Path) -> None:
 def test_csv(tmp_path: Path) -> None:
     file = tmp_path / "t.csv"
     file.write_text("a,label,b,c\n1,0,2,3\n4,1,5,6\n")
-    (run,) = read(file, ONE)
-    np.testing.assert_array_equal(run.feeds["x"], [[1, 2, 3], [4, 5, 6]])
-    np.testing.assert_array_equal(run.labels, [0, 1])
+    runs = read(file, ONE)
+    np.testing.assert_array_equal(np.concatenate([r.feeds["x"] for r in runs]), [[1, 2, 3], [4, 5, 6]])
+    np.testing.assert_array_equal(np.concatenate([r.labels for r in runs if r.labels is not None]), [0, 1])
     file.write_text("label,a,b,c\n1,2,3,4\n", encoding="utf-8-sig")
     np.testing.assert_array_equal(read(file, ONE)[0].labels, [1])
     file.write_text("1,2,3\n")
@@ -53,7 +61,7 @@ def test_csv(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("source", "said"), [
-    (X[:0], "empty"), ([], "empty"), (X.astype(np.float64), "float64"), (X[:, :2], r"\[16, 2\]"),
+    (X[:0], "empty"), ([], "empty"), (X.astype(np.float64), "float64"), (X[:, :2], r"\[2, 2\]"),
     (np.full((2, 3), np.nan, np.float32), "NaN"), (np.full((2, 3), np.inf, np.float32), "infinite"),
     ({"z": X}, "arrays z; the model's inputs are x"), ({"x": X, "labels": np.zeros(3)}, "different numbers"),
     (5, "cannot take data from int"), ({"x": np.float32(1)}, "different numbers"),

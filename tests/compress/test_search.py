@@ -3,7 +3,9 @@ from __future__ import annotations
 
 import fcntl
 import json
+import re
 import resource
+import signal
 import subprocess
 import sys
 import time
@@ -100,6 +102,27 @@ def test_goes_on_where_it_was_stopped(folder: Path, tmp_path: Path, monkeypatch:
     assert main(command(folder, tmp_path / "m.so")) == 0
     assert len(made) == 3
     assert (tmp_path / "m.so").exists()
+
+
+def test_inspect_shows_a_table(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The report as JSON is for --json; data of 40 samples are told as the runs that they became."""
+    out = tmp_path / "m.so"
+    onnx.save(digits.model("N"), tmp_path / "any.onnx")
+    with np.load(folder / "data.npz") as data:
+        np.savez(tmp_path / "few.npz", x=data["x"][:40], labels=data["labels"][:40])
+    words = command(folder, out, "--trials", "1", budget="-20%")
+    words[1], words[3] = str(tmp_path / "any.onnx"), str(tmp_path / "few.npz")
+    assert main([w for w in words if w != "-q"]) == 0
+    assert "Data: 40 samples in 20 runs, 10 to search by, 10 to certify by." in capsys.readouterr().out
+    assert main(["inspect", str(out)]) == 0
+    shown = capsys.readouterr().out
+    assert re.search(r"^  small +before +after$", shown, re.MULTILINE)
+    assert re.search(r"^ +bytes of weights +\d+ +\d+$", shown, re.MULTILINE)
+    assert "int8, ranges by mse; 0 layers in f32; budget -20%, for size, 1 trial" in shown
+    assert '"pareto"' not in shown
+    assert main(["inspect", str(out), "--json"]) == 0
+    report = json.loads(json.loads(capsys.readouterr().out)["metadata"]["compression"])
+    assert report["trials"] == 1
 
 
 def test_a_study_cut_off_goes_on(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -200,6 +223,26 @@ def test_metrics_that_fail(code: str, said: str, folder: Path, tmp_path: Path, c
     words[words.index("top1")] = str(tmp_path / "own.py")
     assert main(words) == 2
     assert said in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("code", ["while True: pass", """
+def metric(*_):
+    while True:
+        try:
+            while True:
+                pass
+        except Exception:
+            pass"""], ids=["loaded", "called"])
+def test_metrics_that_hang(code: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """When loaded, or called, whatever they catch."""
+    own = tmp_path / "own.py"
+    own.write_text(code)
+    monkeypatch.setattr("lepton.compress.metrics.SECONDS", 0.2)
+    before = signal.getsignal(signal.SIGALRM)
+    with pytest.raises(UsageError, match=r"own\.py takes longer than 0\.2 s"):
+        metric_of(str(own))([], [], [])
+    assert signal.getsignal(signal.SIGALRM) is before
+    assert signal.getitimer(signal.ITIMER_REAL)[0] == 0
 
 
 @pytest.mark.parametrize(("budget", "baseline", "least"), [

@@ -11,9 +11,9 @@ import pytest
 
 import lepton
 from lepton.compress import Calibration, Recipe, quantize_model
-from lepton.compress.page import told
 from lepton.compress.sensitivity import Damage
 from lepton.compress.study import FIRST, PLAIN, Study
+from lepton.compressed import told
 from lepton.ir import ops
 from lepton.ir.core import Graph, Value
 from lepton.ir.diagnostics import UsageError
