@@ -53,7 +53,7 @@ def test_products_come_out_even_on_two_threads(target: str, rows: int, columns: 
 
 
 @pytest.mark.parametrize(("blocks", "share"), [
-    ((1,), 4 / 3), ((2,), 1 / 3), ((4,), 0), ((3,), (4 / 3 - 1 + 4 / 3 - 1) / 3), ((2, 2), 0), ((1.5, 2), 1 / 9),
+    ((1,), 1 / 3 + 3 / 6), ((2,), 1 / 6), ((4,), 0), ((3,), 1 / 9 + 1 / 18), ((2, 2), 0), ((1.5, 2), 1 / 18),
     ((70,), 0)])
 def test_what_waiting_threads_add(blocks: tuple[float, ...], share: float) -> None:
     assert uneven(*blocks) == pytest.approx(share)
