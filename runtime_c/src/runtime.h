@@ -34,8 +34,8 @@ lpt_allocator lpt_allocator_of(const lepton_options *options);
 /* 64-byte aligned, not NULL for size 0; NULL when there is no memory. */
 void *lpt_allocate(const lpt_allocator *allocator, size_t size);
 void *lpt_allocate_zeroed(const lpt_allocator *allocator, size_t count, size_t size);
-/* Have the system map pages of a file that are about to be read, in one go: half the work of a fault for each few.
- * They stay shared. Where it cannot, they are mapped as they are read. */
+/* Have the system map pages of a file that are about to be read, one after the other: half the work of faults in the
+ * middle of a run. They stay shared. */
 void lpt_map_ahead(const void *weights, uint64_t size);
 void lpt_release(const lpt_allocator *allocator, void *block);
 /* At least `size` bytes in `block`; false (and an empty block) when there is no memory. */
