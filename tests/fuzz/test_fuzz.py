@@ -31,7 +31,7 @@ from tests.fuzz.judge import expect
 from tests.fuzz.layered import layered_program
 from tests.fuzz.minimise import minimise
 from tests.fuzz.programs import NOT_MADE, Program, graph_of, random_program
-from tests.fuzz.running import HERE, Form, check
+from tests.fuzz.running import GPUS, HERE, Form, check, forms
 
 CORPUS = sorted((Path(__file__).parent / "corpus").glob("*.lir"))
 FORMS = [Form(HERE[0], 0, "strict", 1), Form(HERE[0], 2, "default", 2), Form(HERE[-1], 0, "default", 1),
@@ -75,6 +75,13 @@ def test_many_more(programs: int, networks: int, nodes: int) -> None:
     assert not failures(partial(one_program, 3), range(1000, 1000 + programs))
     assert not failures(partial(one_program, 2, make=layered_program), range(1000, 1000 + networks))
     assert not failures(partial(models.one_model), range(1000, 1000 + nodes))
+
+
+def test_a_program_meets_one_gpu() -> None:
+    """Once every second program was refused there, by a GPU of another kind than the one that its process had seen."""
+    drawn = [{form.target for form in forms(seed, 3, GPUS)} for seed in range(20)]
+    assert all(len(targets) == 1 for targets in drawn)
+    assert set().union(*drawn) == set(GPUS)
 
 
 @pytest.mark.slow
