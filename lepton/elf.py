@@ -21,7 +21,10 @@ def check_artifact(fd: int, path: str) -> None:
 
     Reads them without mapping the file: unmapping would cost more than all the rest. Where its checksums hold, the
     file is whole; where they do not, its headers tell more precisely why."""
-    header, damage = os.pread(fd, HEADER, 0), lib.lpt_damage(fd, False)
+    try:
+        header, damage = os.pread(fd, HEADER, 0), lib.lpt_damage(fd, False)
+    except OSError as e:
+        _refuse(path, f"it cannot be read: {e.strerror}")
     if damage != ffi.NULL:
         _check_parts(fd, header, path)
         _refuse(path, f"it {ffi.string(damage).decode()}")

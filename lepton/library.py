@@ -70,6 +70,8 @@ def _opened(path: str) -> FileIO:
         raise UsageError(f"cannot load {path}: it is a folder") from None
     except OSError as e:
         raise UsageError(f"cannot load {path}: {e.strerror}") from e
+    except ValueError as e:
+        raise UsageError(f"cannot load {path!r}: {e}") from e
 
 
 def verify(path: str | os.PathLike[str]) -> None:

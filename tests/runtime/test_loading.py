@@ -45,6 +45,14 @@ def test_missing_file_and_folder(tmp_path: Path) -> None:
         load(tmp_path / "nowhere.so")
     with pytest.raises(LeptonError, match="it is a folder"):
         load(tmp_path)
+    with pytest.raises(LeptonError, match="embedded null"):
+        load("model.so\0")
+
+
+@pytest.mark.skipif(not Path("/proc/self/mem").exists(), reason="no /proc")
+def test_a_file_that_cannot_be_read() -> None:
+    with pytest.raises(LeptonError, match="it cannot be read: Input/output error"):
+        load("/proc/self/mem")  # nothing is mapped at 0
 
 
 def _changed(artifact: Artifact, tmp_path: Path, offset: int, data: bytes) -> Path:
