@@ -21,8 +21,8 @@ static void *allocate_with_libc(void *context, size_t size, size_t alignment) {
   return block;
 }
 
-/* Of weights beyond this, some may never be read (tables of words): they come as they are needed. */
-#define MOST_AT_ONCE ((uint64_t)32 << 20)
+/* Of weights beyond this, much may never be read (tables of words): they come as they are needed. */
+#define MOST_AT_ONCE ((uint64_t)128 << 20)
 
 /* What Linux maps at one fault of a file: looking at a byte of each takes half as long as MADV_POPULATE_READ, which
  * looks up every page. */
