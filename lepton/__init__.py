@@ -32,11 +32,11 @@ _HOMES = {
 
 
 def __getattr__(name: str) -> Any:
-    if name == "compress":
-        return import_module("lepton.compress")
-    if name not in _HOMES:
+    if name != "compress" and name not in _HOMES:
         raise AttributeError(f"module 'lepton' has no attribute {name!r}")
     try:
+        if name == "compress":
+            return import_module("lepton.compress")
         found = globals()[name] = getattr(import_module(_HOMES[name]), name)
     except ModuleNotFoundError as error:
         from lepton.terminal import not_installed

@@ -13,6 +13,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, NoReturn
 
+import lepton
 from lepton.ir.diagnostics import Exit, LeptonError, NotInstalledError, UsageError
 from lepton.ir.files import FULL
 from lepton.knobs import NO_COLOR
@@ -72,7 +73,11 @@ def run(tool: str, body: Callable[[], int], argv: Sequence[str], repro: Path | N
 
 
 def not_installed(error: ModuleNotFoundError) -> NotInstalledError | None:
-    """What to say where one of the compiler's packages is missing; None: it is another one, which must be there."""
+    """What to say where the runtime or one of the compiler's packages is missing; None: another one, a bug."""
+    if error.name == "lepton._rt":
+        return NotInstalledError(f"the C runtime of the package in {Path(__file__).parent} is not built",
+                                 help="Python takes a checkout it is started in for the installed package: leave it "
+                                 "after pip install ., or install with pip install -e .")
     if (error.name or "").partition(".")[0] not in COMPILER_NEEDS:
         return None
     return NotInstalledError(f"{error.name} is not installed", help="this installation can run artifacts; to compile, "
@@ -161,16 +166,22 @@ class Parser(argparse.ArgumentParser):
 
 
 class Version(argparse.Action):
-    """`--version`: Lepton, LLVM, onnx."""
+    """`--version`: Lepton, LLVM, onnx. Where only artifacts can run, Lepton alone."""
 
     def __init__(self, **settings: Any) -> None:
         super().__init__(nargs=0, help="print the versions of Lepton, LLVM and onnx, and stop", **settings)
 
     def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> None:
-        from lepton.driver import versions
+        try:
+            from lepton.driver import versions
 
-        found = versions()
-        print(f"{parser.prog.split()[0]} {found['lepton']} (LLVM {found['llvm']}, onnx {found['onnx']})")
+            found = versions()
+            behind = f"LLVM {found['llvm']}, onnx {found['onnx']}"
+        except ModuleNotFoundError as error:
+            if not_installed(error) is None:
+                raise
+            behind = "runs artifacts; the compiler is not installed"
+        print(f"{parser.prog.split()[0]} {lepton.__version__} ({behind})")
         parser.exit(int(Exit.OK))
 
 

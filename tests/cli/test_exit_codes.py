@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+import lepton
 from lepton import terminal
 from lepton.ir.diagnostics import Exit, ResourceError
 from lepton.limits import limited
@@ -260,14 +261,33 @@ def test_a_missing_compiler_package_is_no_bug(capsys: pytest.CaptureFixture[str]
     assert "llvmlite.binding is not installed" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("missing", ["onnx", "llvmlite", "ml_dtypes"])
-def test_python_says_too_what_is_not_installed(missing: str) -> None:
+@pytest.mark.parametrize(("missing", "call"), [
+    ("onnx", "compile(b'')"), ("llvmlite", "compile(b'')"), ("ml_dtypes", "compile(b'')"),
+    ("ml_dtypes", "compress.search"),
+])
+def test_python_says_too_what_is_not_installed(missing: str, call: str) -> None:
     """`lepton.compile` where only artifacts can run."""
     code = (f"import sys; sys.modules[{missing!r}] = None\nimport lepton\n"
-            "try:\n    lepton.compile(b'')\nexcept lepton.LeptonError as e:\n    print(int(e.exit), e)\n")
+            f"try:\n    lepton.{call}\nexcept lepton.LeptonError as e:\n    print(int(e.exit), e)\n")
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.stdout.startswith(f"3 {missing}"), done.stderr
     assert "is not installed\n  = help: this installation can run artifacts" in done.stdout
+
+
+def test_python_says_that_it_took_a_checkout_for_the_package() -> None:
+    code = ("import sys; sys.modules['lepton._rt'] = None\nimport lepton\n"
+            "try:\n    lepton.load('x.so')\nexcept lepton.LeptonError as e:\n    print(int(e.exit), e)\n")
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stdout.startswith("3 the C runtime of the package in "), done.stderr
+    assert "pip install -e ." in done.stdout
+
+
+@pytest.mark.parametrize(("missing", "behind"), [("", "LLVM "), ("ml_dtypes", "runs artifacts; the compiler is not")])
+def test_the_version_is_told_without_the_compiler(missing: str, behind: str) -> None:
+    code = f"import sys; sys.modules[{missing!r}] = None\nfrom lepton.cli import main\nmain(['--version'])\n"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == int(Exit.OK), done.stderr
+    assert done.stdout.startswith(f"leptonc {lepton.__version__} ({behind}")
 
 
 def test_lepton_opt_says_too_what_is_not_installed() -> None:
