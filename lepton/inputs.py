@@ -152,7 +152,9 @@ def parse_values(words: Sequence[str]) -> dict[str, Array]:
 def _items(word: str, option: str = "-i") -> Mapping[str, Array | str]:
     """What one `-i` gives: arrays that were read, or the text of a literal. Raises UsageError."""
     if word.startswith("@"):
-        return read_arrays(Path(word[1:]))
+        if "" in (arrays := read_arrays(Path(word[1:]))):
+            raise UsageError(f"{option} {word}: one array, without a name", help=f"{option} NAME={word}")
+        return arrays
     name, is_file, text = word.partition("=@")
     if not is_file:
         name, equals, text = word.rpartition("=")

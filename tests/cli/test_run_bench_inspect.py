@@ -78,6 +78,7 @@ def test_bfloat16_survives_npy(folder: Path, lepton_tool: Invoke) -> None:
 @pytest.mark.parametrize(("words", "said"), [
     ((), "no value for input x: f32[N,16]"),
     (("-i", "z=1", "--random", "0"), "the model has no input 'z'"),
+    (("-i", "@double.npy"), "-i @double.npy: one array, without a name\n  = help: -i NAME=@double.npy"),
     (("-i", "x=@gone.npy"), "cannot read arrays from gone.npy: No such file"),
     (("-i", "x=@text.npy"), "cannot read arrays from text.npy"),
     (("-i", "x=@pickle.npy"), "cannot read arrays from pickle.npy"),
