@@ -216,6 +216,9 @@ class Budget:
             with suppress(ValueError):
                 number = float(words[2:] if floor else words[:-1])
         if math.isfinite(number):
+            if not floor and number > 0 and words[0] != "+":  # most who write 1% mean that so much may be lost
+                raise UsageError(f"the budget {text!r} has no sign",
+                                 help=f'"-{words}": so much less; "+{words}": so much more')
             return cls(text, floor=number) if floor else cls(text, drop=-number / 100)
         raise UsageError(f"cannot read the budget {text!r}", help='"-0.5%": half a point less; ">=0.98": a least score')
 

@@ -257,6 +257,11 @@ def test_unreadable_budgets(budget: str) -> None:
         Budget.of(budget)
 
 
+def test_a_budget_without_a_sign_could_mean_either() -> None:
+    with pytest.raises(UsageError, match=r'"-1%": so much less; "\+1%": so much more'):
+        Budget.of("1%")
+
+
 def test_metrics() -> None:
     want: list[dict[str, Any]] = [{"y": np.array([[1.0, 0.0], [0.0, 1.0], [3.0, 1.0], [0.0, 2.0]])}]
     got = [{"y": want[0]["y"][:, ::-1].copy()}]
