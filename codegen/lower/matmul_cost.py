@@ -3,6 +3,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from functools import cache
+from math import ceil, prod
 
 from lepton.codegen.schedule import Schedule
 from lepton.codegen.target import Target
@@ -99,12 +100,12 @@ def uneven(*blocks: float) -> float:
     """What tasks that do not come out even among threads add to the time, as a share of the work, on average: a third
     of all runs are on two threads, a sixth on four. `blocks`: along each axis, as a fraction where the last one is
     smaller."""
+    if prod(ceil(n) for n in blocks) > EVEN_TASKS:
+        return 0.0
     sizes = [1.0]
     for n in blocks:
         axis = [1.0] * int(n) + [n - int(n)] * (n > int(n))
         sizes = [size * part for size in sizes for part in axis]
-        if len(sizes) > EVEN_TASKS:
-            return 0.0
     sizes.sort(reverse=True)
     waste = 0.0
     for threads, share in ((2, 1 / 3), (4, 1 / 6)):

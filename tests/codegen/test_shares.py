@@ -59,6 +59,10 @@ def test_what_waiting_threads_add(blocks: tuple[float, ...], share: float) -> No
     assert uneven(*blocks) == pytest.approx(share)
 
 
+def test_so_many_tasks_that_nobody_waits_are_not_listed() -> None:
+    assert uneven(1e13, 1e13, 0.5) == 0     # a product of millions of small matrices: the list took gigabytes
+
+
 @pytest.mark.parametrize(("size", "channels", "filters"), [(56, 128, 32), (28, 128, 32), (14, 128, 32), (14, 96, 96),
                                                            (28, 64, 96)])
 def test_winograd_has_work_for_two_threads(size: int, channels: int, filters: int) -> None:
