@@ -4,7 +4,7 @@ from __future__ import annotations
 import mmap
 import weakref
 
-_MAPPED: weakref.WeakSet[mmap.mmap] = weakref.WeakSet()
+_MAPPED: weakref.WeakValueDictionary[int, mmap.mmap] = weakref.WeakValueDictionary()   # by id
 
 
 def mapped(fd: int, size: int) -> memoryview:
@@ -12,12 +12,13 @@ def mapped(fd: int, size: int) -> memoryview:
     if not size:
         return memoryview(b"")
     made = mmap.mmap(fd, size, access=mmap.ACCESS_READ)
-    _MAPPED.add(made)
+    _MAPPED[id(made)] = made
     return memoryview(made)
 
 
 def forget_pages() -> None:
     """Take what was looked at of mapped files out of this process's memory. It comes back, from the system's cache of
     files, where it is looked at again."""
-    for made in list(_MAPPED):
-        made.madvise(mmap.MADV_DONTNEED)
+    for reference in _MAPPED.valuerefs():  # a list made at once: another thread may be mapping a file
+        if (made := reference()) is not None:
+            made.madvise(mmap.MADV_DONTNEED)

@@ -4,6 +4,8 @@ from __future__ import annotations
 import subprocess
 import sys
 from pathlib import Path
+from types import FrameType
+from typing import Any
 
 import numpy as np
 import onnx
@@ -82,3 +84,24 @@ def test_denormals_in_any_piece_are_flushed() -> None:
     one_hot = np.eye(300, dtype=np.float32)[-1:]
     (got,) = lepton.compile(Graph("g", (x,), User((y,)))).run({"x": one_hot}).values()
     np.testing.assert_array_equal(got[0], np.where(np.abs(weights[-1]) < 1e-38, 0, weights[-1]))
+
+
+def test_pages_are_forgotten_while_others_map_files(tmp_path: Path) -> None:
+    """Compilations in several threads: another one may come in between any two lines of Python."""
+    (tmp_path / "f").write_bytes(b"weights")
+    with open(tmp_path / "f", "rb") as file:
+        kept = [mapped(file.fileno(), 7) for _ in range(3)]
+
+        def between_lines(frame: FrameType, event: str, _argument: object) -> Any:
+            if event == "line":
+                kept.append(mapped(file.fileno(), 7))
+            return between_lines
+
+        before = sys.gettrace()
+        sys.settrace(between_lines)
+        try:
+            forget_pages()
+        finally:
+            sys.settrace(before)
+    assert len(kept) > 6
+    assert all(bytes(view) == b"weights" for view in kept)
