@@ -68,7 +68,7 @@ def execute(args: argparse.Namespace) -> Exit:
     sizes = ranges.usual(open_) | {name: size for name, size in given.items() if name not in pinned}
     rtol = RTOL[options.precision] if args.rtol is None else args.rtol
     request = Request(args.model, artifact, options, sizes, tuple(args.input), args.seed,
-                      Tolerance(rtol, args.atol), tuple(args.against or ()))
+                      Tolerance(rtol, args.atol), tuple(args.against or ()), exactly=args.rtol is not None)
     found = compare(request)
     print(json.dumps(found.record()) if args.json else text(found))
     return Exit.OK if found.agrees else Exit.WRONG

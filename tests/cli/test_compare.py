@@ -76,6 +76,22 @@ def test_an_engine_whose_optimisations_move_its_answers_is_asked_without(
     assert (code, "with its graph optimisations off" in out) == (0, True), err
 
 
+@pytest.mark.parametrize(("off", "agrees"), [(0.04, True), (0.2, False)])
+def test_what_rounding_alone_moves_is_allowed_twice(folder: Path, lepton_tool: Invoke, off: float, agrees: bool,
+                                                    monkeypatch: pytest.MonkeyPatch) -> None:
+    """(x + 2**20) - 2**20 is x to the nearest 1/8, so up to 1/16 off; the reference is off by more."""
+    made = models.model([helper.make_node("Add", ["x", "c"], ["s"]), helper.make_node("Sub", ["s", "c"], ["y"])],
+                        {"x": [64]}, {"y": [64]}, {"c": np.array(2**20, np.float32)})
+    models.save(made, folder / "coarse.onnx")
+    real = compare._REFERENCES["interpreter"]
+    monkeypatch.setitem(compare._REFERENCES, "interpreter", lambda *given: {
+        name: y + np.float32(off) for name, y in real(*given).items()})
+    asked = ("compare", "coarse.onnx", "--against", "interpreter", "--math", "strict")
+    code, out, err = lepton_tool(*asked)
+    assert (code, "rounding alone moves y by up to 0.0" in out) == ((0, True) if agrees else (1, False)), err + out
+    assert lepton_tool(*asked, "--rtol", "1e-4")[0] == 1
+
+
 def test_ranges_are_compared_at_their_usual_size(folder: Path, artifact: Path, lepton_tool: Invoke) -> None:
     code, out, err = lepton_tool("compare", "mlp.onnx", "--dim", "N=1..6..9", "--random", "3")
     assert code == 0, err
