@@ -46,7 +46,8 @@ def lower_conv(group: Group, options: LowerOptions) -> Kernel:
         return of_halves.conv(group, options, halves)
     weights = constant_array(group, w)
     known = x.tensor.dtype in (DType.F32, DType.F64) and 3 <= x.tensor.rank <= 5
-    if weights is None or not known or not isinstance(x.tensor.shape[1 if attrs["layout"] == "nchw" else -1], int):
+    counted = isinstance(x.tensor.shape[1 if attrs["layout"] == "nchw" else -1], int)
+    if weights is None or not weights.size or not known or not counted:
         from lepton.codegen.lower.products import generic_conv
 
         return generic_conv(group, options)

@@ -102,11 +102,11 @@ def convolve(x: Array, w: Array, *, strides: Sequence[int], pads_begin: Sequence
     views = unfold(x, kernel, strides, dilations)
     sizes = views.shape[2:2 + len(kernel)]
     rank = len(kernel)
-    weights = w.reshape(group, filters // group, -1)
+    weights = w.reshape(group, filters // group, prod(w.shape[1:]))
     out = np.empty((x.shape[0], group, filters // group, prod(sizes)), np.result_type(x, w))
     order = (0, *range(1 + rank, 1 + 2 * rank), *range(1, 1 + rank))  # [C, k..., out...]
     for n in range(x.shape[0]):
-        columns = views[n].transpose(order).reshape(group, weights.shape[2], -1)
+        columns = views[n].transpose(order).reshape(group, weights.shape[2], prod(sizes))
         np.matmul(weights, columns, out=out[n])
     return out.reshape(x.shape[0], filters, *sizes)
 

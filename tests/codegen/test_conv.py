@@ -203,3 +203,10 @@ def test_depthwise_inside_a_concat() -> None:
     check(node, x, HERE[-1], at_end=False)
     check(*conv((1, 4, 5, 6, 7), 7, (3, 3, 3), pad=1, group=7), HERE[-1])
     check(*conv((1, 30, 7), 7, (5,), pad=1, group=7), HERE[-1])
+
+
+@pytest.mark.parametrize(("channels", "filters"), [(0, 5), (4, 0), (0, 0)])
+@pytest.mark.parametrize("kernel", [(1, 1), (3, 3)])
+def test_no_channels_or_no_filters(channels: int, filters: int, kernel: tuple[int, ...]) -> None:
+    """Empty sums are the bias."""
+    check(*conv((2, 6, 7, channels), filters, kernel, pad=kernel[0] // 2), HERE[-1])
