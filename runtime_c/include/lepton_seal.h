@@ -8,7 +8,8 @@
  *
  * A file ends in a seal: a checksum of its code, its tables and the constants that say where to read (its head), and
  * one of all other weights. The head's takes a fraction of a millisecond; the weights' as long as reading the file.
- * Checksums find accidents, not forgery. POSIX, little-endian machines; nothing to link to.
+ * Checksums find accidents, not forgery. POSIX (under -std=c11 it must be asked for, by
+ * #define _POSIX_C_SOURCE 200809L before the first #include), little-endian machines; nothing to link to.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -17,6 +18,10 @@
 #include <string.h>
 #include <sys/stat.h>
 #include <unistd.h>
+
+#ifndef O_CLOEXEC
+#error "lepton_seal.h needs POSIX: #define _POSIX_C_SOURCE 200809L before the first #include, or use -std=gnu11"
+#endif
 
 enum { LEPTON_SEAL_BLOCK = 1 << 16 };
 
