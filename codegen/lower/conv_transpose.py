@@ -116,7 +116,7 @@ def lower_conv_transpose(group: Group, options: LowerOptions) -> Kernel:
     attrs, weights = node.attrs, constant_array(group, w)
     fixed = all(isinstance(p, int) for p in (*attrs["pads_begin"], *attrs["pads_end"], _channels(x, attrs)))
     suits = x.tensor.dtype in (DType.F32, DType.F64) and 3 <= x.tensor.rank <= 5 and fixed
-    if weights is None or not suits or int(np.prod(attrs["strides"])) > MOST_PHASES:
+    if weights is None or not weights.size or not suits or int(np.prod(attrs["strides"])) > MOST_PHASES:
         return generic_conv_transpose(group, options)
     fused = Fused(group, b, 1 if attrs["layout"] == "nchw" else -1)
     t, bindings = transposed_of(group, fused, x, weights), Bindings()

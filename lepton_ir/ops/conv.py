@@ -175,7 +175,7 @@ def conv_transpose(
     first = x if layout == "nchw" else np.moveaxis(x, -1, 1)
     batch, channels, *sizes = first.shape
     kernel, rank = w.shape[2:], len(sizes)
-    weights = w.reshape(group, channels // group, -1).swapaxes(1, 2)
+    weights = w.reshape(group, channels // group, prod(w.shape[1:])).swapaxes(1, 2)
     columns = np.matmul(weights, first.reshape(batch, group, channels // group, prod(sizes)))
     columns = columns.reshape(batch, group * w.shape[1], *kernel, *sizes)
     full = [(n - 1) * s + (k - 1) * d + 1 + p if n else (k - 1) * d + p
