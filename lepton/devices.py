@@ -29,6 +29,7 @@ class DeviceArray:
     dtype: np.dtype[Any]
     shape: tuple[int, ...]
     owner: object
+    writable: bool = True   # DLPack's capsules do not say
 
 
 class OnGpu:
@@ -46,15 +47,20 @@ class Lent:
         self.dtype, self.shape = dtype, shape
         self._session, self._address, self._run = session, address, session.runs
 
-    @property
-    def __cuda_array_interface__(self) -> dict[str, Any]:
-        """Raises UsageError when the session has run again, and for types that the interface has no word for."""
+    def memory(self) -> DeviceArray:
+        """Raises UsageError when the session has run again."""
         if self._session.runs != self._run:
             raise UsageError("the session has run again: its earlier results on the GPU are gone",
                              help="copy what is to stay, or give each run a session of its own")
+        return DeviceArray(self._address, self.dtype, self.shape, self)
+
+    @property
+    def __cuda_array_interface__(self) -> dict[str, Any]:
+        """Raises UsageError when the session has run again, and for types that the interface has no word for."""
+        memory = self.memory()
         if self.dtype.kind not in "biufc":
             raise UsageError(f"__cuda_array_interface__ has no word for elements of type {self.dtype.name}")
-        return {"shape": self.shape, "typestr": self.dtype.str, "data": (self._address, False), "strides": None,
+        return {"shape": self.shape, "typestr": self.dtype.str, "data": (memory.address, False), "strides": None,
                 "stream": DEFAULT_STREAM, "version": 3}
 
     def __repr__(self) -> str:
@@ -76,6 +82,8 @@ def device_array(value: object, what: str) -> DeviceArray | None:
     """The memory of an array that lies on a GPU; None for what does not. `what` it is, for errors.
 
     Raises UsageError: not dense, a type that no model has, another GPU than the first."""
+    if isinstance(value, Lent):   # of all types, also those that the interface has no word for
+        return value.memory()
     where = getattr(value, "__dlpack_device__", None)
     if where is not None and hasattr(value, "__dlpack__"):
         kind, number = where()
@@ -130,7 +138,8 @@ def _from_interface(value: Any, what: str) -> DeviceArray:
         _wait(int(facts["stream"]), what)
     if facts.get("strides") is not None:
         _check_dense(shape, facts["strides"], dtype.itemsize, what)
-    return DeviceArray(int(facts["data"][0]), dtype, shape, value)
+    address, read_only = facts["data"]
+    return DeviceArray(int(address), dtype, shape, value, not read_only)
 
 
 def _wait(stream: int, what: str) -> None:

@@ -152,8 +152,12 @@ def check_output(value: object, port: Port, shape: tuple[int, ...]) -> None:
     if value.dtype != port.dtype or value.shape != shape:
         raise UsageError(f"output '{port.name}': expected {type_words(port.dtype, shape)}, "
                          f"got {type_words(value.dtype, value.shape)}")
-    flags = value.flags if isinstance(value, np.ndarray) else None
-    if flags is not None and not (flags.c_contiguous and flags.aligned and flags.writeable):
+    if isinstance(value, DeviceArray):
+        if not value.writable:
+            raise UsageError(f"output '{port.name}': the array on the GPU is read-only")
+        return
+    flags = value.flags
+    if not (flags.c_contiguous and flags.aligned and flags.writeable):
         raise UsageError(f"output '{port.name}': the array must be C-contiguous, aligned and writeable")
 
 

@@ -14,6 +14,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from ml_dtypes import bfloat16
+from onnx import TensorProto
 
 import lepton
 from lepton.codegen.cuda import nvrtc
@@ -246,6 +248,9 @@ def test_arrays_on_the_device_are_read_and_written_there(artifact: Path, expecte
             expected(there)
         with pytest.raises(UsageError, match=r"output 'y': expected f32\[4,5\], got f32\[4,12\]"):
             model.run({"x": x}, {"y": there})
+        out.__cuda_array_interface__["data"] = (out.address, True)
+        with pytest.raises(UsageError, match="output 'y': the array on the GPU is read-only"):
+            model.run({"x": x}, {"y": out})
     with OnDevice(fake, draw(12, 4), (4, 48)) as across, pytest.raises(UsageError, match="dense and row-major"):
         model(across)
     with OnDevice(fake, np.zeros((4, 12))) as double, pytest.raises(UsageError, match=r"got f64\[4,12\] on a GPU"):
@@ -290,6 +295,20 @@ def test_lent_results_are_inputs_of_other_sessions(fake: Fake, tmp_path: Path) -
         with pytest.raises(UsageError, match="input 'x' lies in memory of this session's own, lent for 'y'"):
             first.run({"x": given}, {"y": ON_GPU})
     np.testing.assert_allclose(first(x), x**2, rtol=1e-5)
+
+
+@pytest.mark.usefixtures("fake")
+def test_lent_halves_are_inputs_too(tmp_path: Path) -> None:
+    """bf16, for which the array interface has no word."""
+    made = model_of([node("Mul", ["x", "x"], ["y"])], [value("x", ["N"], TensorProto.BFLOAT16)],
+                    [value("y", ["N"], TensorProto.BFLOAT16)], [])
+    lepton.compile_to(made.SerializeToString(), tmp_path / "m.so", target="cuda-sm90")
+    model = lepton.load(tmp_path / "m.so")
+    first, x = model.session(), np.array([2, -0.5, np.inf], bfloat16)
+    lent = first.run({"x": x}, {"y": ON_GPU})["y"]
+    assert model.session()(lent).tolist() == [16, 0.0625, np.inf]
+    with pytest.raises(UsageError, match="no word for elements of type bfloat16"):
+        _ = lent.__cuda_array_interface__
 
 
 def test_a_stream_of_anothers_is_waited_for(artifact: Path, expected: Any, fake: Fake) -> None:
