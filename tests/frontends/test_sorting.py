@@ -20,7 +20,7 @@ def test_of_floats(attributes: dict[str, Any], in_order: int) -> None:
     agrees(single("Unique", {"x": X}, outputs=4, sorted=in_order, **attributes), {"x": X})
 
 
-@pytest.mark.parametrize("x", [ROWS, ROWS.astype(np.int8), np.array([5]), ROWS[:, 0]],
+@pytest.mark.parametrize("x", [ROWS, ROWS.astype(np.int8), np.array([5]), ROWS[:, 0], ROWS[:0], ROWS[:0, 0]],
                          ids=lambda x: f"{x.dtype}{x.shape}")
 def test_of_integers(x: np.ndarray[Any, Any]) -> None:
     agrees(single("Unique", {"x": x}, outputs=4, axis=0), {"x": x})

@@ -24,8 +24,6 @@ def unique(c: Call) -> list[Value]:
 def distinct(c: Call, flat: Value, along: int, *, in_order: bool) -> list[Value]:
     """Unique's four results for the slices along an axis, ascending or in order of appearance."""
     count = flat.tensor.shape[along]
-    if count == 0:
-        c.fail(f"nothing to look through: {flat.tensor}")
     rows = _rows(c, flat, along, count)
     ordered = c(ops.string_rank, rows) if rows.tensor.dtype is DType.STRING else rows
     order = c(ops.sort_rows, ordered)
@@ -36,7 +34,7 @@ def distinct(c: Call, flat: Value, along: int, *, in_order: bool) -> list[Value]
     first = c(ops.gather, order, starts, axis=0)  # the sort is stable: the first of equals stands first
     group = c(ops.sub, c(ops.cumsum, c.cast(begins, I64), axis=0), c.const(1, I64))
     inverse = _inverted(c, order, group, count)
-    ends = c(ops.concat, _slice(c, starts, 1, number - 1), c.sizes((count,)), axis=0)
+    ends = c(ops.slice_, c(ops.concat, starts, c.sizes((count,)), axis=0), starts=(1,), sizes=(number,), steps=(1,))
     counts = c(ops.sub, ends, starts)
     if not in_order:
         again = c(ops.sort_rows, c.reshape(first, (number, 1)))
@@ -54,18 +52,15 @@ def _rows(c: Call, x: Value, axis: int, count: Dim) -> Value:
 
 def _begins(c: Call, rows: Value, count: Dim) -> Value:
     """bool[count]: which rows differ from the one before."""
-    width = rows.tensor.shape[1]
-    here, before = (c(ops.slice_, rows, starts=(k, 0), sizes=(count - 1, width), steps=(1, 1)) for k in (1, 0))
-    same = c(ops.equal, here, before)
+    places = c(ops.iota, size=count, dtype=I64)
+    zero = c.const(0, I64)
+    before = c(ops.gather, rows, c(ops.maximum, c(ops.sub, places, c.const(1, I64)), zero), axis=0)
+    same = c(ops.equal, rows, before)
     if rows.tensor.dtype.is_float:
-        nans = c(ops.logical_and, c(ops.is_nan, here), c(ops.is_nan, before))
+        nans = c(ops.logical_and, c(ops.is_nan, rows), c(ops.is_nan, before))
         same = c(ops.logical_or, same, nans)
     differ = c(ops.reduce_max, c.cast(c(ops.logical_not, same), DType.I32), axes=(1,), keepdims=False)
-    return c(ops.concat, c.const([True]), c(ops.greater, differ, c.const(0, DType.I32)), axis=0)
-
-
-def _slice(c: Call, x: Value, start: Dim, size: Dim) -> Value:
-    return c(ops.slice_, x, starts=(start,), sizes=(size,), steps=(1,))
+    return c(ops.logical_or, c(ops.equal, places, zero), c(ops.greater, differ, c.const(0, DType.I32)))
 
 
 def _inverted(c: Call, order: Value, what: Value, count: Dim) -> Value:
