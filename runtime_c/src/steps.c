@@ -105,7 +105,8 @@ static lepton_status reserve(lepton_session *session, const lpt_step *step) {
   return lpt_reserve_growing(session, session->program->operands[step->first_operand].buffer, bytes);
 }
 
-/* `out_more`: whether there is another round. */
+/* `out_more`: whether there is another round. Behind the last one both numbers are 0 again: a GPU's graphs are found by
+ * what lies in `env`. */
 static lepton_status count_round(lepton_session *session, const lpt_step *step, bool *out_more) {
   int64_t *done = &session->env[step->dims_slot], *rounds = done + 1;
   lepton_status status = LEPTON_OK;
@@ -113,7 +114,8 @@ static lepton_status count_round(lepton_session *session, const lpt_step *step, 
   if (!*done && step->n_operands)
     status = lpt_read(session, lpt_operand_at(session, step->first_operand), rounds, sizeof *rounds);
   *out_more = *done < *rounds;
-  *done = *out_more ? *done + 1 : 0;
+  if (*out_more) ++*done;
+  else *done = *rounds = 0;
   return status;
 }
 
@@ -121,7 +123,8 @@ static lepton_status count_round(lepton_session *session, const lpt_step *step, 
 static lepton_status stop(lepton_session *session, lepton_status status) {
   const lpt_program *program = session->program;
   for (uint32_t i = 0; i < program->n_steps; i++)
-    if (program->steps[i].kind == LPT_ROUND) session->env[program->steps[i].dims_slot] = 0;
+    if (program->steps[i].kind == LPT_ROUND)
+      session->env[program->steps[i].dims_slot] = session->env[program->steps[i].dims_slot + 1] = 0;
   return status;
 }
 

@@ -102,6 +102,16 @@ def test_scans(fake: Fake, tmp_path: Path) -> None:
     assert fake.counts().graph_launches > before.graph_launches
 
 
+def test_a_loop_comes_back_as_a_graph_the_second_time(fake: Fake, tmp_path: Path) -> None:
+    """What its rounds were counted by is not left behind, where it would make the same sizes look new."""
+    session, launched = compiled(scan(), tmp_path).session(), []
+    for n in (6, 6, 6, 4, 6, 4, 4):   # the largest first, which makes room for all
+        before = fake.counts().graph_launches
+        session.run({"x": draw(n, 3)})
+        launched.append(fake.counts().graph_launches - before)
+    assert launched == [0, 1, 1, 0, 1, 1, 1]
+
+
 def test_rounds_that_are_data_are_read_once(fake: Fake, tmp_path: Path) -> None:
     made = loop("n", [value("n", [], I64)], [])
     model = compiled(made, tmp_path)
@@ -144,6 +154,8 @@ def test_a_round_that_fails_leaves_none_behind(fake: Fake, tmp_path: Path) -> No
     fake.fail("cuLaunchKernelEx", 6, 701)
     with pytest.raises(LeptonError):
         session.run(feeds)
+    agree(made, feeds, dict(session.run(feeds)))
+    session = model.session()
     agree(made, feeds, dict(session.run(feeds)))
     fake.fail("cuLaunchKernelEx", 6, 701)
     agree(made, feeds, dict(session.run(feeds)))   # a graph could not be recorded
