@@ -198,7 +198,11 @@ class _Gemm:
         if not batch and self.blocks_m == 1 and body.rows_fastest:
             mb = 0
         row = fn.mul(mb, body.block_rows)
-        rows = fn.min(fn.sub(self.m, row), body.block_rows) if self.blocks_m != 1 else self.m
+        rows: Int = body.block_rows
+        if self.blocks_m == 1:
+            rows = self.m
+        elif not isinstance(self.m, int) or self.m % body.block_rows:    # else no code for a last, smaller block
+            rows = fn.min(fn.sub(self.m, row), body.block_rows)
         first = fn.mul(nb, body.block_panels)
         last = fn.min(fn.add(first, body.block_panels), self.panels) if self.blocks_n != 1 else self.panels
         if self.blocks_n == 1:
