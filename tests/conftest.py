@@ -4,11 +4,23 @@ from __future__ import annotations
 
 import random
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import settings
+
+from lepton import custom, functions
+from lepton.codegen.group import LOWERINGS
+from lepton.codegen.host import HOST_CALLS
+from lepton.codegen.lower import strings as _lowerings  # noqa: F401  (its package fills LOWERINGS, HOST_CALLS)
+from lepton.frontends.onnx import importer as _importer  # noqa: F401  (fills IMPORTERS)
+from lepton.frontends.onnx.registry import IMPORTERS
+from lepton.ir.op import OPS
+from lepton.passes.base import PASSES
+from lepton.passes.registry import load_all
 
 ROOT = Path(__file__).parents[1]
 
@@ -47,6 +59,20 @@ def update_golden(request: pytest.FixtureRequest) -> bool:
 def root() -> Path:
     """The checkout."""
     return ROOT
+
+
+@pytest.fixture
+def forgotten() -> Iterator[None]:
+    """Operators, importers, functions and passes that a test declares are gone after it; Lepton's own, of which many
+    are only imported when asked for, are there before it."""
+    load_all()
+    tables: tuple[dict[Any, Any], ...] = (custom.DECLARED, IMPORTERS, OPS, HOST_CALLS, LOWERINGS, PASSES,
+                                          functions.REGISTERED)
+    before = [{key: list(value) if isinstance(value, list) else value for key, value in t.items()} for t in tables]
+    yield
+    for table, kept in zip(tables, before, strict=True):
+        table.clear()
+        table.update(kept)
 
 
 @pytest.fixture(autouse=True)
