@@ -15,12 +15,12 @@ from lepton.ir.diagnostics import LeptonError, ResourceError
 from tests.cuda.fakecuda import Fake, OnDevice
 from tests.cuda.simulated import COMPILER
 from tests.cuda.test_artifacts import draw, model_of, node, value
-from tests.custom.conftest import forgotten  # noqa: F401  (what tests declare is gone after them)
 from tests.custom.models import declare_median
 from tests.custom.test_functions import declare_split, split_numpy
 from tests.frontends.build import text_model
 
-pytestmark = pytest.mark.skipif(COMPILER is None, reason="the simulator needs g++")
+pytestmark = [pytest.mark.skipif(COMPILER is None, reason="the simulator needs g++"),
+              pytest.mark.usefixtures("forgotten")]     # what tests declare is gone after them
 TEXT = TensorProto.STRING
 
 
