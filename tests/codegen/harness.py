@@ -104,20 +104,20 @@ class Placed:
 
 
 class Code:
-    """A compiled kernel body. `rewrite`: what becomes of its LLVM text before that."""
+    """A compiled kernel body."""
 
-    def __init__(self, body: Body, target: Target, rewrite: Callable[[str], str] = str) -> None:
+    def __init__(self, body: Body, target: Target) -> None:
         module = Module()
         body.emit(module, "kernel", target)
         text = str(module).replace("define hidden", "define")
-        data = compile_module(rewrite(text), target)
+        data = compile_module(text, target)
         parsed = llvm.parse_assembly("")
         machine = llvm.Target.from_triple(target.triple).create_target_machine(jit=True)
         self._engine: Any = llvm.create_mcjit_compiler(parsed, machine)
         self._engine.add_object_file(llvm.ObjectFileRef.from_data(data))
         self._engine.finalize_object()
         types = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64]
-        self.function = ctypes.CFUNCTYPE(None, *types)(self._engine.get_function_address("kernel"))
+        self._call = ctypes.CFUNCTYPE(None, *types)(self._engine.get_function_address("kernel"))
 
     def __call__(self, addresses: Sequence[int], dims: Sequence[int], scratch: int,
                  ranges: Sequence[tuple[int, int]]) -> None:
@@ -125,7 +125,7 @@ class Code:
         bufs = (ctypes.c_void_p * max(1, len(addresses)))(*addresses)
         sizes = (ctypes.c_int64 * max(1, len(dims)))(*dims)
         for lo, hi in ranges:
-            self.function(bufs, sizes, scratch, lo, hi)
+            self._call(bufs, sizes, scratch, lo, hi)
 
 
 def ranges(tasks: int) -> list[tuple[int, int]]:
