@@ -4,11 +4,10 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from llvmlite import binding as llvm
 
 from lepton.codegen.build import Objects
 from lepton.codegen.kernel import align
-from lepton.codegen.llvm.machine import initialize
+from lepton.codegen.llvm.machine import link_here
 from lepton.ir.tensor import Array
 
 
@@ -16,13 +15,7 @@ class Loaded:
     """Machine code and weights kept alive together. `program` is the address of the first lpt_program."""
 
     def __init__(self, objects: Objects) -> None:
-        initialize()
-        module = llvm.parse_assembly("")
-        machine = llvm.Target.from_triple(objects.triple).create_target_machine(jit=True)
-        self._engine: Any = llvm.create_mcjit_compiler(module, machine)  # owns the machine from here on
-        for data in objects.objects:
-            self._engine.add_object_file(llvm.ObjectFileRef.from_data(data))
-        self._engine.finalize_object()
+        self._engine: Any = link_here(objects.objects, objects.triple)
         self.program: int = self._engine.get_global_value_address(objects.programs[0])
         if not self.program:
             raise RuntimeError(f"no symbol {objects.programs[0]} in the compiled objects")

@@ -13,10 +13,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from llvmlite import binding as llvm
 
 from lepton.codegen.llvm.builder import Int, Module, Val, literal, vec
-from lepton.codegen.llvm.machine import compile_module, initialize
+from lepton.codegen.llvm.machine import compile_module, link_here
 from lepton.codegen.target import Target
 from lepton.codegen.templates.blocks import FIRST_A, FIRST_W, HIGH, configure, release
 from lepton.codegen.templates.dots import FMA, Dot
@@ -199,11 +198,7 @@ class _Code:
 
 def native_code(module: Module, target: Target, symbol: str) -> Any:
     """The module's function as one to call with pointers (bufs, dims, scratch) and a range of tasks."""
-    initialize()
-    machine = llvm.Target.from_triple(target.triple).create_target_machine(jit=True)
-    engine = llvm.create_mcjit_compiler(llvm.parse_assembly(""), machine)
-    engine.add_object_file(llvm.ObjectFileRef.from_data(compile_module(module, target)))
-    engine.finalize_object()
+    engine = link_here([compile_module(module, target)], target.triple)
     address = engine.get_global_value_address(symbol) or engine.get_function_address(symbol)
     if not address:
         raise RuntimeError(f"no symbol {symbol} in the compiled object")

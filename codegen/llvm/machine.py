@@ -3,7 +3,8 @@ from __future__ import annotations
 
 import re
 import threading
-from typing import Literal, overload
+from collections.abc import Sequence
+from typing import Any, Literal, overload
 
 from llvmlite import binding as llvm
 
@@ -17,7 +18,6 @@ _local = threading.local()
 
 def initialize() -> None:
     """Make all of LLVM's targets known; any number of times, from any thread."""
-    """Make every target of LLVM usable; again and again is fine."""
     global _ready
     with _once:
         if not _ready:
@@ -51,6 +51,19 @@ def compile_module(module: Module | str, target: Target, *, asm: bool = False) -
     parsed.verify()
     result: bytes | str = machine.emit_assembly(parsed) if asm else machine.emit_object(parsed)
     return result
+
+
+def link_here(objects: Sequence[bytes], triple: str) -> Any:
+    """Objects linked into this process: an llvmlite ExecutionEngine, which owns their memory."""
+    initialize()
+    machine = llvm.Target.from_triple(triple).create_target_machine(jit=True)
+    # llvmlite's own memory manager keeps an object's sections side by side. LLVM's takes any holes of the address
+    # space, which in a large process lie over 2 GiB apart: out of a displacement's reach, and LLVM aborts.
+    engine = llvm.create_mcjit_compiler(llvm.parse_assembly(""), machine, use_lmm=True)  # owns the machine from here on
+    for data in objects:
+        engine.add_object_file(llvm.ObjectFileRef.from_data(data))
+    engine.finalize_object()
+    return engine
 
 
 _LABEL = re.compile(r"^([A-Za-z_.$][\w.$]*):")

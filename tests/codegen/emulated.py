@@ -5,6 +5,7 @@ import shutil
 import subprocess
 import tempfile
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -51,14 +52,18 @@ def run(kernel: Kernel, target: Target, arrays: Sequence[Array], starts: Sequenc
     """Call the kernel on the arrays, in place. Skips the test where the tools are missing."""
     if not all(map(shutil.which, (COMPILER, EMULATOR))):
         pytest.skip(f"needs {COMPILER} and {EMULATOR}")
-    folder = Path(tempfile.mkdtemp())
+    with tempfile.TemporaryDirectory() as folder:
+        _run_in(Path(folder), kernel, target, arrays, starts, [scratch, tasks, shares, *sizes], len(sizes))
+
+
+def _run_in(folder: Path, kernel: Kernel, target: Target, arrays: Sequence[Array], starts: Sequence[int],
+            numbers: Sequence[int], sizes: int) -> None:
     module = Module()
     kernel.body.emit(module, "kernel", target)
     (folder / "k.o").write_bytes(compile_module(str(module).replace("define hidden", "define"), target))
-    (folder / "main.c").write_text(HARNESS)
-    sources = [folder / "main.c", folder / "k.o"]
-    subprocess.run([COMPILER, "-O1", "-static", "-o", folder / "run", *sources, "-lm"], check=True)
-    head = np.array([len(arrays), len(sizes), scratch, tasks, shares, *sizes], np.int64).tobytes()
+    (folder / "main.o").write_bytes(_harness())
+    subprocess.run([COMPILER, "-static", "-o", folder / "run", folder / "main.o", folder / "k.o", "-lm"], check=True)
+    head = np.array([len(arrays), sizes, *numbers], np.int64).tobytes()
     parts = [np.array([a.nbytes, s], np.int64).tobytes() + a.tobytes() for a, s in zip(arrays, starts, strict=True)]
     (folder / "in").write_bytes(head + b"".join(parts))
     subprocess.run([EMULATOR, folder / "run", folder / "in", folder / "out"], check=True, timeout=120)
@@ -66,3 +71,13 @@ def run(kernel: Kernel, target: Target, arrays: Sequence[Array], starts: Sequenc
     for array in arrays:
         array.reshape(-1).view(np.uint8)[:] = np.frombuffer(result, np.uint8, array.nbytes, place)
         place += array.nbytes
+
+
+@cache
+def _harness() -> bytes:
+    """The object of the program around a kernel."""
+    with tempfile.TemporaryDirectory() as folder:
+        source = Path(folder) / "main.c"
+        source.write_text(HARNESS)
+        subprocess.run([COMPILER, "-O1", "-c", "-o", source.with_suffix(".o"), source], check=True)
+        return source.with_suffix(".o").read_bytes()

@@ -12,12 +12,11 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from llvmlite import binding as llvm
 
 from lepton.codegen.group import LOWERINGS, Group, LowerOptions, group_of
 from lepton.codegen.kernel import Access, Body, Kernel, Packed, dense_strides
 from lepton.codegen.llvm.builder import Module
-from lepton.codegen.llvm.machine import compile_module
+from lepton.codegen.llvm.machine import compile_module, link_here
 from lepton.codegen.target import TARGETS, Target, runs_here
 from lepton.ir.core import Graph, Node, Value
 from lepton.ir.dims import Dim, Expr, evaluate
@@ -104,20 +103,15 @@ class Placed:
 
 
 class Code:
-    """A compiled kernel body."""
+    """A compiled kernel body. `rewrite`: what becomes of its LLVM text before that."""
 
-    def __init__(self, body: Body, target: Target) -> None:
+    def __init__(self, body: Body, target: Target, rewrite: Callable[[str], str] = str) -> None:
         module = Module()
         body.emit(module, "kernel", target)
         text = str(module).replace("define hidden", "define")
-        data = compile_module(text, target)
-        parsed = llvm.parse_assembly("")
-        machine = llvm.Target.from_triple(target.triple).create_target_machine(jit=True)
-        self._engine: Any = llvm.create_mcjit_compiler(parsed, machine)
-        self._engine.add_object_file(llvm.ObjectFileRef.from_data(data))
-        self._engine.finalize_object()
+        self._engine: Any = link_here([compile_module(rewrite(text), target)], target.triple)
         types = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64]
-        self._call = ctypes.CFUNCTYPE(None, *types)(self._engine.get_function_address("kernel"))
+        self.function = ctypes.CFUNCTYPE(None, *types)(self._engine.get_function_address("kernel"))
 
     def __call__(self, addresses: Sequence[int], dims: Sequence[int], scratch: int,
                  ranges: Sequence[tuple[int, int]]) -> None:
@@ -125,7 +119,7 @@ class Code:
         bufs = (ctypes.c_void_p * max(1, len(addresses)))(*addresses)
         sizes = (ctypes.c_int64 * max(1, len(dims)))(*dims)
         for lo, hi in ranges:
-            self._call(bufs, sizes, scratch, lo, hi)
+            self.function(bufs, sizes, scratch, lo, hi)
 
 
 def ranges(tasks: int) -> list[tuple[int, int]]:

@@ -3,12 +3,9 @@ from __future__ import annotations
 
 import ctypes
 import mmap
-import subprocess
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,6 +19,7 @@ from lepton.ir import dims
 from lepton.ir.core import Node, Value
 from lepton.ir.tensor import Array
 from tests.codegen import emulated, tiles
+from tests.codegen.harness import Code
 
 HERE = [t for t in ("x86-sse4", "x86-avx2", "x86-avx512") if runs_here(TARGETS[t])]
 PAGE = mmap.PAGESIZE
@@ -67,19 +65,11 @@ def inside(shape: Sequence[int], outer: Sequence[int], at: Sequence[int], perm: 
     return Layout(strides, sum(a * s for a, s in zip(at, strides, strict=True)), int(np.prod(outer)))
 
 
-def compile_kernel(kernel: Kernel, target: Target) -> Any:
-    module = Module()
-    kernel.body.emit(module, "kernel", target)
-    text = str(module).replace("define hidden", "define")
-    folder = Path(tempfile.mkdtemp())
-    more: list[Path | str] = ["-lm"]
-    if tiles.is_emulated(target):
-        text, more = tiles.with_calls(text), [tiles.library(), *more]
-    (folder / "k.o").write_bytes(compile_module(text, target))
-    subprocess.run(["cc", "-shared", "-o", folder / "k.so", folder / "k.o", *more], check=True)
-    function = ctypes.CDLL(str(folder / "k.so")).kernel
-    function.argtypes, function.restype = [ctypes.c_void_p] * 3 + [ctypes.c_int64] * 2, None
-    return function
+def compile_kernel(kernel: Kernel, target: Target) -> Code:
+    if not tiles.is_emulated(target):
+        return Code(kernel.body, target)
+    tiles.library()
+    return Code(kernel.body, target, tiles.with_calls)
 
 
 def assembly(kernel: Kernel, target: Target) -> str:
@@ -166,7 +156,7 @@ def _packed(operand: Packed) -> Array:
     return memory
 
 
-def _call(function: Any, kernel: Kernel, arrays: Sequence[Array], starts: Sequence[int], env: Mapping[str, int],
+def _call(code: Code, kernel: Kernel, arrays: Sequence[Array], starts: Sequence[int], env: Mapping[str, int],
           shares: int) -> None:
     pointers = (ctypes.c_void_p * len(arrays))(*[a.ctypes.data + s for a, s in zip(arrays, starts, strict=True)])
     sizes = [dims.evaluate(d, env) for d in kernel.dims]
@@ -178,7 +168,7 @@ def _call(function: Any, kernel: Kernel, arrays: Sequence[Array], starts: Sequen
     tasks = dims.evaluate(kernel.tasks, env)
     bounds = np.linspace(0, tasks, shares + 1).astype(int)
     for low, high in pairwise(bounds):
-        function(ctypes.addressof(pointers), ctypes.addressof(table), scratch.address, int(low), int(high))
+        code.function(ctypes.addressof(pointers), ctypes.addressof(table), scratch.address, int(low), int(high))
 
 
 __all__ = ["HERE", "Layout", "assembly", "dense", "inside", "lower", "run_node"]

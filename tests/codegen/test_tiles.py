@@ -9,7 +9,6 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 import pytest
-from llvmlite import binding as llvm
 
 import lepton
 import lepton.codegen.lower
@@ -232,8 +231,7 @@ def test_instructions(dtype: DType, name: str) -> None:
 
 def test_configured_once_a_call() -> None:
     """Registers are set up and left once for each call of the kernel, also where it does nothing."""
-    library = ctypes.CDLL(str(tiles.library()))
-    counts = (ctypes.c_int64 * 4).in_dll(library, "tile_counts")
+    counts = (ctypes.c_int64 * 4).in_dll(tiles.library(), "tile_counts")
     before = list(counts)
     x, a = Draw(3).bytes(DType.U8, 64, 64), Value(TensorType(DType.U8, (64, 64)))
     run_node(ops.matmul_integer.node(a, constant(Draw(4).bytes(DType.I8, 64, 64))), {a: x}, EMULATED, shares=5)
@@ -298,10 +296,9 @@ def test_floats_in_parts() -> None:
 
 def test_peak(monkeypatch: pytest.MonkeyPatch) -> None:
     """The roofline's ceiling counts the operations that its loop does."""
-    llvm.load_library_permanently(str(tiles.library()))
     monkeypatch.setattr(ceilings, "compile_module",
                         lambda module, target: compile_module(tiles.with_calls(str(module)), target))
-    counts = (ctypes.c_int64 * 4).in_dll(ctypes.CDLL(str(tiles.library())), "tile_counts")
+    counts = (ctypes.c_int64 * 4).in_dll(tiles.library(), "tile_counts")
     run, operations = ceilings.peak_loop(EMULATED, tiles_dot(DType.BF16))
     before = counts[2]
     run()

@@ -6,6 +6,7 @@ compiles models for x86-amx, runs them so, and compares them with AVX-512's in f
 from __future__ import annotations
 
 import argparse
+import ctypes
 import functools
 import subprocess
 import tempfile
@@ -43,19 +44,21 @@ def with_calls(text: str) -> str:
 
 
 @functools.cache
-def library() -> Path:
-    """The emulator as a shared library, built once a process."""
-    made = Path(tempfile.mkdtemp()) / "libtiles.so"
+def library() -> ctypes.CDLL:
+    """The emulator, built once a process; kernels that are linked in memory find its functions."""
     source = Path(__file__).with_name("tiles.c")
-    subprocess.run(["cc", "-O2", "-march=haswell", "-ffp-contract=off", "-shared", "-fPIC", "-o", made, source, "-lm"],
-                   check=True)
-    return made
+    with tempfile.TemporaryDirectory() as folder:
+        made = f"{folder}/libtiles.so"
+        subprocess.run(["cc", "-O2", "-march=haswell", "-ffp-contract=off", "-shared", "-fPIC", "-o", made, source,
+                        "-lm"], check=True)
+        llvm.load_library_permanently(made)
+        return ctypes.CDLL(made)
 
 
 @contextmanager
 def emulating() -> Iterator[None]:
     """The target x86-amx runs here."""
-    llvm.load_library_permanently(str(library()))
+    library()
     with mock.patch.dict(TARGETS, {"x86-amx": EMULATED}), mock.patch.object(
             build, "compile_module", lambda text, target: compile_module(with_calls(text), target)):
         yield

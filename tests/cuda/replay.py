@@ -61,10 +61,10 @@ def compile_kernel(kernel: Kernel, target: Target) -> Any:
     return None if isinstance(kernel.body, LoopBody | DeviceBody) else compiled_for_cpu(kernel, target)
 
 
-def call(function: Any, kernel: Kernel, arrays: Sequence[Array], starts: Sequence[int],
+def call(code: harness.Code | None, kernel: Kernel, arrays: Sequence[Array], starts: Sequence[int],
          env: Mapping[str, int], shares: int) -> None:
-    if function is not None:
-        called_on_cpu(function, kernel, arrays, starts, env, shares)
+    if code is not None:
+        called_on_cpu(code, kernel, arrays, starts, env, shares)
         return
     run_on_simulator(kernel, [a.ctypes.data + s for a, s in zip(arrays, starts, strict=True)], env)
 
