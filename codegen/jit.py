@@ -1,13 +1,11 @@
 """Objects in this process: what `lepton.compile` runs, without a linker."""
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
 from lepton.codegen.build import Objects
 from lepton.codegen.kernel import align
-from lepton.codegen.llvm.machine import link_here
+from lepton.codegen.llvm.machine import Linked
 from lepton.ir.tensor import Array
 
 
@@ -15,10 +13,8 @@ class Loaded:
     """Machine code and weights kept alive together. `program` is the address of the first lpt_program."""
 
     def __init__(self, objects: Objects) -> None:
-        self._engine: Any = link_here(objects.objects, objects.triple)
-        self.program: int = self._engine.get_global_value_address(objects.programs[0])
-        if not self.program:
-            raise RuntimeError(f"no symbol {objects.programs[0]} in the compiled objects")
+        self._linked = Linked(objects.objects, objects.triple, objects.programs[:1])
+        self.program = self._linked[objects.programs[0]]
         self.weights: Array = _aligned(objects.weights.size)
         objects.weights.write_to(self.weights)
 

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from lepton.codegen.llvm.builder import Int, Module, Val, literal, vec
-from lepton.codegen.llvm.machine import compile_module, link_here
+from lepton.codegen.llvm.machine import Linked, compile_module
 from lepton.codegen.target import Target
 from lepton.codegen.templates.blocks import FIRST_A, FIRST_W, HIGH, configure, release
 from lepton.codegen.templates.dots import FMA, Dot
@@ -186,11 +186,11 @@ def _read_code(target: Target) -> Any:
 
 
 class _Code:
-    """A function compiled into this process, and the engine that owns its memory."""
+    """A function linked into this process, and what owns its memory."""
 
-    def __init__(self, engine: Any, address: int) -> None:
-        self._engine = engine
-        self._call = ctypes.CFUNCTYPE(None, *[ctypes.c_void_p] * 3, *[ctypes.c_int64] * 2)(address)
+    def __init__(self, linked: Linked, symbol: str) -> None:
+        self._linked = linked
+        self._call = ctypes.CFUNCTYPE(None, *[ctypes.c_void_p] * 3, *[ctypes.c_int64] * 2)(linked[symbol])
 
     def __call__(self, *arguments: int | None) -> None:
         self._call(*arguments)
@@ -198,11 +198,7 @@ class _Code:
 
 def native_code(module: Module, target: Target, symbol: str) -> Any:
     """The module's function as one to call with pointers (bufs, dims, scratch) and a range of tasks."""
-    engine = link_here([compile_module(module, target)], target.triple)
-    address = engine.get_global_value_address(symbol) or engine.get_function_address(symbol)
-    if not address:
-        raise RuntimeError(f"no symbol {symbol} in the compiled object")
-    return _Code(engine, address)
+    return _Code(Linked([compile_module(module, target)], target.triple, [symbol]), symbol)
 
 
 def aligned(size: int) -> Array:

@@ -53,17 +53,27 @@ def compile_module(module: Module | str, target: Target, *, asm: bool = False) -
     return result
 
 
-def link_here(objects: Sequence[bytes], triple: str) -> Any:
-    """Objects linked into this process: an llvmlite ExecutionEngine, which owns their memory."""
-    initialize()
-    machine = llvm.Target.from_triple(triple).create_target_machine(jit=True)
-    # llvmlite's own memory manager keeps an object's sections side by side. LLVM's takes any holes of the address
-    # space, which in a large process lie over 2 GiB apart: out of a displacement's reach, and LLVM aborts.
-    engine = llvm.create_mcjit_compiler(llvm.parse_assembly(""), machine, use_lmm=True)  # owns the machine from here on
-    for data in objects:
-        engine.add_object_file(llvm.ObjectFileRef.from_data(data))
-    engine.finalize_object()
-    return engine
+class Linked:
+    """Objects linked into this process, which live as long as this does. `linked["symbol"]`: an address.
+
+    By LLVM's JITLink, which keeps an object's sections side by side. MCJIT takes any holes of the address space: in a
+    large process these lie over 2 GiB apart, out of a displacement's reach, and LLVM aborts."""
+
+    def __init__(self, objects: Sequence[bytes], triple: str, symbols: Sequence[str]) -> None:
+        """Raises RuntimeError where a symbol is missing."""
+        initialize()
+        machine = llvm.Target.from_triple(triple).create_target_machine(jit=True)
+        self._jit = llvm.create_lljit_compiler(machine, use_jit_link=True, suppress_errors=True)
+        library = llvm.JITLibraryBuilder().add_current_process()
+        for data in objects:
+            library.add_object_img(data)
+        for symbol in symbols:
+            library.export_symbol(symbol)
+        self._library: Any = library.link(self._jit, "linked")
+
+    def __getitem__(self, symbol: str) -> int:
+        address: int = self._library[symbol]
+        return address
 
 
 _LABEL = re.compile(r"^([A-Za-z_.$][\w.$]*):")

@@ -1,13 +1,13 @@
 """Links an object where the address space is full but for small holes 3 GiB apart; a process of its own.
 
-LLVM's own memory manager puts each section into the highest hole that holds it: out of a displacement's reach of the
-next, and LLVM aborts."""
+A linker that puts each section into the highest hole that holds it, as MCJIT does, finds it out of a displacement's
+reach of the next; LLVM aborts."""
 from __future__ import annotations
 
 import ctypes
 import mmap
 
-from lepton.codegen.llvm.machine import compile_module, initialize, link_here
+from lepton.codegen.llvm.machine import Linked, compile_module, initialize
 from lepton.codegen.target import TARGETS
 
 HOLES = (64, 16, 4, 1) * 8     # in pages: the 8 KB of constants fit into 4, the 40 KB of code do not
@@ -57,8 +57,8 @@ def main() -> None:
     target = TARGETS["x86-sse4"]
     data = compile_module(TEXT, target)
     scatter()
-    engine = link_here([data], target.triple)
-    get = ctypes.CFUNCTYPE(ctypes.c_int32, ctypes.c_int64)(engine.get_function_address("get"))
+    linked = Linked([data], target.triple, ["get"])
+    get = ctypes.CFUNCTYPE(ctypes.c_int32, ctypes.c_int64)(linked["get"])
     assert [get(i) for i in (0, 3, 2047)] == [7, 16, 2047 ** 2 + 7]
 
 

@@ -16,7 +16,7 @@ import numpy as np
 from lepton.codegen.group import LOWERINGS, Group, LowerOptions, group_of
 from lepton.codegen.kernel import Access, Body, Kernel, Packed, dense_strides
 from lepton.codegen.llvm.builder import Module
-from lepton.codegen.llvm.machine import compile_module, link_here
+from lepton.codegen.llvm.machine import Linked, compile_module
 from lepton.codegen.target import TARGETS, Target, runs_here
 from lepton.ir.core import Graph, Node, Value
 from lepton.ir.dims import Dim, Expr, evaluate
@@ -109,9 +109,9 @@ class Code:
         module = Module()
         body.emit(module, "kernel", target)
         text = str(module).replace("define hidden", "define")
-        self._engine: Any = link_here([compile_module(rewrite(text), target)], target.triple)
+        self._linked = Linked([compile_module(rewrite(text), target)], target.triple, ["kernel"])
         types = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64]
-        self.function = ctypes.CFUNCTYPE(None, *types)(self._engine.get_function_address("kernel"))
+        self.function = ctypes.CFUNCTYPE(None, *types)(self._linked["kernel"])
 
     def __call__(self, addresses: Sequence[int], dims: Sequence[int], scratch: int,
                  ranges: Sequence[tuple[int, int]]) -> None:
