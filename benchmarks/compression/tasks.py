@@ -7,7 +7,6 @@ import sysconfig
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ import numpy as np
 import onnx
 from PIL import Image, ImageDraw, ImageFont
 
+from benchmarks.compression import letters
 from benchmarks.file_types import read_config
 from benchmarks.peers.zoo.download import wheel
 from benchmarks.peers.zoo.wheels import fix_shapes
@@ -44,7 +44,7 @@ class Part:
 @dataclass(frozen=True)
 class Task:
     """`score(answers, the uncompressed model's, runs)` may fall by `drop`, or must reach `floor`; the parts' scores are
-    taken together, weighed by their runs."""
+    taken together, weighed by their runs. `lepton compress --metric` may be told `searched`."""
 
     name: str
     metric: str
@@ -52,6 +52,7 @@ class Task:
     score: Callable[[Outputs, Outputs, Sequence[Run]], float]
     drop: float = 0.005
     floor: float | None = None
+    searched: str = "top1"
 
     def least(self, before: float) -> float:
         return self.floor if self.floor is not None else before - self.drop
@@ -125,38 +126,14 @@ def rec_parts() -> Iterator[Part]:
 
     def some(count: int) -> list[Run]:
         texts = [words(rng)[:18] for _ in range(count)]
-        return [Run(text, {"x": line(text, 320, rng)}) for text in texts]
+        return [Run(text, {"x": line(text, 320, rng)}, letters.codes(text)) for text in texts]
 
     model = fix_shapes(onnx.load(BY_NAME["ppocr_rec"].path()), {"x": [1, 3, 48, 320]})
-    yield Part(model, some(32), some(64), some(128))
+    yield Part(model, some(64), some(128), some(256))
 
 
-@cache
-def characters() -> list[str]:
-    metadata = {entry.key: entry.value for entry in onnx.load(BY_NAME["ppocr_rec"].path()).metadata_props}
-    return ["", *metadata["character"].splitlines(), " "]
-
-
-def read(scores: Array) -> str:
-    """The text in scores [1,T,characters], greedy: repeated ones are one, the first stands for none."""
-    best = scores[0].argmax(-1)
-    return "".join(characters()[k] for i, k in enumerate(best) if k and (i == 0 or k != best[i - 1]))
-
-
-def letters_right(outputs: Outputs, _: Outputs, runs: Sequence[Run]) -> float:
-    """Share of the letters that were read: 1 - edits / letters."""
-    pairs = [(read(next(iter(o.values()))), run.name) for o, run in zip(outputs, runs, strict=True)]
-    return 1 - sum(edits(a, b) for a, b in pairs) / sum(len(b) for _, b in pairs)
-
-
-def edits(a: str, b: str) -> int:
-    """Levenshtein's distance."""
-    row = list(range(len(b) + 1))
-    for i, x in enumerate(a, 1):
-        last, row[0] = row[0], i
-        for j, y in enumerate(b, 1):
-            last, row[j] = row[j], min(row[j] + 1, row[j - 1] + 1, last + (x != y))
-    return row[-1]
+def letters_right(outputs: Outputs, reference: Outputs, runs: Sequence[Run]) -> float:
+    return letters.metric(outputs, reference, [r.labels for r in runs])
 
 
 # --- files, speech --------------------------------------------------------------------------------
@@ -213,7 +190,7 @@ TASKS = (
     Task("digits, a small CNN", "top-1", digit_parts, labelled),
     Task("faces, a small CNN, five-fold", "top-1", face_parts, labelled),
     Task("PP-OCR classifier", "top-1", cls_parts, labelled),
-    Task("PP-OCR recogniser", "letters right", rec_parts, letters_right),
+    Task("PP-OCR recogniser", "letters right", rec_parts, letters_right, searched=letters.__file__),
     Task("Magika", "top-1", magika_parts, labelled),
-    Task("silero VAD, sequence", "correlation", vad_parts, curve, floor=0.999),
+    Task("silero VAD, sequence", "correlation", vad_parts, curve, floor=0.999, searched="correlation"),
 )

@@ -3,8 +3,9 @@ from __future__ import annotations
 
 import pytest
 
+from benchmarks.compression.letters import edits
 from benchmarks.compression.quantise import judge, table
-from benchmarks.compression.tasks import TASKS, edits
+from benchmarks.compression.tasks import TASKS
 
 
 @pytest.mark.parametrize(("a", "b", "count"), [
