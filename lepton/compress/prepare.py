@@ -1,6 +1,7 @@
 """A model in the form that compression works on: folded, with plain layers, and every value named for good."""
 from __future__ import annotations
 
+from itertools import count
 from typing import Any
 
 from lepton.driver import Options, Source, checked
@@ -23,6 +24,15 @@ def prepare(model: Source, **options: Any) -> Graph:
         raise UsageError("the model is quantised already", help="start from the float model; prune before quantising")
     clean = [Canonicalise(), Fold(), CSE()]
     Pipeline([*clean, FoldBatchnorm(), *clean]).run(graph)
-    for value, name in value_names(graph).items():
-        value.name = value.name or name
+    name_values(graph)
     return graph
+
+
+def name_values(graph: Graph) -> None:
+    """Values keep their names while nodes come and go: those without one, which are counted, are called v and a number
+    that is free."""
+    names = value_names(graph)
+    taken = set(names.values())
+    free = (name for number in count() if (name := f"v{number}") not in taken)
+    for value in names:
+        value.name = value.name or next(free)

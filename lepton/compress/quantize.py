@@ -10,7 +10,7 @@ import numpy as np
 from lepton.compress import rounding
 from lepton.compress.data import Run, read
 from lepton.compress.observe import Inputs, Tell, histograms, inputs_of, ranges_by, silent
-from lepton.compress.prepare import prepare
+from lepton.compress.prepare import name_values, prepare
 from lepton.compress.prune import CHANNELS
 from lepton.compress.ranges import Histogram, Method
 from lepton.compress.scaling import awq, smooth
@@ -139,6 +139,7 @@ class Calibration:
             graph = clone(self.graph)
             if form.prune or form.factors or form.share:
                 restructure(graph, form, lambda: self.inputs(PLAIN_FORM), self._observe)
+                name_values(graph)
             if form.equalize:
                 Equalize().run(graph)
             if form.smooth or form.balance:

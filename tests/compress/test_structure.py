@@ -11,6 +11,7 @@ import pytest
 
 import lepton
 from lepton.compress import Calibration, Recipe, quantize_model
+from lepton.compress.observe import inputs_of
 from lepton.compress.sensitivity import Damage
 from lepton.compress.study import FIRST, PLAIN, Study
 from lepton.compressed import told
@@ -70,6 +71,17 @@ def test_pruned_factorised_and_quantised_compiles() -> None:
     graph, x = calibration().quantize(Recipe(prune=0.2, factors=0.01)), data()[16:]
     (mine,) = evaluate(graph, x)
     np.testing.assert_allclose(lepton.compile(graph)(x), mine, atol=0.02 * float(np.abs(mine).max()))
+
+
+def test_what_layers_read_is_known_by_names_that_stay() -> None:
+    """Factors have no names of their own, and numbers move on when multiplications are put in front of layers."""
+    form = Recipe(factors=0.01, smooth=0.5).form
+    known, graph = calibration().inputs(form), calibration().variant(form)
+    assert len(known) > len(NAMES)
+    seen = inputs_of(graph, calibration().runs, layers(graph))
+    assert known.keys() == seen.keys()
+    for name, inputs in seen.items():
+        np.testing.assert_allclose(known[name].mean, inputs.mean, rtol=1e-3, atol=1e-4)
 
 
 @pytest.mark.parametrize("rounding", ["nearest", "gptq", "adaround"])
