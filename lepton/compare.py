@@ -14,7 +14,7 @@ from lepton.artifact import Model
 from lepton.codegen.target import Target
 from lepton.commands.common import aliases, described
 from lepton.driver import Compiled, Options, Report, checked, lower, program_of, run_here
-from lepton.inputs import make_inputs, ports_of
+from lepton.inputs import make_inputs, ports_of, telling_sizes
 from lepton.ir.core import Graph, Node, User, Value
 from lepton.ir.diagnostics import LeptonError, NotInstalledError, UsageError
 from lepton.ir.evaluate import evaluate
@@ -112,7 +112,8 @@ def compare(request: Request) -> Comparison:
     feeds = make_inputs(ports_of(graph), request.inputs, request.sizes, request.seed, aliases(model))
     _check_ports(model, feeds)
     model.seed(request.options.seed)  # whatever a .so was compiled with: the interpreter draws by this one
-    got = model.run_ports(feeds)
+    with telling_sizes(ports_of(graph), request.inputs, request.sizes):
+        got = model.run_ports(feeds)
     found = Comparison(request.model, model.target or "?", described(feeds))
     wanted = request.against or ("onnxruntime", "interpreter")
     for name in dict.fromkeys(wanted):

@@ -10,14 +10,15 @@ import re
 import zipfile
 import zlib
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from lepton.ir import dims
-from lepton.ir.diagnostics import UsageError
+from lepton.ir.diagnostics import LeptonError, UsageError
 from lepton.ir.dim_text import parse_dim
 from lepton.ports import Array, Port, type_words
 
@@ -54,6 +55,23 @@ def make_inputs(ports: Sequence[Port], given: Sequence[str], sizes: Mapping[str,
         else:
             result[port.name] = random_array(port, _shape(port, env), rng)
     return result
+
+
+@contextmanager
+def telling_sizes(ports: Sequence[Port], given: Sequence[str], sizes: Mapping[str, int]) -> Iterator[None]:
+    """Adds to an error of a run which sizes nobody gave: the model may refuse what `make_inputs` made up."""
+    try:
+        yield
+    except LeptonError as error:
+        known = {word.partition("=")[0] for word in given}
+        told = {*sizes, *symbols(p for p in ports if p.name in known)}
+        made_up = [name for name in symbols(ports) if name not in told]
+        if not made_up or any(name.startswith("@") for name in known):
+            raise
+        hint = f"nothing said how large {' and '.join(made_up)} {'are' if len(made_up) > 1 else 'is'}: " + " ".join(
+            f"--dim {name}=…" for name in made_up)
+        raise type(error)(error.message, where=error.where, help="; ".join(filter(None, (error.help, hint))),
+                          exit=error.exit) from error
 
 
 def ports_of(graph: Graph) -> tuple[Port, ...]:

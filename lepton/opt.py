@@ -49,7 +49,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return int(_run(_arguments(argv)))
     except LeptonError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"lepton-opt: error: {error}", file=sys.stderr)
         return int(error.exit)
     except KeyboardInterrupt:
         print("lepton-opt: interrupted", file=sys.stderr)
@@ -58,7 +58,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return int(Exit.OK)
     except Exception:
         traceback.print_exc()
-        print("internal error: this is a bug in Lepton", file=sys.stderr)
+        print("lepton-opt: internal error: this is a bug in Lepton", file=sys.stderr)
         return int(Exit.INTERNAL)
 
 
@@ -153,8 +153,11 @@ def _read(name: str) -> list[Input]:
             raise UsageError(f"cannot read {name}: {reason}") from error
         constants = load_constants(beside(Path(name)))
     shown = "<stdin>" if name == "-" else name
-    return [Input(graph, case.run) for case in read_cases(text)
-            for graph in parse_all(case.before, shown, constants=constants)]
+    found = [Input(graph, case.run) for case in read_cases(text)
+             for graph in parse_all(case.before, shown, constants=constants)]
+    if not found:
+        raise UsageError(f"{shown} holds no graph", help="text IR, as `leptonc --emit graph` and `lepton-opt` write it")
+    return found
 
 
 def _is_file(output: str) -> bool:

@@ -86,6 +86,13 @@ class Opened:
 
         return make_inputs(self.model.inputs, given, self.sizes, seed, aliases(self.model))
 
+    def run(self, feeds: Mapping[str, Array], given: Sequence[str]) -> dict[str, Array]:
+        """The outputs. Raises LeptonError, which names the sizes that were made up."""
+        from lepton.inputs import telling_sizes
+
+        with telling_sizes(self.model.inputs, given, self.sizes):
+            return self.model.run_ports(feeds)
+
 
 def open_model(args: argparse.Namespace) -> Opened:
     """Load a .so; compile anything else in this process, as the command line says. Raises LeptonError."""

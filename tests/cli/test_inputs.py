@@ -10,8 +10,8 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from lepton.inputs import bind_sizes, make_inputs, ports_of, random_array, read_arrays, symbols
-from lepton.ir.diagnostics import UsageError
+from lepton.inputs import bind_sizes, make_inputs, ports_of, random_array, read_arrays, symbols, telling_sizes
+from lepton.ir.diagnostics import LeptonError, UsageError
 from lepton.ir.parser import parse
 from lepton.ports import Port
 
@@ -122,3 +122,16 @@ def test_damaged_archives_are_said_to_be(tmp_path: Path) -> None:
                        "objects.npz": "Object arrays"}.items():
         with pytest.raises(UsageError, match=f"cannot read arrays from .*{name}: .*({said})"):
             read_arrays(tmp_path / name)
+
+
+def test_sizes_that_nobody_gave_are_named_where_a_run_is_refused() -> None:
+    ports = [_port("x", np.float32, "batch", "sequence"), _port("h", np.float32, "batch", 4)]
+
+    def refused(given: list[str], sizes: dict[str, int]) -> str:
+        with pytest.raises(LeptonError) as caught, telling_sizes(ports, given, sizes):
+            raise LeptonError("no")
+        return str(caught.value)
+
+    assert "--dim batch=… --dim sequence=…" in refused([], {})
+    assert "sequence is: --dim sequence=…" in refused(["h=@h.npy"], {})
+    assert refused([], {"batch": 2, "sequence": 512}) == refused(["x=@x.npy"], {}) == refused(["@all.npz"], {}) == "no"

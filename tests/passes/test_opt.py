@@ -140,7 +140,8 @@ def test_constants_go_along(folder: Path) -> None:
 
 
 @pytest.mark.parametrize(("arguments", "status", "message"), [
-    (["nothing.lir"], Exit.USAGE, "error: cannot read nothing.lir"),
+    (["nothing.lir"], Exit.USAGE, "lepton-opt: error: cannot read nothing.lir"),
+    (["empty.lir"], Exit.USAGE, "empty.lir holds no graph"),
     (["in.lir", "--passes", "o-twise"], Exit.USAGE, "unknown pass 'o-twise'; did you mean 'o-twice'?"),
     (["in.lir", "--passes", "o-twice{bits=3}"], Exit.USAGE, "has no option 'bits'"),
     (["in.lir", "-o", "no/such/folder.lir"], Exit.USAGE, "cannot write"),
@@ -150,6 +151,7 @@ def test_constants_go_along(folder: Path) -> None:
 ])
 def test_errors(folder: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], status: Exit,
                 message: str) -> None:
+    (folder / "empty.lir").write_text("// nothing\n")
     (folder / "bad.lir").write_text("graph @g(%x: f32[N,3]) return %x")
     (folder / "wrong.lir").write_text(BEFORE.replace("neg", "nig"))
     assert opt(*arguments) == status
