@@ -65,7 +65,7 @@ def _runs(source: Source, ports: Sequence[Port]) -> list[Run]:
     if isinstance(source, np.ndarray):
         return _split("data", {_only(ports, "an array").name: source}, ports)
     if isinstance(source, Sequence):
-        return [r if isinstance(r, Run) else _whole(f"run {i}", r) for i, r in enumerate(source)]
+        return [r if isinstance(r, Run) else _listed(f"run {i}", r) for i, r in enumerate(source)]
     raise UsageError(f"cannot take data from {type(source).__name__}",
                      help="a path, arrays by input, or a list of these")
 
@@ -120,6 +120,12 @@ def _is_number(text: str) -> bool:
     return True
 
 
+def _listed(name: str, run: Any) -> Run:
+    if not isinstance(run, Mapping):
+        raise UsageError(f"{name} is {type(run).__name__}", help="in a list, each run is a dict of arrays by input")
+    return _whole(name, run)
+
+
 def _whole(name: str, arrays: Mapping[str, Any]) -> Run:
     feeds = {key: np.asarray(value) for key, value in arrays.items() if key != LABELS}
     return Run(name, feeds, np.asarray(arrays[LABELS]) if LABELS in arrays else None)
@@ -148,8 +154,8 @@ def _split(name: str, arrays: Mapping[str, Any], ports: Sequence[Port]) -> list[
 def _check(run: Run, ports: Sequence[Port]) -> None:
     """Raises UsageError where a run does not fit the inputs."""
     names = [p.name for p in ports]
-    if sorted(run.feeds) != sorted(names):
-        raise UsageError(f"{run.name} has arrays {', '.join(run.feeds) or 'none'}; the model's inputs are "
+    if set(run.feeds) != set(names):
+        raise UsageError(f"{run.name} has arrays {', '.join(map(str, run.feeds)) or 'none'}; the model's inputs are "
                          f"{', '.join(names)}")
     for port in ports:
         array = run.feeds[port.name]

@@ -63,10 +63,8 @@ def histograms(graph: Graph, runs: Sequence[Run]) -> dict[str, Histogram]:
         for name, x in probe(run).items():
             if not x.size:
                 continue
+            _check_finite(run, name, x)
             low, high = float(x.min()), float(x.max())
-            if not np.isfinite([low, high]).all():
-                raise UsageError(f"{run.name}: '{name}' becomes infinite or NaN in the uncompressed model",
-                                 help="leave this sample out")
             known = found.setdefault(name, Histogram.empty(low, high))
             known.low, known.high = min(known.low, low), max(known.high, high)
     for run in runs:
@@ -74,6 +72,13 @@ def histograms(graph: Graph, runs: Sequence[Run]) -> dict[str, Histogram]:
             if name in found:
                 found[name].add(x)
     return found
+
+
+def _check_finite(run: Run, name: str, x: Array) -> None:
+    """Raises UsageError: neither ranges nor sums can be made of what is no number."""
+    if x.size and not np.isfinite([x.min(), x.max()]).all():
+        raise UsageError(f"{run.name}: '{name}' becomes infinite or NaN in the uncompressed model",
+                         help="leave this sample out")
 
 
 def operands(graph: Graph) -> list[str]:
@@ -99,7 +104,8 @@ class Inputs:
 
 def inputs_of(graph: Graph, runs: Sequence[Run], found: Sequence[Layer], seed: int = 0) -> dict[str, Inputs]:
     """By layer, statistics of its inputs, from at most ROWS rows of each run, drawn at random. Layers whose matrix
-    would be larger than WIDEST columns, or whose padding depends on the input's size, have none."""
+    would be larger than WIDEST columns, or whose padding depends on the input's size, have none. Raises UsageError where
+    the model itself makes NaN or infinities of the data."""
     names = value_names(graph)
     wanted = {layer.name: names[layer.x] for layer in found if _observable(layer)}
     by_name = {layer.name: layer for layer in found}
@@ -112,6 +118,7 @@ def inputs_of(graph: Graph, runs: Sequence[Run], found: Sequence[Layer], seed: i
     for run in runs:
         values = probe(run)
         for name, x in wanted.items():
+            _check_finite(run, x, values[x])
             _gather(stats, by_name[name], values[x], per_run, rng)
     for seen in stats.values():
         seen.mean /= seen.rows

@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import os
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, get_args
@@ -81,5 +82,7 @@ def remask(model: Source, kept: Mapping[str, Array] | str | os.PathLike[str], **
 def save_masks(kept: Mapping[str, Array], path: str | os.PathLike[str]) -> None:
     """Write masks as an .npz. Raises UsageError, ResourceError."""
     check_destination(Path(path))
-    with replacing(Path(path)) as partial, partial.open("wb") as file:
-        np.savez_compressed(file, **dict(kept))  # type: ignore[arg-type]
+    with replacing(Path(path)) as partial, zipfile.ZipFile(partial, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, mask in kept.items():     # a layer may be called as one of np.savez' arguments is
+            with archive.open(f"{name}.npy", "w") as member:
+                np.lib.format.write_array(member, np.asarray(mask), allow_pickle=False)

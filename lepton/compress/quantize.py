@@ -3,6 +3,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from numbers import Real
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -23,7 +24,7 @@ from lepton.ir.tensor import Array
 from lepton.ir.types import DType
 from lepton.passes.compress.equalize import Equalize
 from lepton.passes.compress.grids import nearest, row_scales
-from lepton.passes.compress.layers import Layer, chosen, layers
+from lepton.passes.compress.layers import Layer, chosen, layers, names_of
 from lepton.passes.compress.masks import Pattern
 from lepton.passes.compress.palettize_weights import PalettizeWeights
 from lepton.passes.compress.quantize_dynamic import QuantizeDynamic
@@ -71,17 +72,24 @@ class Recipe:
         if type(self.bits) is not int or self.bits not in known_bits:
             raise UsageError(f"{self.bits} bits for kind '{self.kind}'",
                              help="8, or 4 for weights alone, or 2 to 8 for palettes")
-        if self.block not in (0, 16, 32, 64, 128, 256) or (self.block and self.kind != "weights"):
+        if type(self.block) is not int or self.block not in (0, 16, 32, 64, 128, 256) or (
+                self.block and self.kind != "weights"):
             raise UsageError(f"blocks of {self.block} for kind '{self.kind}'",
                              help="16, 32, 64, 128 or 256 for weights alone; 0: a scale for each channel")
-        if not 0 <= self.smooth < 1:
-            raise UsageError(f"smooth={self.smooth}", help="SmoothQuant's alpha lies between 0 (off) and 1")
-        for what in ("prune", "factors", "share"):
-            if not 0 <= getattr(self, what) < 1:
-                raise UsageError(f"{what}={getattr(self, what)}", help="a share: 0 (off) or more, less than 1")
+        self._check_shares()
         if self.pattern != CHANNELS:
             Pattern.parse(self.pattern)
         return self
+
+    def _check_shares(self) -> None:
+        """Raises UsageError for shares that are none, and for flags that are no bools: "no" would be yes."""
+        for what in ("smooth", "prune", "factors", "share"):
+            value = getattr(self, what)
+            if not isinstance(value, Real) or not 0 <= value < 1:
+                raise UsageError(f"{what}={value!r}", help="a share: 0 (off) or more, less than 1")
+        for what in ("correct_bias", "equalize", "balance", "awq", "embeddings"):
+            if type(value := getattr(self, what)) is not bool:
+                raise UsageError(f"{what}={value!r}", help="True or False")
 
     @property
     def form(self) -> Recipe:
@@ -241,7 +249,7 @@ def recipe_of(fields: Mapping[str, Any]) -> Recipe:
     """A recipe from keywords. Raises UsageError for unknown ones."""
     if unknown := sorted(fields.keys() - Recipe.__dataclass_fields__.keys()):
         raise UsageError(f"unknown option {unknown[0]!r}", help=f"known: {', '.join(Recipe.__dataclass_fields__)}")
-    words: dict[str, Any] = {k: tuple(v) if k in ("only", "skip", "wide", "whole") else v for k, v in fields.items()}
+    words: dict[str, Any] = {k: names_of(v) if k in ("only", "skip", "wide", "whole") else v for k, v in fields.items()}
     return Recipe(**words).checked()
 
 

@@ -108,9 +108,14 @@ def _is_layer(layer: Layer, with_activations: bool) -> bool:
     return min(x.tensor.rank, w.tensor.rank) >= 2 and bool(np.isfinite(layer.weight).all())
 
 
-def chosen(found: Iterable[Named], only: tuple[str, ...], skip: tuple[str, ...]) -> list[Named]:
+def names_of(words: str | Iterable[str]) -> tuple[str, ...]:
+    """Names of layers; a string is one name, not its letters."""
+    return (words,) if isinstance(words, str) else tuple(words)
+
+
+def chosen(found: Iterable[Named], only: str | Iterable[str], skip: str | Iterable[str]) -> list[Named]:
     """Those of the layers that `only` names (empty: all) and `skip` does not. Raises UsageError for unknown names."""
-    found = list(found)
+    found, only, skip = list(found), names_of(only), names_of(skip)
     known = {layer.name for layer in found}
     if unknown := sorted({*only, *skip} - known):
         raise UsageError(f"no layer '{unknown[0]}'", help=f"the layers are {', '.join(sorted(known)) or 'none'}")

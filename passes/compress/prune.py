@@ -161,10 +161,11 @@ def apply_masks(graph: Graph, masks: Mapping[str, Array]) -> bool:
     """w -> w ⊙ mask, in place, for layers by name. Raises UsageError for layers and shapes that are not there."""
     changed = False
     for layer in chosen(layers(graph), tuple(masks), ()) if masks else ():
-        mask = masks[layer.name].astype(bool)
+        mask = np.asarray(masks[layer.name])
         if layer.w is None or mask.shape != layer.weight.shape:
             shape = None if layer.w is None else list(layer.weight.shape)
             raise UsageError(f"the mask of layer '{layer.name}' is {list(mask.shape)}, its weight {shape}")
+        mask = mask.astype(bool)
         changed |= bool((layer.weight[~mask] != 0).any())
         set_weight(layer, np.where(mask, layer.weight, np.float32(0)))
     return changed

@@ -65,7 +65,8 @@ def test_csv(tmp_path: Path) -> None:
     (np.full((2, 3), np.nan, np.float32), "NaN"), (np.full((2, 3), np.inf, np.float32), "infinite"),
     ({"z": X}, "arrays z; the model's inputs are x"), ({"x": X, "labels": np.zeros(3)}, "different numbers"),
     (5, "cannot take data from int"), ({"x": np.float32(1)}, "different numbers"),
-    ({"x": X, "labels": np.array(3)}, "x 40, labels is one"),
+    ({"x": X, "labels": np.array(3)}, "x 40, labels is one"), ([X], "run 0 is ndarray"), (b"x", "run 0 is int"),
+    ({3: X}, "arrays 3; the model's inputs are x"),
 ])
 def test_wrong_data(source: Any, said: str) -> None:
     with pytest.raises(UsageError, match=said):

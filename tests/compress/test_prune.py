@@ -8,6 +8,7 @@ import pytest
 
 import lepton
 from lepton.compress.prune import masks, prune_model, remask, save_masks
+from lepton.inputs import read_arrays
 from lepton.ir import ops
 from lepton.ir.core import Graph, Value
 from lepton.ir.diagnostics import UsageError
@@ -162,6 +163,16 @@ def test_masks_are_kept_and_applied_again(tmp_path: Path) -> None:
         remask(network(), {next(iter(kept)): np.ones((1, 1), bool)})
     with pytest.raises(UsageError, match="no layer 'nowhere'"):
         remask(network(), {"nowhere": np.ones((1, 1), bool)})
+    with pytest.raises(UsageError, match=r"mask of layer .* is \[\]"):
+        remask(network(), {next(iter(kept)): True})  # type: ignore[dict-item]
+
+
+def test_masks_of_layers_of_any_name(tmp_path: Path) -> None:
+    named = {name: np.eye(3, dtype=bool) for name in ("file", "allow_pickle", "/a/b:0", "weiß")}
+    save_masks(named, tmp_path / "masks.npz")
+    found = read_arrays(tmp_path / "masks.npz")
+    assert found.keys() == named.keys()
+    np.testing.assert_array_equal(found["file"], named["file"])
 
 
 @pytest.mark.parametrize(("given", "message"), [

@@ -189,6 +189,8 @@ def test_quantising_twice_is_refused() -> None:
     ({"kind": "magic"}, "unknown kind"), ({"ranges": "guess"}, "unknown calibration"), ({"bits": 5}, "5 bits"),
     ({"bits": 4}, "4 bits for kind 'static'"), ({"colour": 1}, "unknown option 'colour'"), ({}, "calibration data"),
     ({"kind": "weights", "block": 7}, "blocks of 7"), ({"smooth": 1.5}, "smooth=1.5"),
+    ({"kind": "weights", "block": 32.0}, "blocks of 32.0"), ({"prune": "0.5"}, "prune='0.5'"),
+    ({"correct_bias": "no"}, "correct_bias='no'"), ({"kind": "dynamic", "skip": "ta"}, "no layer 'ta'"),
 ])
 def test_wrong_recipes(fields: dict[str, Any], said: str) -> None:
     with pytest.raises(UsageError, match=said):
