@@ -104,8 +104,8 @@ class Inputs:
 
 def inputs_of(graph: Graph, runs: Sequence[Run], found: Sequence[Layer], seed: int = 0) -> dict[str, Inputs]:
     """By layer, statistics of its inputs, from at most ROWS rows of each run, drawn at random. Layers whose matrix
-    would be larger than WIDEST columns, or whose padding depends on the input's size, have none. Raises UsageError where
-    the model itself makes NaN or infinities of the data."""
+    would be larger than WIDEST columns, or whose padding depends on the input's size, have none.
+    Raises UsageError where the model itself makes NaN or infinities of the data."""
     names = value_names(graph)
     wanted = {layer.name: names[layer.x] for layer in found if _observable(layer)}
     by_name = {layer.name: layer for layer in found}

@@ -85,7 +85,7 @@ class Recipe:
         """Raises UsageError for shares that are none, and for flags that are no bools: "no" would be yes."""
         for what in ("smooth", "prune", "factors", "share"):
             value = getattr(self, what)
-            if not isinstance(value, Real) or not 0 <= value < 1:
+            if not isinstance(value, Real) or not 0 <= float(value) < 1:
                 raise UsageError(f"{what}={value!r}", help="a share: 0 (off) or more, less than 1")
         for what in ("correct_bias", "equalize", "balance", "awq", "embeddings"):
             if type(value := getattr(self, what)) is not bool:

@@ -197,6 +197,18 @@ def test_wrong_recipes(fields: dict[str, Any], said: str) -> None:
         quantize_model(net(), **fields)
 
 
+@pytest.mark.parametrize("fields", [{"rounding": "gptq"}, {"factors": 0.5}, {"prune": 0.5, "pattern": "16x1"}])
+def test_what_layers_read_must_be_numbers(fields: dict[str, Any]) -> None:
+    tensors = [numpy_helper.from_array(np.full((8, 8), value, np.float32), name) for name, value in
+               (("w", 3e38), ("v", 1.0))]
+    nodes = [helper.make_node("MatMul", ["x", "w"], ["a"]), helper.make_node("MatMul", ["a", "v"], ["y"])]
+    graph = helper.make_graph(nodes, "net", [helper.make_tensor_value_info("x", 1, [4, 8])],
+                              [helper.make_tensor_value_info("y", 1, [4, 8])], tensors)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    with pytest.raises(UsageError, match="'a' becomes infinite or NaN"):
+        quantize_model(model, calibration=np.ones((4, 8), np.float32), kind="weights", **fields)
+
+
 # --- rounding and ranges ----------------------------------------------------------------------------
 
 
