@@ -43,7 +43,7 @@ def add(commands: Any) -> None:
     parser.add_argument("--search", choices=("tpe", "random", "grid"), default="tpe", help="how to choose trials")
     parser.add_argument("--trials", type=count, default=24, metavar="N", help="at most (default 24)")
     parser.add_argument("--time", type=duration, default=600.0, metavar="S",
-                        help="how long to search: 90, 60s, 2m (default 10m)")
+                        help="how long it may take, about: 90, 60s, 2m (default 10m)")
     parser.add_argument("--study", metavar="FILE", help="remembers the trials, so that a stopped search goes on "
                         "(default: the output's name with .study; removed at the end)")
     parser.add_argument("--dim", action="append", default=[], metavar="N=1", help="give an open dimension a size")

@@ -4,10 +4,12 @@ from __future__ import annotations
 import fcntl
 import json
 import logging
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
+from statistics import median
 from typing import TYPE_CHECKING, Any
 
 from lepton.compress.quantize import Recipe, recipe_of
@@ -29,6 +31,7 @@ FIRST: tuple[dict[str, Any], ...] = (                # after int8: one of each k
     {"kind": "float", "form": "16x1", "zeros": 0.6, "whole": 0.2}, {"kind": "weights", "bits": 8, "rounding": "gptq"},
     {"kind": "weights", "bits": 4, "rounding": "gptq"})
 NEAR = 0.03         # cares so near to each other are one
+LAST = 3            # trials that the end takes as long as: one more, the certificate, the artifact
 OUTSIDE = 10.0   # added to the value of a point outside the budget
 
 
@@ -81,9 +84,10 @@ class Study:
         return json.loads(self.study.user_attrs[name])
 
     def run(self, ranked: Sequence[Damage], least: float) -> None:
-        """Trials until there are as many as planned, or the time is up (one at least)."""
-        plan = self.search.plan
-        while len(self.points) < plan.trials and (self.search.left() > 0 or not self.points):
+        """Trials until there are as many as planned, or too little time for another (one at least)."""
+        plan, times = self.search.plan, [0.0]
+        while len(self.points) < plan.trials and (self.search.left() > LAST * median(times) or not self.points):
+            start = time.monotonic()
             self.search.tell(f"trial {len(self.points) + 1}/{plan.trials}")
             with self.writing():
                 if plan.method != "grid":
@@ -97,6 +101,7 @@ class Study:
                 trial.set_user_attr("point", json.dumps(asdict(point)))
                 self.study.tell(trial, value)
             self.points.append(point)
+            times.append(time.monotonic() - start)
 
     def enqueue(self, layers: int, least: float) -> None:
         """What is tried before the sampler chooses: int8, with as little care as suffices, then FIRST, on top of the

@@ -2,8 +2,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from itertools import count
 from types import SimpleNamespace
 from typing import Any
 
@@ -21,7 +22,8 @@ FINER = [Damage(f"l{i}", error=1 / (i + 1), finer=0.1) for i in range(LAYERS)]  
 HALVES = 2 + math.ceil(math.log2(1 / NEAR)) + 1      # int8 twice, then by halves
 
 
-def searched(needed: int, trials: int, ranked: Sequence[Damage] = RANKED, **plan: Any) -> list[Point]:
+def searched(needed: int, trials: int, ranked: Sequence[Damage] = RANKED, left: Callable[[], float] = lambda: 1.0,
+             **plan: Any) -> list[Point]:
     """The points of a search where int8 is within the budget once the `needed` noisiest layers stay in f32, or read 16
     bits where that is as good."""
     noisiest = {d.layer for d in ranked[:needed]}
@@ -34,7 +36,7 @@ def searched(needed: int, trials: int, ranked: Sequence[Damage] = RANKED, **plan
     import optuna
 
     asked = Plan(Budget.of(">=1"), trials=trials, **plan)
-    search: Any = SimpleNamespace(plan=asked, left=lambda: 1.0, tell=lambda _: None, point=point,
+    search: Any = SimpleNamespace(plan=asked, left=left, tell=lambda _: None, point=point,
                                   layer_facts=lambda: {d.layer: (d.layer == "l9", 64) for d in RANKED})
     study = Study(search, optuna.create_study(sampler=optuna.samplers.TPESampler(seed=0, n_startup_trials=6)))
     study.run(ranked, 1.0)
@@ -78,3 +80,19 @@ def test_what_is_within_the_budget_needs_no_halves() -> None:
 def test_a_budget_that_int8_never_keeps_leaves_time_for_others() -> None:
     points = searched(LAYERS, 20)
     assert {p.recipe.kind for p in points} >= {"static", "weights", "float"}
+
+
+def test_time_is_left_for_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each look at the clock, before and after a trial, is five seconds later."""
+    clock = count(step=5)
+    now = 0
+
+    def tick() -> int:
+        nonlocal now
+        now = next(clock)
+        return now
+
+    monkeypatch.setattr("lepton.compress.study.time", SimpleNamespace(monotonic=tick))
+    points = searched(20, 100, left=lambda: 200.0 - now)
+    assert len(points) > 10
+    assert 10 < 200 - now < 30
