@@ -15,7 +15,7 @@ from lepton.frontends.onnx.check import check_model
 from lepton.frontends.onnx.external import Folder
 from lepton.frontends.onnx.limits import LIMITS
 from lepton.frontends.onnx.tensors import Store
-from lepton.frontends.onnx.wire import skeleton
+from lepton.frontends.onnx.wire import CorruptError, skeleton
 from lepton.ir.diagnostics import LeptonError, ResourceError, UsageError
 from lepton.ir.mapped import mapped
 
@@ -71,12 +71,14 @@ def read_bytes(data: memoryview, name: str, folder: Path | None) -> ModelFile:
     """A serialised model; `folder` holds its external data."""
     if not len(data):
         raise LeptonError(f"{name or 'the model'} is empty")
-    small, spans = skeleton(data)
     proto = onnx.ModelProto()
     try:
+        small, spans = skeleton(data)
         proto.ParseFromString(small)
-    except DecodeError as error:
-        raise LeptonError(f"{name or 'the model'} is not an ONNX model, or a damaged one: {error}") from error
+    except (CorruptError, DecodeError) as error:
+        raise LeptonError(f"{name or 'the model'} is not an ONNX model, or a damaged one: {error}",
+                          help="check that the file was copied whole and is not a Git LFS pointer or a web page"
+                          ) from error
     if (text := not_utf8(proto)) is not None:
         raise LeptonError(f"{name or 'the model'} holds a name that is not UTF-8: {text!r}")
     check_model(proto, name)

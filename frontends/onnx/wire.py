@@ -34,6 +34,10 @@ _PATHS: dict[str, dict[int, str]] = {
 _DROPPED = {("model", 20)}  # training_info: not part of inference, and a place to hide things in
 
 
+class CorruptError(LeptonError):
+    """These bytes are no message; says what is wrong at which of them."""
+
+
 @dataclass(frozen=True, slots=True)
 class Span:
     """Bytes `[start, stop)` of the model's file."""
@@ -47,7 +51,7 @@ class Span:
 
 
 def skeleton(data: memoryview) -> tuple[bytes, list[Span]]:
-    """The model with numbers for raw data, and the spans they stand for. Raises LeptonError for corrupt data."""
+    """The model with numbers for raw data, and the spans they stand for. Raises CorruptError, ResourceError."""
     spans: list[Span] = []
     return b"".join(_rewrite(data, 0, len(data), "model", spans, 0)), spans
 
@@ -131,6 +135,5 @@ def _varint(value: int) -> bytes:
     return bytes(out)
 
 
-def _corrupt(at: int, what: str) -> LeptonError:
-    return LeptonError(f"not an ONNX model, or a damaged one: {what} at byte {at}",
-                       help="check that the file was copied whole and is not a Git LFS pointer or a web page")
+def _corrupt(at: int, what: str) -> CorruptError:
+    return CorruptError(f"{what} at byte {at}")

@@ -46,7 +46,7 @@ def test_truncated(refused: Callable[..., str], size: float) -> None:
 ], ids=["html", "lfs", "zeros", "ones", "zip", "elf"])
 def test_not_a_model(refused: Callable[..., str], data: bytes) -> None:
     Path("odd.onnx").write_bytes(data)
-    assert "not an ONNX model" in refused(3, "odd.onnx")
+    assert "odd.onnx is not an ONNX model" in refused(3, "odd.onnx")
 
 
 def test_text_that_cannot_be_read(refused: Callable[..., str]) -> None:
