@@ -3,12 +3,11 @@ from __future__ import annotations
 
 import importlib.util
 import sys
-import traceback
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from lepton import functions
-from lepton.ir.diagnostics import LeptonError, UsageError
+from lepton.ir.diagnostics import LeptonError, UsageError, line_in
 from lepton.passes.base import LOADED, PASSES
 
 _LOADED: dict[Path, tuple[int, int]] = {}  # as they were: time of change and size
@@ -36,10 +35,7 @@ def _load(file: Path) -> None:
     except LeptonError:
         raise
     except Exception as error:
-        frames = traceback.extract_tb(error.__traceback__)
-        lines = [f.lineno for f in frames if Path(f.filename).resolve() == file.resolve()]
-        line = lines[-1] if lines else getattr(error, "lineno", None)
-        raise UsageError(f"cannot load {file}{f':{line}' if line else ''}: {type(error).__name__}: {error}") from error
+        raise UsageError(f"cannot load {file}{line_in(error, file)}: {type(error).__name__}: {error}") from error
     if _declared(custom.DECLARED) == before:
         raise UsageError(f"{file} defines no pass, no operator and no function",
                          help="a pass is a subclass of Pass with a `name`; operators: docs/custom-operators.md")

@@ -5,8 +5,10 @@ got and expected, what to do) and everything else, which is a bug of Lepton's.
 """
 from __future__ import annotations
 
+import traceback
 from dataclasses import dataclass
 from enum import IntEnum
+from pathlib import Path
 
 
 class Exit(IntEnum):
@@ -87,3 +89,11 @@ class ResourceError(LeptonError):
     """A limit on size, memory or time was met."""
 
     exit = Exit.RESOURCES
+
+
+def line_in(error: BaseException, file: Path) -> str:
+    """":12", the line of a Python file where an error arose or which it names; "" where there is none."""
+    file = file.resolve()
+    lines = [f.lineno for f in traceback.extract_tb(error.__traceback__) if Path(f.filename).resolve() == file]
+    line = lines[-1] if lines else getattr(error, "lineno", None)
+    return f":{line}" if line else ""

@@ -168,8 +168,12 @@ class SelfCheck(Instrument):
 
 def plugin_of(pass_: Pass) -> Path | None:
     """The plug-in that a pass comes from."""
-    module = type(pass_).__module__
-    file = getattr(sys.modules.get(module), "__file__", None) if module.startswith(LOADED) else None
+    return source_of(pass_) if type(pass_).__module__.startswith(LOADED) else None
+
+
+def source_of(pass_: Pass) -> Path | None:
+    """The Python file that a pass is written in."""
+    file = getattr(sys.modules.get(type(pass_).__module__), "__file__", None)
     return Path(file).resolve() if file else None
 
 

@@ -7,14 +7,13 @@ from __future__ import annotations
 
 import dataclasses
 import re
-import traceback
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
 from lepton.ir.core import Graph
-from lepton.ir.diagnostics import Exit, LeptonError, TypeRuleError, UsageError, VerifyError
+from lepton.ir.diagnostics import Exit, LeptonError, TypeRuleError, UsageError, VerifyError, line_in
 from lepton.ir.rewrite import sweep
 from lepton.ir.scanner import Scanner
 from lepton.passes import instruments as tools
@@ -97,10 +96,11 @@ class Pipeline:
     def _broken(self, step: Step, error: Exception, help: str) -> LeptonError:
         """What a bug in a pass is told as: refused where a verification that was asked for found it."""
         said = error.message if isinstance(error, LeptonError) else f"{type(error).__name__}: {error}"
-        where, file = getattr(error, "where", None), tools.plugin_of(step.pass_)
+        where, file, source = getattr(error, "where", None), tools.plugin_of(step.pass_), tools.source_of(step.pass_)
         if file is not None and not isinstance(error, LeptonError):
-            lines = [f.lineno for f in traceback.extract_tb(error.__traceback__) if Path(f.filename).resolve() == file]
-            return UsageError(f"in pass '{step.pass_}' of {file}{f':{lines[-1]}' if lines else ''}: {said}", help=help)
+            return UsageError(f"in pass '{step.pass_}' of {file}{line_in(error, file)}: {said}", help=help)
+        if source is not None and not isinstance(error, LeptonError) and (line := line_in(error, source)):
+            where = f"{source}{line}"
         asked = any(isinstance(i, tools.VerifyEach | tools.SelfCheck) for i in self.instruments)
         return LeptonError(f"internal error in pass '{step.pass_}': {said}", where=where,
                            exit=Exit.REFUSED if asked and isinstance(error, VerifyError) else Exit.INTERNAL,

@@ -244,6 +244,7 @@ def test_a_crash_leaves_a_reproducer(tmp_path: Path) -> None:
         run("p-twice,p-breaks,p-twice", tools.Reproducer(tmp_path))
     file = tmp_path / "lepton-repro-p-breaks.lir"
     assert f"reproduce with `lepton-opt {file}`" in str(caught.value)
+    assert re.search(r"--> .*test_pipeline\.py:\d+\n", str(caught.value))
     (case,) = read_cases(file.read_text())
     assert case.run == "p-breaks"
     graph = parse(case.before)
