@@ -3,7 +3,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from functools import cache
-from math import floor, prod
+from math import ceil, floor, prod
 from typing import Any
 
 import numpy as np
@@ -220,7 +220,7 @@ def winograd_schedule(target: Target, shape: Shape) -> Schedule:
 def with_winograd_blocks(target: Target, shape: Shape, tile: Tile, rows: int) -> Schedule:
     """As many panels of filters a task as leave enough tasks."""
     images = shape.images if isinstance(shape.images, int) else 1
-    panels = -(-shape.filters // (tile.vectors * target.lanes(shape.dtype)))
+    panels = shape.filters / (tile.vectors * target.lanes(shape.dtype))
     groups = -(-known(shape.out[1]) // OUTPUT) / rows
     return Schedule("winograd", (tile.rows, tile.vectors), (rows, _panels_of_task(images, groups, panels)[1]))
 
@@ -236,10 +236,9 @@ def _winograd_cut(target: Target, dtype: DType, images: int, grid: tuple[int, in
     found: list[tuple[float, int, int, int]] = []
     for rows in sorted({-(-high // groups) for groups in range(1, high + 1)}):
         for tile in candidates(target, rows * wide, MOST_TILE_ROWS):
-            panels = -(-filters // (tile.vectors * lanes))
             if tile.vectors * lanes >= filters + lanes:
                 continue
-            waiting, each = _panels_of_task(images, high / rows, panels)
+            waiting, each = _panels_of_task(images, high / rows, filters / (tile.vectors * lanes))
             products = POINTS * images * high / rows * sweep_cost(target, tile, rows * wide, filters, channels, dtype)
             groups = images * -(-high // rows)
             columns = channels + each * tile.vectors * lanes
@@ -251,10 +250,12 @@ def _winograd_cut(target: Target, dtype: DType, images: int, grid: tuple[int, in
     return -rows, Tile(*sides)
 
 
-def _panels_of_task(images: int, groups: float, panels: int) -> tuple[float, int]:
-    """(what waiting threads add, panels of filters of a task) where groups of tile rows alone make too few tasks."""
-    least = min(panels, -(-WINOGRAD_TASKS // (images * max(1, floor(groups)))))
-    cuts = {-(-panels // blocks) for blocks in range(least, min(panels, 2 * least) + 1)}
+def _panels_of_task(images: int, groups: float, panels: float) -> tuple[float, int]:
+    """(what waiting threads add, panels of filters of a task) where groups of tile rows alone make too few tasks.
+    `panels`: a fraction where the last one is narrower."""
+    count = ceil(panels)
+    least = min(count, -(-WINOGRAD_TASKS // (images * max(1, floor(groups)))))
+    cuts = {-(-count // blocks) for blocks in range(least, min(count, 2 * least) + 1)}
     waste, most = min((uneven(images, groups, panels / each), -each) for each in cuts)
     return waste, -most
 

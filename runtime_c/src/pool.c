@@ -3,10 +3,10 @@
  *
  * A parallel region is one store: `job` holds a counter and the number of threads taking part. Each
  * thread has a range of chunks of its own, in order. It takes them from the front: as one call as many
- * as leave a quarter, since a kernel prepares something at the start of each call, then one by one; who
- * has run out takes single ones from the end of another's. So a thread that the system has not woken or keeps off its core
- * costs its share of the work, not the wait for it: on a busy machine that is the difference between
- * microseconds and a time slice.
+ * as leave a quarter, then the rest, since a kernel prepares something at the start of each call; who
+ * has run out takes single ones from the end of another's. So a thread that the system has not woken
+ * or keeps off its core costs its share of the work, not the wait for it: on a busy machine that is
+ * the difference between microseconds and a time slice.
  *
  * Both sides spin for a moment and then sleep on a futex: unbounded spinning costs milliseconds as
  * soon as something else wants the core.
@@ -98,7 +98,7 @@ typedef struct chunks {
 } chunks;
 
 /* Of thread `owner`'s range, if the job still is the one with this tag and any are left: one from the
- * end, or from the front all but a quarter, one of the last two. */
+ * end, or from the front all but a quarter, rounded down: the last three at once. */
 static chunks take(uint32_t owner, uint32_t tag, bool from_end) {
   _Atomic uint64_t *word = &pool.ranges[owner].word;
   uint64_t old = atomic_load_explicit(word, memory_order_relaxed), new;
@@ -106,7 +106,7 @@ static chunks take(uint32_t owner, uint32_t tag, bool from_end) {
   do {
     uint32_t next = old >> 16 & 0xffff, end = old & 0xffff;
     if (old >> 32 != tag || next >= end) return (chunks){0, 0};
-    uint32_t left = end - next, count = from_end || left <= 2 ? 1 : left - left / 4;
+    uint32_t left = end - next, count = from_end ? 1 : left - left / 4;
     taken = (chunks){from_end ? end - 1 : next, count};
     new = from_end ? old - 1 : old + ((uint64_t)count << 16);
   } while (!atomic_compare_exchange_weak_explicit(word, &old, new, memory_order_acq_rel, memory_order_relaxed));
