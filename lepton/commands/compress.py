@@ -61,6 +61,7 @@ def execute(args: argparse.Namespace) -> Exit:
     """Search, certify, write. Raises LeptonError; BudgetError (exit 1) where nothing is within the budget."""
     from lepton.compress.metrics import Budget, metric_of
     from lepton.compress.searching import BudgetError, Plan, Search
+    from lepton.frontends.onnx.export import to_onnx
 
     kept = args.study or str(Path(args.output).with_suffix(".study"))
     check_outputs(args, kept)
@@ -68,7 +69,10 @@ def execute(args: argparse.Namespace) -> Exit:
                 parse_dims(args.dim), args.target, args.level, args.threads).checked()
     with Progress(args.quiet, verbose=False) as progress:
         try:
-            result = Search(args.model, args.data, metric_of(args.metric), plan, progress).run()
+            search = Search(args.model, args.data, metric_of(args.metric), plan, progress)
+            if args.onnx:
+                to_onnx(search.calibration.graph)   # what cannot be written is said before the search, not after it
+            result = search.run()
         except BudgetError:
             forget(args, kept)
             raise
@@ -101,12 +105,15 @@ def write(result: Result, args: argparse.Namespace, options: dict[str, Any]) -> 
     from lepton.driver import compile_to
     from lepton.frontends.onnx.export import to_onnx
 
-    done = compile_to(result.graph, args.output, **options)
+    texts: dict[str, bytes] = {}
     if args.onnx:
-        _write(Path(args.onnx), to_onnx(result.graph).SerializeToString(deterministic=True))
+        texts[args.onnx] = to_onnx(result.graph).SerializeToString(deterministic=True)
     if args.report:
         page = html_page if args.report.endswith(".html") else markdown
-        _write(Path(args.report), page(result.report).encode())
+        texts[args.report] = page(result.report).encode()
+    done = compile_to(result.graph, args.output, **options)
+    for path, text in texts.items():
+        _write(Path(path), text)
     assert done.size is not None
     return done.size
 

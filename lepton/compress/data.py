@@ -65,7 +65,7 @@ def _runs(source: Source, ports: Sequence[Port]) -> list[Run]:
     if isinstance(source, np.ndarray):
         return _split("data", {_only(ports, "an array").name: source}, ports)
     if isinstance(source, Sequence):
-        return [r if isinstance(r, Run) else _listed(f"run {i}", r) for i, r in enumerate(source)]
+        return [r if isinstance(r, Run) else _listed(f"run {i}", r, ports) for i, r in enumerate(source)]
     raise UsageError(f"cannot take data from {type(source).__name__}",
                      help="a path, arrays by input, or a list of these")
 
@@ -75,7 +75,7 @@ def _of_path(path: Path, ports: Sequence[Port]) -> list[Run]:
         files = sorted(path.glob("*.npz"))
         if not files:
             raise UsageError(f"no .npz file in {path}", help="each .npz file in a folder is one run of the model")
-        return [_whole(str(file), read_arrays(file)) for file in files]
+        return [_whole(str(file), read_arrays(file), ports) for file in files]
     match path.suffix:
         case ".npz":
             return _split(str(path), read_arrays(path), ports)
@@ -108,8 +108,21 @@ def _read_csv(path: Path, port: Port) -> dict[str, Array]:
         raise UsageError(f"the data set is empty: {path} has no rows")
     label = next((i for i, n in enumerate(names or []) if n.strip().lower() in ("label", "labels")), None)
     if label is None:
-        return {port.name: body.astype(port.dtype)}
-    return {port.name: np.delete(body, label, axis=1).astype(port.dtype), LABELS: body[:, label].astype(np.int64)}
+        return {port.name: _cast(path, body, port)}
+    return {port.name: _cast(path, np.delete(body, label, axis=1), port), LABELS: body[:, label]}
+
+
+def _cast(path: Path, body: Array, port: Port) -> Array:
+    """Raises UsageError where the input's type cannot hold the numbers."""
+    try:
+        with np.errstate(all="ignore"):
+            array = body.astype(port.dtype)
+            same = port.dtype.kind not in "biu" or np.array_equal(array.astype(np.float64), body)
+    except (TypeError, ValueError):
+        same = False
+    if not same:
+        raise UsageError(f"the numbers in {path} are no elements of {port}", help="give an .npz")
+    return array
 
 
 def _is_number(text: str) -> bool:
@@ -120,20 +133,22 @@ def _is_number(text: str) -> bool:
     return True
 
 
-def _listed(name: str, run: Any) -> Run:
+def _listed(name: str, run: Any, ports: Sequence[Port]) -> Run:
     if not isinstance(run, Mapping):
         raise UsageError(f"{name} is {type(run).__name__}", help="in a list, each run is a dict of arrays by input")
-    return _whole(name, run)
+    return _whole(name, run, ports)
 
 
-def _whole(name: str, arrays: Mapping[str, Any]) -> Run:
-    feeds = {key: np.asarray(value) for key, value in arrays.items() if key != LABELS}
-    return Run(name, feeds, np.asarray(arrays[LABELS]) if LABELS in arrays else None)
+def _whole(name: str, arrays: Mapping[str, Any], ports: Sequence[Port]) -> Run:
+    """An array `labels` is an input where the model has one of that name."""
+    feeds = {key: np.asarray(value) for key, value in arrays.items()}
+    labels = None if any(p.name == LABELS for p in ports) else feeds.pop(LABELS, None)
+    return Run(name, feeds, labels)
 
 
 def _split(name: str, arrays: Mapping[str, Any], ports: Sequence[Port]) -> list[Run]:
     """Samples to runs of the model's batch size, or of up to BATCH; what does not fill a fixed batch is left out."""
-    whole = _whole(name, arrays)
+    whole = _whole(name, arrays, ports)
     given = whole.feeds if whole.labels is None else {**whole.feeds, LABELS: whole.labels}
     counts = {key: len(a) if a.ndim else -1 for key, a in given.items()}
     if len(set(counts.values())) > 1 or -1 in counts.values():

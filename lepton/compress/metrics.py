@@ -11,6 +11,7 @@
 top1 and f1 take the uncompressed model's own answers for labels where the data has none."""
 from __future__ import annotations
 
+import inspect
 import math
 import runpy
 import signal
@@ -32,29 +33,36 @@ Labels = Sequence[Array | None]
 Score = Callable[[Outputs, Outputs, Labels], float]
 HIGHEST_PSNR = 100.0
 HUGE = 1e30
+WORST = -1e30        # score of a point whose answers no number can be made of
 SECONDS = 120.0      # that a metric may take for all answers
+
+
+class NoNumberError(UsageError):
+    """A metric gives NaN or infinity."""
 
 
 @dataclass(frozen=True)
 class Metric:
-    """A named score. `relative`: whether it compares with the uncompressed model, which so has the best score."""
+    """A named score; `source` tells it from others of that name."""
 
     name: str
     score: Score
+    source: str = ""
 
     def __call__(self, outputs: Outputs, reference: Outputs, labels: Labels) -> float:
-        """Raises UsageError where the metric fails or gives no number. What it is given it cannot change: the same
-        reference and labels judge the next point."""
+        """Raises UsageError where the metric fails, NoNumberError where it gives none. What it is given it cannot
+        change: the same reference and labels judge the next point."""
         got, want = ([{k: _fixed(a) for k, a in one.items()} for one in some] for some in (outputs, reference))
         try:
             with limited(self.name):
                 found = float(self.score(got, want, [None if a is None else _fixed(a) for a in labels]))
-        except UsageError:
+        except (UsageError, KeyboardInterrupt):
             raise
-        except Exception as error:  # whatever a user's code raises
+        except BaseException as error:  # whatever a user's code raises; sys.exit would end the search without a word
             raise UsageError(f"metric {self.name} fails: {type(error).__name__}: {error}") from error
-        if math.isnan(found):
-            raise UsageError(f"metric {self.name} gives NaN", help="the answers or the labels hold NaN")
+        if not math.isfinite(found):
+            raise NoNumberError(f"metric {self.name} gives {'NaN' if math.isnan(found) else found}",
+                                help="the answers or the labels hold NaN, or something is divided by 0")
         return found
 
 
@@ -95,7 +103,7 @@ def _fixed(array: Array) -> Array:
 def metric_of(name: str | Callable[..., float]) -> Metric:
     """A metric by name, by the path of a Python file, or a function. Raises UsageError."""
     if callable(name):
-        return Metric(getattr(name, "__name__", "metric"), name)
+        return Metric(getattr(name, "__name__", "metric"), name, _source(name))
     if name in METRICS:
         return Metric(name, METRICS[name])
     if not name.endswith(".py"):
@@ -107,11 +115,20 @@ def metric_of(name: str | Callable[..., float]) -> Metric:
             score = runpy.run_path(name).get("metric")
     except UsageError:
         raise
-    except (Exception, SystemExit) as error:  # whatever the file does
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # whatever the file does
         raise UsageError(f"cannot load the metric in {name}: {type(error).__name__}: {error}") from error
     if not callable(score):
         raise UsageError(f"{name} defines no function metric", help="def metric(outputs, reference, labels): ...")
-    return Metric(name, score)
+    return Metric(name, score, Path(name).read_text(encoding="utf-8", errors="replace"))
+
+
+def _source(function: Callable[..., float]) -> str:
+    try:
+        return inspect.getsource(function)
+    except (OSError, TypeError):    # typed into a prompt, compiled, or an object that can be called
+        return ""
 
 
 def answers(model: Model, runs: Sequence[Run]) -> list[dict[str, Array]]:
@@ -160,37 +177,56 @@ def f1(outputs: Outputs, reference: Outputs, labels: Labels) -> float:
 
 
 def _flat(outputs: dict[str, Array]) -> Array:
-    floats = [a.astype(np.float64).reshape(-1) for a in outputs.values() if a.dtype.kind in "fiub"]
+    """All numbers; strings count for nothing."""
+    floats = [_numbers(a).reshape(-1) for a in outputs.values() if a.dtype.kind not in "OSU"]
     return np.concatenate(floats) if floats else np.zeros(0)
+
+
+def _numbers(array: Array) -> Array:
+    return np.ascontiguousarray(array, np.complex128).view(np.float64) if array.dtype.kind == "c" else \
+        array.astype(np.float64)
+
+
+def _compared(outputs: Outputs, reference: Outputs) -> list[tuple[Array, Array]]:
+    """Each run's numbers, the uncompressed model's beside them. Raises UsageError where there are none to compare."""
+    pairs = [(_flat(a), _flat(b)) for a, b in zip(outputs, reference, strict=True)]
+    if not any(b.size for _, b in pairs):
+        raise UsageError("there are no numbers among the answers to compare", help="give a metric of your own")
+    if wrong := next(((a, b) for a, b in pairs if a.size != b.size), None):
+        raise NoNumberError(f"{wrong[0].size} numbers in answers where the uncompressed model has {wrong[1].size}")
+    return pairs
 
 
 def distance(outputs: Outputs, reference: Outputs) -> float:
     """Of all answers: the square of their 2-norm distance over that of the reference's size, at most HUGE."""
     pairs = [(_flat(a), _flat(b)) for a, b in zip(outputs, reference, strict=True)]
+    if any(a.size != b.size for a, b in pairs):        # sizes may come of the answers
+        return HUGE
     found = sum(float(((a - b) ** 2).sum()) for a, b in pairs) / max(sum(float((b * b).sum()) for _, b in pairs), 1e-30)
     return found if found < HUGE else HUGE         # NaN, too
 
 
 def cosine(outputs: Outputs, reference: Outputs, labels: Labels) -> float:
     found = []
-    for got, want in zip(outputs, reference, strict=True):
-        a, b = _flat(got), _flat(want)
+    for a, b in _compared(outputs, reference):
         size = float(np.linalg.norm(a) * np.linalg.norm(b))
         found.append(float(a @ b) / size if size else float(np.array_equal(a, b)))
     return float(np.mean(found))
 
 
 def correlation(outputs: Outputs, reference: Outputs, labels: Labels) -> float:
-    a, b = (np.concatenate([_flat(o) for o in some]) for some in (outputs, reference))
+    a, b = (np.concatenate(some) for some in zip(*_compared(outputs, reference), strict=True))
     a, b = a - a.mean(), b - b.mean()
     size = float(np.linalg.norm(a) * np.linalg.norm(b))
     return float(a @ b) / size if size else float(np.array_equal(a, b))
 
 
 def psnr(outputs: Outputs, reference: Outputs, labels: Labels) -> float:
-    a, b = (np.concatenate([_flat(o) for o in some]) for some in (outputs, reference))
+    a, b = (np.concatenate(some) for some in zip(*_compared(outputs, reference), strict=True))
     error = float(np.mean((a - b) ** 2))
     peak = float(np.abs(b).max(initial=0.0))
+    if not math.isfinite(error):
+        return math.nan     # min(100, NaN) is 100
     if error == 0 or peak == 0:
         return HIGHEST_PSNR if error == 0 else 0.0
     return min(HIGHEST_PSNR, 10 * math.log10(peak * peak / error))

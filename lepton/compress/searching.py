@@ -12,13 +12,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from statistics import median
-from typing import Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
 
 from lepton.artifact import Model
 from lepton.compress.data import Run
-from lepton.compress.metrics import Budget, Metric, answers, metric_of
+from lepton.compress.metrics import WORST, Budget, Metric, NoNumberError, answers, metric_of
 from lepton.compress.observe import Tell, silent
 from lepton.compress.prepare import prepare
 from lepton.compress.quantize import Calibration, Recipe
@@ -29,6 +29,9 @@ from lepton.ir.diagnostics import Exit, LeptonError, UsageError
 from lepton.ir.printer import show
 from lepton.passes.compress.layers import layers
 from lepton.passes.compress.quantize_recurrent import recurrences
+
+if TYPE_CHECKING:
+    from lepton.compress.study import Study
 
 Objective = Literal["latency", "size", "both"]
 Method = Literal["tpe", "random", "grid"]
@@ -116,6 +119,9 @@ class Search:
     def __init__(self, model: Source, data: Any, metric: Metric, plan: Plan, tell: Tell = silent) -> None:
         self.metric, self.plan, self.tell, self.started = metric, plan, tell, time.monotonic()
         self.calibration = Calibration.of(prepare(model, dims=dict(plan.dims)), data, tell)
+        if not self.layer_facts():
+            raise UsageError("the model has no layers to compress", help="layers are products, convolutions and "
+                             "recurrent layers in f32, outside of If and Loop")
         runs = list(self.calibration.runs)
         if len(runs) < 2:
             raise UsageError("the data set is one run; a search needs two",
@@ -139,8 +145,17 @@ class Search:
         return run_here(done, options), weights
 
     def score(self, model: Model, runs: Sequence[Run]) -> float:
-        got = self.reference_of(runs) if model is self.float_model else answers(model, runs)
-        return self.metric(got, self.reference_of(runs), [r.labels for r in runs])
+        if model is not self.float_model:
+            return self.judged(answers(model, runs), runs)
+        want = self.reference_of(runs)
+        return self.metric(want, want, [r.labels for r in runs])
+
+    def judged(self, got: Sequence[dict[str, Any]], runs: Sequence[Run]) -> float:
+        """The score of a point's answers; WORST where the metric finds none: the search goes on without that point."""
+        try:
+            return self.metric(got, self.reference_of(runs), [r.labels for r in runs])
+        except NoNumberError:
+            return WORST
 
     def reference_of(self, runs: Sequence[Run]) -> list[dict[str, Any]]:
         return [self.reference[id(r)] for r in runs]
@@ -163,7 +178,7 @@ class Search:
         model, weights = self.compiled(self.calibration.quantize(recipe))
         mine, theirs = self.milliseconds(model)
         return Point(recipe, self.score(model, self.seen), mine, weights, theirs / mine,
-                     self.float_weights / max(weights, 1))
+                     max(self.float_weights, 1) / max(weights, 1))
 
     # --- the search -------------------------------------------------------------------------------
 
@@ -174,7 +189,8 @@ class Search:
         for run in (*self.seen, *self.unseen):
             for array in (*run.feeds.values(), *(() if run.labels is None else (run.labels,))):
                 state.update(np.ascontiguousarray(array).tobytes() if array.dtype != object else repr(array).encode())
-        words = [self.metric.name, self.plan.objective, self.plan.target, self.plan.level, self.plan.threads]
+        plan = self.plan
+        words = [self.metric.name, self.metric.source, plan.objective, plan.target, plan.level, plan.threads]
         state.update(json.dumps(words).encode())
         return state.hexdigest()[:16]
 
@@ -185,8 +201,12 @@ class Search:
         """Raises BudgetError, LeptonError."""
         from lepton.compress.study import Study
 
+        with Study.open(self) as study:
+            return self.found(study)
+
+    def found(self, study: Study) -> Result:
+        """Try, and certify what is best. Raises BudgetError, LeptonError."""
         least = self.plan.budget.least(self.baseline)
-        study = Study.open(self)
         sensitivity = study.remembered("sensitivity", lambda: [asdict(d) for d in damages(self, self.left() / 4)])
         ranked = [Damage(**d) for d in sensitivity]
         study.run(ranked, least)

@@ -151,8 +151,7 @@ class Alone:
             model, _ = search.compiled(search.calibration.quantize(replace(PLAIN, only=name)))
             got = answers(model, self.runs)
             weights = distance(got, self.exact)
-        labels, want = [r.labels for r in self.runs], search.reference_of(self.runs)
-        loss = search.metric(want, want, labels) - search.metric(got, want, labels)
+        loss = search.score(search.float_model, self.runs) - search.judged(got, self.runs)
         return replace(damage, loss=loss, error=distance(got, self.exact), weights=weights)
 
 

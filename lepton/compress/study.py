@@ -6,7 +6,7 @@ import json
 import logging
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from statistics import median
@@ -43,37 +43,20 @@ class Study:
         self.points: list[Point] = [_point(t.user_attrs["point"]) for t in study.trials if "point" in t.user_attrs]
 
     @classmethod
-    def open(cls, search: Search) -> Study:
-        """A new study, or the one in the file. Raises NotInstalledError without optuna, UsageError where the file is of
-        another search."""
+    @contextmanager
+    def open(cls, search: Search) -> Iterator[Study]:
+        """A new study, or the one in the file, which is nobody else's meanwhile. Raises NotInstalledError without
+        optuna, UsageError where the file is of another search, or one under way has it."""
         try:
             import optuna
-            from optuna.storages.journal import JournalFileBackend
         except ImportError as error:
             raise NotInstalledError("searching needs optuna, which is not installed",
                                     help="pip install 'lepton-compiler[compress]'") from error
         optuna.logging.set_verbosity(optuna.logging.ERROR)
         logging.getLogger("optuna").setLevel(logging.ERROR)
-        plan, sampler = search.plan, _sampler(search.plan)
-        path = Path(plan.study)
-        if plan.study:
-            _check(path)
-        try:
-            _drop_half_line(path)
-            lock: Any = Lock(path)      # of optuna's class only in what it does
-            storage = optuna.storages.JournalStorage(JournalFileBackend(str(path), lock)) if plan.study else None
-            others = [s.study_name for s in storage.get_all_studies()] if storage else []
-            if others and search.fingerprint not in others:
-                raise UsageError(f"the study in {path} is of another model, data set, metric or target",
-                                 help="name another file with --study, or delete this one")
-            made = optuna.create_study(storage=storage, study_name=search.fingerprint, sampler=sampler,
-                                       direction="minimize", load_if_exists=True)
-        except (ValueError, KeyError, TypeError) as error:
-            raise UsageError(f"{path} is no study", help="name another file with --study") from error
-        except OSError as error:
-            raise ResourceError(f"cannot write the study {path}: {error.strerror}",
-                                help="name a file that may be written, with --study") from error
-        return cls(search, made)
+        path = Path(search.plan.study)
+        with Lock(path) if search.plan.study else nullcontext() as lock:
+            yield cls(search, _made(search, path, lock))
 
     def remembered(self, name: str, make: Callable[[], Any]) -> Any:
         """Something that takes long to find out, once for a study."""
@@ -146,12 +129,12 @@ class Study:
 
     @contextmanager
     def writing(self) -> Iterator[None]:
-        """Raises ResourceError where the study cannot be written; what was tried before is kept."""
-        try:
+        """Raises ResourceError where the study cannot be written, or is gone; what was tried before is kept."""
+        path = Path(self.search.plan.study)
+        if self.search.plan.study and not path.exists():
+            raise ResourceError(f"the study {path} was removed while the search ran", help="start the search again")
+        with _writing(path):
             yield
-        except OSError as error:
-            raise ResourceError(f"cannot write the study {self.search.plan.study}: {error.strerror}",
-                                help="the same command goes on from the trials before, once there is room") from error
 
     def recipe(self, trial: Any, ranked: Sequence[Damage]) -> Recipe:
         """What a trial's parameters stand for: `care` is how far up the ladder from int8 to f32 it goes; depthwise
@@ -214,19 +197,65 @@ def halfway(scores: Mapping[float, float], least: float, near: float) -> float |
 
 
 class Lock:
-    """For optuna: whoever writes the study has it to themselves. The system lets go of it when a process is killed;
-    what optuna takes otherwise is a file beside the study that stays then, and is waited for."""
+    """A search has its study to itself as long as it runs: another one would take its trials, and remove the file at
+    last. The system lets go of it when a process is killed; what optuna takes otherwise is a file beside the study that
+    stays then, and is waited for."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
 
+    def __enter__(self) -> Lock:
+        """Raises UsageError where no study can be, or another search has it; ResourceError."""
+        _check(self.path)
+        with _writing(self.path):
+            self.file = self.path.open("ab")
+        try:
+            fcntl.flock(self.file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            self.file.close()
+            raise UsageError(f"another search is at the study {self.path}",
+                             help="wait for it, or name another file with --study") from error
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.file.close()
+
     def acquire(self) -> bool:
-        self.file = self.path.open("ab")
-        fcntl.flock(self.file, fcntl.LOCK_EX)
+        """For optuna, before each line it writes."""
         return True
 
     def release(self) -> None:
-        self.file.close()
+        """For optuna, after each line."""
+
+
+@contextmanager
+def _writing(path: Path) -> Iterator[None]:
+    """Raises ResourceError where the study cannot be written; what was tried before is kept."""
+    try:
+        yield
+    except OSError as error:
+        raise ResourceError(f"cannot write the study {path}: {error.strerror}",
+                            help="the same command goes on from the trials before, once it can be written") from error
+
+
+def _made(search: Search, path: Path, lock: Any) -> Any:
+    """Optuna's study of the search: in the file if there is a lock on it, in memory otherwise."""
+    import optuna
+    from optuna.storages.journal import JournalFileBackend
+
+    try:
+        with _writing(path):
+            if lock is not None:
+                _drop_half_line(path)
+            storage = optuna.storages.JournalStorage(JournalFileBackend(str(path), lock)) if lock is not None else None
+            others = [s.study_name for s in storage.get_all_studies()] if storage else []
+            if others and search.fingerprint not in others:
+                raise UsageError(f"the study in {path} is of another model, data set, metric or target",
+                                 help="name another file with --study, or delete this one")
+            return optuna.create_study(storage=storage, study_name=search.fingerprint, sampler=_sampler(search.plan),
+                                       direction="minimize", load_if_exists=True)
+    except (ValueError, KeyError, TypeError) as error:
+        raise UsageError(f"{path} is no study", help="name another file with --study") from error
 
 
 def _check(path: Path) -> None:

@@ -105,7 +105,7 @@ def _is_layer(layer: Layer, with_activations: bool) -> bool:
         return False
     if layer.w is None:
         return with_activations and layer.node.op is ops.matmul and min(x.tensor.rank, w.tensor.rank) >= 2
-    return min(x.tensor.rank, w.tensor.rank) >= 2 and bool(np.isfinite(layer.weight).all())
+    return min(x.tensor.rank, w.tensor.rank) >= 2 and layer.weight.size > 0 and bool(np.isfinite(layer.weight).all())
 
 
 def names_of(words: str | Iterable[str]) -> tuple[str, ...]:

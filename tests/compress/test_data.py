@@ -60,6 +60,18 @@ def test_csv(tmp_path: Path) -> None:
     assert read(file, ONE)[0].labels is None
 
 
+def test_labels_may_be_an_input() -> None:
+    runs = read({"labels": X}, parse("graph @one(%labels: f32[N,3]) { %0 = relu(%labels)\n return %0 }"))
+    assert runs[0].labels is None
+    np.testing.assert_array_equal(runs[0].feeds["labels"], X[:len(runs[0].feeds["labels"])])
+
+
+def test_numbers_that_the_input_cannot_hold(tmp_path: Path) -> None:
+    (tmp_path / "x.csv").write_text("1,2\n3,256\n")
+    with pytest.raises(UsageError, match="no elements of x"):
+        read(tmp_path / "x.csv", parse("graph @one(%x: u8[N,2]) { %0 = add(%x, %x)\n return %0 }"))
+
+
 @pytest.mark.parametrize(("source", "said"), [
     (X[:0], "empty"), ([], "empty"), (X.astype(np.float64), "float64"), (X[:, :2], r"\[2, 2\]"),
     (np.full((2, 3), np.nan, np.float32), "NaN"), (np.full((2, 3), np.inf, np.float32), "infinite"),

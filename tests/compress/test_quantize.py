@@ -197,6 +197,17 @@ def test_wrong_recipes(fields: dict[str, Any], said: str) -> None:
         quantize_model(net(), **fields)
 
 
+@pytest.mark.parametrize("kind", ["static", "dynamic", "weights", "palette"])
+def test_layers_of_no_weights_stay(kind: Any) -> None:
+    graph = helper.make_graph([helper.make_node("MatMul", ["x", "w"], ["y"])], "net",
+                              [helper.make_tensor_value_info("x", 1, [2, 8])],
+                              [helper.make_tensor_value_info("y", 1, [2, 0])],
+                              [numpy_helper.from_array(np.zeros((8, 0), np.float32), "w")])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    x = np.ones((2, 8), np.float32)
+    assert np.asarray(lepton.compile(quantize_model(model, calibration=x, kind=kind))(x)).shape == (2, 0)
+
+
 @pytest.mark.parametrize("fields", [{"rounding": "gptq"}, {"factors": 0.5}, {"prune": 0.5, "pattern": "16x1"}])
 def test_what_layers_read_must_be_numbers(fields: dict[str, Any]) -> None:
     tensors = [numpy_helper.from_array(np.full((8, 8), value, np.float32), name) for name, value in

@@ -1,7 +1,6 @@
 """`lepton compress`: within the budget or not at all, resumed where it was stopped, clear about bad input."""
 from __future__ import annotations
 
-import fcntl
 import json
 import re
 import resource
@@ -142,16 +141,15 @@ def test_a_killed_writer_leaves_no_lock(tmp_path: Path) -> None:
     """While it lives, nobody else writes."""
     study = tmp_path / "s.study"
     code = ("import sys, time; from pathlib import Path; from lepton.compress.study import Lock; "
-            "lock = Lock(Path(sys.argv[1])); lock.acquire(); print('has it', flush=True); time.sleep(60)")
+            "lock = Lock(Path(sys.argv[1])).__enter__(); print('has it', flush=True); time.sleep(60)")
     with subprocess.Popen([sys.executable, "-c", code, str(study)], stdout=subprocess.PIPE) as writer:
         assert writer.stdout is not None
         assert writer.stdout.readline() == b"has it\n"
-        with study.open("ab") as other, pytest.raises(BlockingIOError):
-            fcntl.flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        with pytest.raises(UsageError, match="another search is at the study"), Lock(study):
+            pass
         writer.kill()
-    lock = Lock(study)
-    assert lock.acquire()
-    lock.release()
+    with Lock(study):
+        pass
     assert [p.name for p in tmp_path.iterdir()] == ["s.study"]
 
 
@@ -214,7 +212,9 @@ def test_a_study_of_something_else_is_refused(folder: Path, tmp_path: Path, caps
 @pytest.mark.parametrize(("code", "said"), [
     ("def metric(*_): raise RuntimeError('boom')", "fails: RuntimeError: boom"), ("x = 1", "no function metric"),
     ("def metric(*_): return float('nan')", "gives NaN"), ("1/0", "cannot load the metric"),
-    ("def metric(*_): return 'good'", "fails: ValueError"),
+    ("def metric(*_): return 'good'", "fails: ValueError"), ("def metric(*_): return float('inf')", "gives inf"),
+    ("def metric(*_): raise SystemExit(0)", "fails: SystemExit"),
+    ("class Odd(BaseException): pass\ndef metric(*_): raise Odd", "fails: Odd"),
 ])
 def test_metrics_that_fail(code: str, said: str, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
                            ) -> None:
