@@ -88,7 +88,9 @@ def as_input(value: object, port: Port) -> Array | DeviceArray:
         return string_rows(array, port)
     if array.dtype != port.dtype:
         got = f"{array.dtype.str}{list(array.shape)}" if array.dtype == object else type_words(array.dtype, array.shape)
-        raise UsageError(f"input '{port.name}': expected {type_words(port.dtype, port.shape)}, got {got}")
+        numbers = array.dtype.kind in "biuf" and port.dtype != object
+        raise UsageError(f"input '{port.name}': expected {type_words(port.dtype, port.shape)}, got {got}",
+                         help=f"convert it: .astype('{port.dtype}')" if numbers else "")
     flags = array.flags
     return array if flags.c_contiguous and flags.aligned else np.array(array, order="C")
 

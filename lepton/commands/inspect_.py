@@ -47,7 +47,8 @@ def execute(args: argparse.Namespace) -> Exit:
                              help="inspect the .onnx or .lir it came from")
         if args.verify:
             verify(args.model)
-        records = [artifact_record(args.model, name) for name in models(args.model) or (None,)]
+        seen = {"verified": True} if args.verify else {}
+        records = [artifact_record(args.model, name) | seen for name in models(args.model) or (None,)]
     else:
         from lepton import frontends
         from lepton.plugins import load as load_plugins
@@ -123,7 +124,7 @@ def text(record: Mapping[str, Any]) -> str:
     kind = "graph" if record["kind"] == "graph" else "compiled model"
     kind += f" '{record['name']}'" if "name" in record else ""
     lines = [f"{record['model']}: {kind}, "
-             f"{human(record['bytes'], 'B')}"]
+             f"{human(record['bytes'], 'B')}{', every byte as it was written' if record.get('verified') else ''}"]
     lines += [f"  input   {shown(p)}" for p in record["inputs"]]
     lines += [f"  output  {shown(p)}" for p in record["outputs"]]
     lines += _structure_lines(record["metadata"])

@@ -164,7 +164,7 @@ A, B = np.ones((2, 4), np.float32), np.ones(4, np.float32)
     ({"a": A, "b": B, "c": B}, "unknown input 'c'"),
     ({"a": A, "c": B}, "missing input 'b'; unknown input 'c'"),
     ([A, B], "inputs must be a dict from names to arrays, got list"),
-    ({"a": A.astype(np.float64), "b": B}, r"input 'a': expected f32\[N,M\], got f64\[2,4\]"),
+    ({"a": A.astype(np.float64), "b": B}, r"input 'a': expected f32\[N,M\], got f64\[2,4\]\n.*astype\('float32'\)"),
     ({"a": A.astype(">f4"), "b": B}, r"input 'a': expected f32\[N,M\], got >f4\[2,4\]"),
     ({"a": A[0], "b": B}, r"input 'a': expected f32\[N,M\], got f32\[4\]"),
     ({"a": A, "b": B[:2]}, r"input 'b': expected f32\[M=4\], got f32\[2\]"),

@@ -108,6 +108,7 @@ def test_weights_are_seen_to_when_asked(compiled: Path, tmp_path: Path,
     assert tool.main(["inspect", str(tmp_path / "damaged.so"), "--verify"]) == 3
     assert "its weights are not" in capsys.readouterr().err
     assert tool.main(["inspect", str(compiled), "--verify"]) == 0
+    assert "every byte as it was written" in capsys.readouterr().out
 
 
 def test_c_programs_can_ask_too(artifact: Artifact, tmp_path: Path) -> None:
