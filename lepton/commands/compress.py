@@ -63,6 +63,7 @@ def execute(args: argparse.Namespace) -> Exit:
     from lepton.compress.searching import BudgetError, Plan, Search
     from lepton.frontends.onnx.export import to_onnx
 
+    check_destination(Path(args.output))
     kept = args.study or str(Path(args.output).with_suffix(".study"))
     check_outputs(args, kept)
     plan = Plan(Budget.of(args.budget), args.objective, args.search, args.trials, args.time, kept, args.seed,

@@ -31,9 +31,9 @@ class Histogram:
         return cls(low, high, np.zeros(BINS, np.int64))
 
     def add(self, x: Array) -> None:
-        """Count the elements of an array that lie within the ends."""
+        """Count the elements of an array that lie within the ends; in f64, as bins may be finer than f32 is."""
         if self.high > self.low and x.size:
-            self.counts += np.histogram(x, BINS, (self.low, self.high))[0]
+            self.counts += np.histogram(x.astype(np.float64), BINS, (self.low, self.high))[0]
 
     @property
     def centres(self) -> Array:

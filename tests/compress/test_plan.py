@@ -40,6 +40,12 @@ def test_a_metric_that_leaves(tmp_path: Path) -> None:
         metric_of(str(own))
 
 
+@pytest.mark.parametrize("out", [".", "", "/"])
+def test_folders_are_no_outputs(out: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["compress", "m.onnx", "--data", "x.npz", "--budget", ">=0", "-o", out]) == 2
+    assert "it is a folder" in capsys.readouterr().err
+
+
 def unary(op: str, *more: str) -> onnx.ModelProto:
     """y = op(x, x...) for x [4, 4]."""
     graph = onnx.helper.make_graph([onnx.helper.make_node(op, ["x", *more], ["y"])], "net",

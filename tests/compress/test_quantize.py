@@ -273,6 +273,14 @@ def test_ranges_cut_outliers() -> None:
     assert all(low <= 0 <= high for low, high in widths.values())
 
 
+def test_values_that_hardly_differ_have_a_range() -> None:
+    x = np.array([1e6, np.nextafter(np.float32(1e6), np.float32(2e6))], np.float32)
+    histogram = Histogram.empty(float(x[0]), float(x[1]))
+    histogram.add(x)
+    assert histogram.counts.sum() == 2
+    assert choose(histogram, "mse")[1] == pytest.approx(1e6, rel=1e-3)
+
+
 @pytest.mark.parametrize("value", [0.0, 3.0, -2.0])
 def test_a_value_that_never_changes_has_a_range(value: float) -> None:
     histogram = Histogram.empty(value, value)
