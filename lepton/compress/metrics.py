@@ -25,7 +25,7 @@ import numpy as np
 
 from lepton.artifact import Model
 from lepton.compress.data import Run
-from lepton.ir.diagnostics import UsageError
+from lepton.ir.diagnostics import UsageError, line_in
 from lepton.ir.tensor import Array
 
 Outputs = Sequence[dict[str, Array]]
@@ -59,7 +59,8 @@ class Metric:
         except (UsageError, KeyboardInterrupt):
             raise
         except BaseException as error:  # whatever a user's code raises; sys.exit would end the search without a word
-            raise UsageError(f"metric {self.name} fails: {type(error).__name__}: {error}") from error
+            at = line_in(error, Path(self.name))
+            raise UsageError(f"metric {self.name}{at} fails: {type(error).__name__}: {error}") from error
         if not math.isfinite(found):
             raise NoNumberError(f"metric {self.name} gives {'NaN' if math.isnan(found) else found}",
                                 help="the answers or the labels hold NaN, or something is divided by 0")
@@ -118,7 +119,8 @@ def metric_of(name: str | Callable[..., float]) -> Metric:
     except KeyboardInterrupt:
         raise
     except BaseException as error:  # whatever the file does
-        raise UsageError(f"cannot load the metric in {name}: {type(error).__name__}: {error}") from error
+        at = line_in(error, Path(name))
+        raise UsageError(f"cannot load the metric in {name}{at}: {type(error).__name__}: {error}") from error
     if not callable(score):
         raise UsageError(f"{name} defines no function metric", help="def metric(outputs, reference, labels): ...")
     return Metric(name, score, Path(name).read_text(encoding="utf-8", errors="replace"))

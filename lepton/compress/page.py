@@ -39,7 +39,9 @@ def _data(report: Report) -> str:
     grouped = report.get("samples", 0) > seen + unseen
     samples = f"{many(report['samples'], 'sample')} in {many(seen + unseen, 'run')}" if grouped else \
         many(seen + unseen, "run")
-    return f"Data: {samples}, {seen} to search by, {unseen} to certify by."
+    unlabelled = report["metric"] in ("top1", "f1") and not report.get("labelled", True)
+    judge = " No labels: the uncompressed model's answers count as right." if unlabelled else ""
+    return f"Data: {samples}, {seen} to search by, {unseen} to certify by.{judge}"
 
 
 def _plain(report: Report) -> list[str]:

@@ -248,6 +248,7 @@ class Search:
             "milliseconds": {"before": best.milliseconds * best.speedup, "after": best.milliseconds},
             "weights": {"before": self.float_weights, "after": best.weights}, "layers": table,
             "samples": sum(run.samples for run in (*self.seen, *self.unseen)),
+            "labelled": all(run.labels is not None for run in (*self.seen, *self.unseen)),
             "plain int8": self.plain(points), "trials": len(points),
             "pareto": [_row(p) for p in pareto(points)], "refused": list(refused)}
 

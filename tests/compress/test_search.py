@@ -104,15 +104,17 @@ def test_goes_on_where_it_was_stopped(folder: Path, tmp_path: Path, monkeypatch:
 
 
 def test_inspect_shows_a_table(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """The report as JSON is for --json; data of 40 samples are told as the runs that they became."""
+    """The report as JSON is for --json; data of 40 samples are told as the runs that they became, and by what they
+    were judged."""
     out = tmp_path / "m.so"
     onnx.save(digits.model("N"), tmp_path / "any.onnx")
     with np.load(folder / "data.npz") as data:
-        np.savez(tmp_path / "few.npz", x=data["x"][:40], labels=data["labels"][:40])
+        np.savez(tmp_path / "few.npz", x=data["x"][:40])
     words = command(folder, out, "--trials", "1", budget="-20%")
     words[1], words[3] = str(tmp_path / "any.onnx"), str(tmp_path / "few.npz")
     assert main([w for w in words if w != "-q"]) == 0
-    assert "Data: 40 samples in 20 runs, 10 to search by, 10 to certify by." in capsys.readouterr().out
+    told = capsys.readouterr().out
+    assert "Data: 40 samples in 20 runs, 10 to search by, 10 to certify by. No labels: the uncompressed model's" in told
     assert main(["inspect", str(out)]) == 0
     shown = capsys.readouterr().out
     assert re.search(r"^  small +before +after$", shown, re.MULTILINE)
@@ -210,8 +212,9 @@ def test_a_study_of_something_else_is_refused(folder: Path, tmp_path: Path, caps
 
 
 @pytest.mark.parametrize(("code", "said"), [
-    ("def metric(*_): raise RuntimeError('boom')", "fails: RuntimeError: boom"), ("x = 1", "no function metric"),
-    ("def metric(*_): return float('nan')", "gives NaN"), ("1/0", "cannot load the metric"),
+    ("def metric(*_): raise RuntimeError('boom')", "own.py:1 fails: RuntimeError: boom"),
+    ("x = 1", "no function metric"),
+    ("def metric(*_): return float('nan')", "gives NaN"), ("\n1/0", "own.py:2: ZeroDivisionError"),
     ("def metric(*_): return 'good'", "fails: ValueError"), ("def metric(*_): return float('inf')", "gives inf"),
     ("def metric(*_): raise SystemExit(0)", "fails: SystemExit"),
     ("class Odd(BaseException): pass\ndef metric(*_): raise Odd", "fails: Odd"),
@@ -320,3 +323,4 @@ def test_pages_escape_names() -> None:
     assert "&lt;b&gt;" in html_page(report)
     assert "| 2 | 1 | 2.00× |" in markdown(report)
     assert "50% of the channels pruned" in markdown(report)
+    assert "No labels" not in markdown(report)
