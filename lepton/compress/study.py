@@ -250,11 +250,11 @@ def _made(search: Search, path: Path, lock: Any) -> Any:
             storage = optuna.storages.JournalStorage(JournalFileBackend(str(path), lock)) if lock is not None else None
             others = [s.study_name for s in storage.get_all_studies()] if storage else []
             if others and search.fingerprint not in others:
-                raise UsageError(f"the study in {path} is of another model, data set, metric or target",
-                                 help="name another file with --study, or delete this one")
+                raise UsageError(f"the study in {path} is of another model, data set, metric, objective or target",
+                                 help="-O and --threads count too; name another file with --study, or delete this one")
             return optuna.create_study(storage=storage, study_name=search.fingerprint, sampler=_sampler(search.plan),
                                        direction="minimize", load_if_exists=True)
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, AssertionError) as error:     # what optuna makes of other files
         raise UsageError(f"{path} is no study", help="name another file with --study") from error
 
 

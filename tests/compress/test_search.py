@@ -204,9 +204,11 @@ def test_a_full_disk_is_said_and_costs_nothing(folder: Path, tmp_path: Path, mon
     assert main(words) == 0
 
 
-def test_a_study_of_something_else_is_refused(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("text", ["not a study\n", '{"op_code": 99, "worker_id": "x"}\n', "[]\n"])
+def test_a_study_of_something_else_is_refused(text: str, folder: Path, tmp_path: Path,
+                                              capsys: pytest.CaptureFixture[str]) -> None:
     study = tmp_path / "s.study"
-    study.write_text("not a study\n")
+    study.write_text(text)
     assert main(command(folder, tmp_path / "m.so", "--study", str(study))) == 2
     assert "is no study" in capsys.readouterr().err
 
