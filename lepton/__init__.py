@@ -43,7 +43,7 @@ def __getattr__(name: str) -> Any:
 
         if (told := not_installed(error)) is None:
             raise
-        raise told from error
+        raise told from None    # which of the compiler's files came upon it first says nothing to the user
     return found
 
 
