@@ -157,7 +157,7 @@ def load_graph(source: Source, options: Options) -> Graph:
     except ModuleNotFoundError as error:
         if (told := not_installed(error)) is None:
             raise
-        raise told from error
+        raise told from None
 
 
 def checked(source: Source, options: Options) -> Graph:

@@ -271,7 +271,8 @@ def test_python_says_too_what_is_not_installed(missing: str, call: str) -> None:
             f"try:\n    lepton.{call}\nexcept lepton.LeptonError as e:\n    print(int(e.exit), e)\n"
             f"    assert e.__suppress_context__ and e.__cause__ is None\n")
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert done.stdout.startswith(f"3 {missing}") and not done.returncode, done.stderr
+    assert done.stdout.startswith(f"3 {missing}"), done.stderr
+    assert not done.returncode, done.stderr
     assert "is not installed\n  = help: this installation can run artifacts" in done.stdout
 
 
