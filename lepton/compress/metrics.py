@@ -261,4 +261,5 @@ class Budget:
         raise UsageError(f"cannot read the budget {text!r}", help='"-0.5%": half a point less; ">=0.98": a least score')
 
     def least(self, baseline: float) -> float:
-        return self.floor if self.floor is not None else baseline - (self.drop or 0.0)
+        """The least score allowed, above WORST whatever was asked for."""
+        return max(self.floor if self.floor is not None else baseline - (self.drop or 0.0), WORST / 2)

@@ -10,7 +10,7 @@ import numpy as np
 import onnx
 import pytest
 
-from lepton.compress.metrics import Budget, metric_of
+from lepton.compress.metrics import WORST, Budget, metric_of
 from lepton.compress.searching import BudgetError, Plan, Search, search
 from lepton.compress.study import Study
 from lepton.ir.diagnostics import ResourceError, UsageError
@@ -21,6 +21,10 @@ from lepton.tool import main
 def test_budgets_that_are_no_numbers(budget: Any) -> None:
     with pytest.raises(UsageError, match="cannot read the budget"):
         Budget.of(budget)
+
+
+def test_no_budget_takes_a_point_without_a_score() -> None:
+    assert all(Budget.of(text).least(1.0) > WORST for text in (">=-1e40", "-1e40%"))
 
 
 @pytest.mark.parametrize("asked", [
