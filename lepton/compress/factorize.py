@@ -5,7 +5,7 @@ from typing import Any, get_args
 
 from lepton.compress.data import read
 from lepton.compress.observe import Tell, inputs_of, silent
-from lepton.compress.prepare import prepare
+from lepton.compress.prepare import prepare, warn_of_none
 from lepton.driver import Source
 from lepton.ir.core import Graph
 from lepton.ir.diagnostics import UsageError
@@ -21,7 +21,7 @@ def factorize(model: Source, error: float = 0.01, form: Forms = "best", *, data:
     than `gain` of its work. `form`: svd, tucker, depthwise or the best of these, or cp. Raises LeptonError."""
     if form not in get_args(Forms):
         raise UsageError(f"unknown form {form!r}", help=f"one of {', '.join(get_args(Forms))}")
-    graph = prepare(model, **options)
+    graph = warn_of_none(prepare(model, **options))
     grams = {}
     if data is not None:
         runs = read(data, graph)

@@ -1,6 +1,7 @@
 """A model in the form that compression works on: folded, with plain layers, and every value named for good."""
 from __future__ import annotations
 
+import warnings
 from itertools import count
 from typing import Any
 
@@ -10,10 +11,15 @@ from lepton.ir.core import Graph
 from lepton.ir.diagnostics import UsageError
 from lepton.ir.printer import value_names
 from lepton.passes.canonicalise import Canonicalise
+from lepton.passes.compress.layers import layers
+from lepton.passes.compress.quantize_recurrent import recurrences
 from lepton.passes.cse import CSE
 from lepton.passes.fold import Fold
 from lepton.passes.fold_batchnorm import FoldBatchnorm
 from lepton.passes.pipeline import Pipeline
+
+NO_LAYERS = "the model has no layers to compress"
+LAYERS = "layers are products, convolutions and recurrent layers in f32, outside of If and Loop"
 
 
 def prepare(model: Source, **options: Any) -> Graph:
@@ -25,6 +31,13 @@ def prepare(model: Source, **options: Any) -> Graph:
     clean = [Canonicalise(), Fold(), CSE()]
     Pipeline([*clean, FoldBatchnorm(), *clean]).run(graph)
     name_values(graph)
+    return graph
+
+
+def warn_of_none(graph: Graph) -> Graph:
+    """The graph; a warning where nothing in it can be made smaller: a model in f16 would come back as it was."""
+    if not layers(graph, with_activations=True) and not recurrences(graph):
+        warnings.warn(f"{NO_LAYERS}: {LAYERS}", stacklevel=3)
     return graph
 
 

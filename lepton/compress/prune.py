@@ -11,7 +11,7 @@ import numpy as np
 
 from lepton.compress.data import read
 from lepton.compress.observe import Tell, inputs_of, silent
-from lepton.compress.prepare import prepare
+from lepton.compress.prepare import prepare, warn_of_none
 from lepton.driver import Source
 from lepton.inputs import read_arrays
 from lepton.ir.core import Graph
@@ -39,7 +39,7 @@ def prune_model(model: Source, rate: float = 0.5, pattern: str = "16x1", *, crit
         raise UsageError(f"unknown criterion {criterion!r}", help=f"one of {', '.join(get_args(Criterion))}")
     if criterion != "magnitude" and data is None:
         raise UsageError(f"criterion '{criterion}' needs calibration data")
-    graph = prepare(model, **options)
+    graph = warn_of_none(prepare(model, **options))
     grams = _grams(graph, data, only, skip, tell) if criterion != "magnitude" else {}
     tell("pruning")
     if pattern == CHANNELS:

@@ -11,7 +11,7 @@ import numpy as np
 from lepton.compress import rounding
 from lepton.compress.data import Run, read
 from lepton.compress.observe import Inputs, Tell, histograms, inputs_of, ranges_by, silent
-from lepton.compress.prepare import name_values, prepare
+from lepton.compress.prepare import name_values, prepare, warn_of_none
 from lepton.compress.prune import CHANNELS
 from lepton.compress.ranges import Histogram, Method
 from lepton.compress.scaling import awq, smooth
@@ -242,7 +242,9 @@ def quantize_model(model: Source, bits: int = 8, calibration: Any = None, *, wei
     `model`: a path, bytes, an onnx.ModelProto or a Graph. `calibration`: data, see `lepton.compress.data`. `recipe`:
     the fields of `Recipe` (kind, ranges, rounding, skip, ...); `weights_only` is kind "weights". Raises LeptonError."""
     made = recipe_of({"bits": bits, **({"kind": "weights"} if weights_only else {}), **recipe})
-    return Calibration.of(model, calibration, progress, dims=dict(dims or {})).quantize(made)
+    seen = Calibration.of(model, calibration, progress, dims=dict(dims or {}))
+    warn_of_none(seen.graph)
+    return seen.quantize(made)
 
 
 def recipe_of(fields: Mapping[str, Any]) -> Recipe:

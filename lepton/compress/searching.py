@@ -20,7 +20,7 @@ from lepton.artifact import Model
 from lepton.compress.data import Run
 from lepton.compress.metrics import WORST, Budget, Metric, NoNumberError, answers, metric_of
 from lepton.compress.observe import Tell, silent
-from lepton.compress.prepare import prepare
+from lepton.compress.prepare import LAYERS, NO_LAYERS, prepare
 from lepton.compress.quantize import Calibration, Recipe
 from lepton.compress.sensitivity import Damage, damages
 from lepton.driver import Options, Source, lower, run_here
@@ -120,8 +120,7 @@ class Search:
         self.metric, self.plan, self.tell, self.started = metric, plan, tell, time.monotonic()
         self.calibration = Calibration.of(prepare(model, dims=dict(plan.dims)), data, tell)
         if not self.layer_facts():
-            raise UsageError("the model has no layers to compress", help="layers are products, convolutions and "
-                             "recurrent layers in f32, outside of If and Loop")
+            raise UsageError(NO_LAYERS, help=LAYERS)
         runs = list(self.calibration.runs)
         if len(runs) < 2:
             raise UsageError("the data set is one run; a search needs two",

@@ -197,6 +197,19 @@ def test_wrong_recipes(fields: dict[str, Any], said: str) -> None:
         quantize_model(net(), **fields)
 
 
+@pytest.mark.parametrize("make", [quantize_model, lepton.compress.prune_model, lepton.compress.factorize])
+def test_a_model_without_layers_is_given_back_with_a_warning(make: Any) -> None:
+    """Halves are no layers."""
+    graph = helper.make_graph([helper.make_node("MatMul", ["x", "w"], ["y"])], "net",
+                              [helper.make_tensor_value_info("x", 10, [2, 32])],
+                              [helper.make_tensor_value_info("y", 10, [2, 32])],
+                              [numpy_helper.from_array(np.ones((32, 32), np.float16), "w")])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    with pytest.warns(UserWarning, match="no layers to compress: layers are .* in f32"):
+        made = make(model, calibration=np.ones((2, 32), np.float16)) if make is quantize_model else make(model)
+    assert not any(n.op is ops.dequantize for n in made.walk())
+
+
 @pytest.mark.parametrize("kind", ["static", "dynamic", "weights", "palette"])
 def test_layers_of_no_weights_stay(kind: Any) -> None:
     graph = helper.make_graph([helper.make_node("MatMul", ["x", "w"], ["y"])], "net",
