@@ -261,8 +261,8 @@ def _panels_of_task(images: int, groups: float, panels: float) -> tuple[float, i
 
 
 def _moved(target: Target, size: int) -> float:
-    """Cycles to write a group's tiles and read them again, where they do not stay in L2."""
-    return 2 * size / L3_BYTES_PER_CYCLE if size > target.l2_bytes * 3 // 4 else 0.0
+    """Cycles to write what of a group's tiles does not stay in L2, and to read it again."""
+    return 2 * max(0, size - target.l2_bytes * 3 // 4) / L3_BYTES_PER_CYCLE
 
 
 def depthwise_schedule(target: Target, shape: Shape) -> Schedule:
