@@ -199,15 +199,16 @@ def test_as_a_command(folder: Path) -> None:
 
 
 def test_the_tutorial_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As a reader would do it, also where lepton-opt is not installed."""
-    command = tmp_path / "bin" / "lepton-opt"
-    command.parent.mkdir()
-    command.write_text(f"#!/bin/sh\nexec {sys.executable} -m lepton.opt \"$@\"\n")
-    command.chmod(0o755)
+    """As a reader would do it, also where the commands are not installed."""
+    commands = tmp_path / "bin"
+    commands.mkdir()
+    for name, module in (("lepton-opt", "lepton.opt"), ("leptonc", "lepton.cli")):
+        (commands / name).write_text(f"#!/bin/sh\nexec {sys.executable} -m {module} \"$@\"\n")
+        (commands / name).chmod(0o755)
     monkeypatch.chdir(tmp_path)
-    path = f"{command.parent}{os.pathsep}{os.environ['PATH']}"
+    path = f"{commands}{os.pathsep}{os.environ['PATH']}"
     runner = Runner(tmp_path, {**os.environ, "PATH": path, "PYTHONPATH": str(ROOT)})
     found = list(blocks((ROOT / "passes" / "README.md").read_text()))
-    assert [b.language for b in found] == ["python", "python", "console"]
+    assert [b.language for b in found] == ["python", "python", "console", "console"]
     for block in found:
         runner.run(block, "passes/README.md")
