@@ -112,7 +112,7 @@ def compare(request: Request) -> Comparison:
     feeds = make_inputs(ports_of(graph), request.inputs, request.sizes, request.seed, aliases(model))
     _check_ports(model, feeds)
     model.seed(request.options.seed)  # whatever a .so was compiled with: the interpreter draws by this one
-    with telling_sizes(ports_of(graph), request.inputs, request.sizes):
+    with telling_sizes(ports_of(graph), request.inputs, request.sizes, aliases(model)):
         got = model.run_ports(feeds)
     found = Comparison(request.model, model.target or "?", described(feeds))
     wanted = request.against or ("onnxruntime", "interpreter")

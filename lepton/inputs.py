@@ -58,13 +58,14 @@ def make_inputs(ports: Sequence[Port], given: Sequence[str], sizes: Mapping[str,
 
 
 @contextmanager
-def telling_sizes(ports: Sequence[Port], given: Sequence[str], sizes: Mapping[str, int]) -> Iterator[None]:
+def telling_sizes(ports: Sequence[Port], given: Sequence[str], sizes: Mapping[str, int],
+                  aliases: Mapping[str, str] | None = None) -> Iterator[None]:
     """Adds to an error of a run which sizes nobody gave: the model may refuse what `make_inputs` made up."""
     try:
         yield
     except LeptonError as error:
         known = {word.partition("=")[0] for word in given}
-        told = {*sizes, *symbols(p for p in ports if p.name in known)}
+        told = {*_by_our_names(sizes, aliases or {}), *symbols(p for p in ports if p.name in known)}
         made_up = [name for name in symbols(ports) if name not in told]
         if not made_up or any(name.startswith("@") for name in known):
             raise

@@ -59,14 +59,12 @@ def execute(args: argparse.Namespace) -> Exit:
     """Raises LeptonError."""
     if not 0 < args.seconds < 1e6:
         raise UsageError(f"--seconds {args.seconds}: expected a time above 0")
-    from lepton.inputs import telling_sizes
-
     start = time.perf_counter()
     opened, compiled = _open(args)
     loaded = time.perf_counter() - start
     feeds = opened.inputs(args.input, args.seed)
     session = opened.model.session()
-    with telling_sizes(opened.model.inputs, args.input, opened.sizes):
+    with opened.telling_sizes(args.input):
         first = _once(session, feeds)
     for _ in range(args.warmup):
         session.run(feeds)

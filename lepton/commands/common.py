@@ -4,6 +4,7 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -86,12 +87,11 @@ class Opened:
 
         return make_inputs(self.model.inputs, given, self.sizes, seed, aliases(self.model))
 
-    def run(self, feeds: Mapping[str, Array], given: Sequence[str]) -> dict[str, Array]:
-        """The outputs. Raises LeptonError, which names the sizes that were made up."""
+    def telling_sizes(self, given: Sequence[str]) -> AbstractContextManager[None]:
+        """Around a first run: its errors name the sizes that were made up."""
         from lepton.inputs import telling_sizes
 
-        with telling_sizes(self.model.inputs, given, self.sizes):
-            return self.model.run_ports(feeds)
+        return telling_sizes(self.model.inputs, given, self.sizes, aliases(self.model))
 
 
 def open_model(args: argparse.Namespace) -> Opened:

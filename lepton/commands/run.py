@@ -42,7 +42,9 @@ def execute(args: argparse.Namespace) -> Exit:
     """Raises LeptonError."""
     opened = open_model(args)
     places = _places(args.output, [p.name for p in opened.model.outputs])
-    outputs = opened.run(opened.inputs(args.input, args.random), args.input)
+    feeds = opened.inputs(args.input, args.random)
+    with opened.telling_sizes(args.input):
+        outputs = opened.model.run_ports(feeds)
     for path, names in places.items():
         _save(path, {name: outputs[name] for name in names})
     for name, array in outputs.items():

@@ -128,10 +128,11 @@ def test_sizes_that_nobody_gave_are_named_where_a_run_is_refused() -> None:
     ports = [_port("x", np.float32, "batch", "sequence"), _port("h", np.float32, "batch", 4)]
 
     def refused(given: list[str], sizes: dict[str, int]) -> str:
-        with pytest.raises(LeptonError) as caught, telling_sizes(ports, given, sizes):
+        with pytest.raises(LeptonError) as caught, telling_sizes(ports, given, sizes, {"sequence": "sequence length"}):
             raise LeptonError("no")
         return str(caught.value)
 
     assert "--dim batch=… --dim sequence=…" in refused([], {})
     assert "sequence is: --dim sequence=…" in refused(["h=@h.npy"], {})
+    assert refused([], {"batch": 2, "sequence length": 512}) == "no"     # by the source's own name
     assert refused([], {"batch": 2, "sequence": 512}) == refused(["x=@x.npy"], {}) == refused(["@all.npz"], {}) == "no"
