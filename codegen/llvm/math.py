@@ -86,22 +86,28 @@ LN2_HIGH, LN2_LOW = 0.693359375, -2.12194440e-4   # Cody and Waite: n * LN2_HIGH
 MAGIC = 12582912.0                                # 1.5 * 2**23: adding it rounds to an integer, found in the low bits
 MAGIC_BITS = 0x4B400000
 EXP_TAIL = (1.9875691500e-4, 1.3981999507e-3, 8.3334519073e-3, 4.1665795894e-2, 1.6666665459e-1, 5.0000001201e-1)
+EXP = (1.38145809768e-3, 8.36872546761e-3, 4.16683888773e-2, 0.166665205609, 0.499999934434, 1.0, 1.0)  # to 3e-9
 
 
 def _reduce_exp(m: F32, x: Val) -> tuple[Val, Val]:
-    """(n, r): x = n * ln 2 + r with integer n (as i32) and |r| <= ln(2) / 2."""
+    """(n + MAGIC, r): x = n * ln 2 + r with integer n and |r| <= ln(2) / 2. Shifted left by 23 bits, nothing is left of
+    MAGIC's."""
     t = m.fma(x, m.c(1.44269504088896341), m.c(MAGIC))
     whole = m.sub(t, m.c(MAGIC))
     r = m.fma(whole, m.c(-LN2_HIGH), x)
-    r = m.fma(whole, m.c(-LN2_LOW), r)
-    return m.f.op("sub", m.bits(t), m.i(MAGIC_BITS)), r
+    return t, m.fma(whole, m.c(-LN2_LOW), r)
+
+
+def _integer(m: F32, t: Val) -> Val:
+    """n of n + MAGIC, as i32."""
+    return m.f.op("sub", m.bits(t), m.i(MAGIC_BITS))
 
 
 def exp(m: F32, x: Val) -> Val:
-    """e**x to 1.5 ulp (2 without fma); gradual underflow, overflow to inf."""
+    """e**x to 1.5 ulp; gradual underflow, overflow to inf."""
     x = m.at_least(m.at_most(x, 89.0), -104.0)
-    n, r = _reduce_exp(m, x)
-    p = m.add(m.fma(m.horner(r, EXP_TAIL), m.mul(r, r), r), m.c(1.0))
+    t, r = _reduce_exp(m, x)
+    n, p = _integer(m, t), m.horner(r, EXP)
     half = m.f.op("ashr", n, m.i(1))  # two factors: 2**n alone would not hold the ends of the range
     return m.mul(m.mul(p, m.power_of_two(half)), m.power_of_two(m.f.op("sub", n, half)))
 
@@ -120,7 +126,8 @@ def exp2_negative(m: F32, x: Val) -> Val:
 def expm1(m: F32, x: Val) -> Val:
     """exp(x) - 1 to 2 ulp."""
     clamped = m.at_least(m.at_most(x, 89.0), -18.0)
-    n, r = _reduce_exp(m, clamped)
+    t, r = _reduce_exp(m, clamped)
+    n = _integer(m, t)
     p = m.fma(m.horner(r, EXP_TAIL), m.mul(r, r), r)
     scale = m.power_of_two(m.f.op("sub", n, m.i(1)))  # half of 2**n, which may be 2**128
     result = m.fma(p, scale, m.sub(scale, m.c(0.5)))
@@ -162,38 +169,49 @@ def log1p(m: F32, x: Val) -> Val:
 
 
 def sigmoid(m: F32, x: Val) -> Val:
-    """1 / (1 + exp(-x)) to 3 ulp (more below -88, where the result is denormal)."""
-    return m.div(m.c(1.0), m.add(m.c(1.0), exp(m, m.neg(x))))
+    """1 / (1 + exp(-x)) to 3 ulp; 0 below -88.38, where the result is denormal: exp(-x) takes one factor then, which is
+    2**-126 at the least, as less is lost beside 1, and inf for 2**128."""
+    x = m.neg(m.at_least(m.at_most(x, 87.0), -89.0))
+    t, r = _reduce_exp(m, x)
+    scale = m.from_bits(m.f.op("add", m.f.op("shl", m.bits(t), m.i(23)), m.i(127 << 23)))
+    return m.div(m.c(1.0), m.fma(m.horner(r, EXP), scale, m.c(1.0)))
 
 
-# Odd and even rational approximation, as in Eigen (MPL 2.0), there from a minimax fit.
-TANH_P = (-2.76076847742355e-16, 2.00018790482477e-13, -8.60467152213735e-11, 5.12229709037114e-08,
-          1.48572235717979e-05, 6.37261928875436e-04, 4.89352455891786e-03)
-TANH_Q = (1.19825839466702e-06, 1.18534705686654e-04, 2.26843463243900e-03, 4.89352518554385e-03)
+def _over_last(coefficients: Sequence[float], divisor: float) -> tuple[float, ...]:
+    return tuple(k / divisor for k in coefficients)
+
+
+# Odd and even rational approximation, as in Eigen (MPL 2.0), there from a minimax fit; here with a denominator that is
+# 1 at 0, so that denormals pass.
+TANH_Q = _over_last((1.19825839466702e-06, 1.18534705686654e-04, 2.26843463243900e-03, 4.89352518554385e-03),
+                    4.89352518554385e-03)
+TANH_P = _over_last((-2.76076847742355e-16, 2.00018790482477e-13, -8.60467152213735e-11, 5.12229709037114e-08,
+                     1.48572235717979e-05, 6.37261928875436e-04, 4.89352455891786e-03), 4.89352518554385e-03)
+TANH_IS_ONE = 9.125   # with and without fma: what is evaluated here, and for all beyond, is 1 exactly
 
 
 def tanh(m: F32, x: Val) -> Val:
-    """The hyperbolic tangent to 5 ulp (7 without fma), |result| <= 1."""
-    clamped = m.at_least(m.at_most(x, 7.90531110763549805), -7.90531110763549805)
-    z = m.mul(clamped, clamped)
-    y = m.div(m.mul(clamped, m.horner(z, TANH_P)), m.horner(z, TANH_Q))
-    y = m.where("olt", m.abs(x), m.c(0.0004), x, y)
-    return m.where("oge", m.abs(x), m.c(9.02), m.copysign(m.c(1.0), x), y)
+    """The hyperbolic tangent to 6 ulp (7 without fma), |result| <= 1."""
+    return _rational(m, x, TANH_IS_ONE, TANH_P, TANH_Q)
 
 
-ERF_P = (-2.72614225801306e-10, 2.77068142495902e-08, -2.10102402082508e-06, -5.69250639462346e-05,
-         -7.34990630326855e-04, -2.95459980854025e-03, -1.60960333262415e-02)
-ERF_Q = (-1.45660718464996e-05, -2.13374055278905e-04, -1.68282697438203e-03, -7.37332916720468e-03,
-         -1.42647390514189e-02)
+ERF_Q = _over_last((-1.45660718464996e-05, -2.13374055278905e-04, -1.68282697438203e-03, -7.37332916720468e-03,
+                    -1.42647390514189e-02), -1.42647390514189e-02)
+ERF_P = _over_last((-2.72614225801306e-10, 2.77068142495902e-08, -2.10102402082508e-06, -5.69250639462346e-05,
+                    -7.34990630326855e-04, -2.95459980854025e-03, -1.60960333262415e-02), -1.42647390514189e-02)
+ERF_IS_ONE = 4.0
 
 
 def erf(m: F32, x: Val) -> Val:
-    """The error function to 6 ulp; for use in gelu the absolute error, 3e-7, is what counts."""
-    clamped = m.at_least(m.at_most(x, 4.0), -4.0)
-    z = m.mul(clamped, clamped)
-    y = m.div(m.mul(clamped, m.horner(z, ERF_P)), m.horner(z, ERF_Q))
-    y = m.where("olt", m.abs(x), m.c(1e-4), m.mul(x, m.c(1.1283791670955126)), y)
-    return m.where("oge", m.abs(x), m.c(4.0), m.copysign(m.c(1.0), x), y)
+    """The error function to 6 ulp, |result| <= 1; for use in gelu the absolute error, 3e-7, is what counts."""
+    return _rational(m, x, ERF_IS_ONE, ERF_P, ERF_Q)
+
+
+def _rational(m: F32, x: Val, limit: float, p: Sequence[float], q: Sequence[float]) -> Val:
+    """x p(x^2) / q(x^2), but at most 1; x is clamped to where that is 1."""
+    x = m.at_least(m.at_most(x, limit), -limit)
+    z = m.mul(x, x)
+    return m.at_least(m.at_most(m.div(m.mul(x, m.horner(z, p)), m.horner(z, q)), 1.0), -1.0)
 
 
 VECTOR: dict[str, Callable[[F32, Val], Val]] = {

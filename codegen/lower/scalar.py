@@ -169,8 +169,7 @@ def gelu(a: Args, n: Node) -> Expr:
 
 
 def swish(a: Args, n: Node) -> Expr:
-    x = a[0]
-    return ap("div", x, ap("add", ap("exp", times(x, -n.attrs["alpha"])), c(1, x)))
+    return ap("mul", a[0], ap("sigmoid", times(a[0], n.attrs["alpha"])))
 
 
 def shrink(a: Args, n: Node) -> Expr:
