@@ -6,6 +6,7 @@ from typing import get_args
 from lepton.ir.diagnostics import UsageError
 from lepton.passes.attention import Attention
 from lepton.passes.base import Math, Pass
+from lepton.passes.batch_parts import BatchParts
 from lepton.passes.canonicalise import Canonicalise
 from lepton.passes.coded_recurrent import CodedRecurrent
 from lepton.passes.coded_weights import CodedWeights
@@ -60,5 +61,6 @@ def pipeline_for(target_family: str, level: int, math: str, precision: Precision
         Norms(policy), Attention(policy), *widen, Matmuls(policy), Tables(),
         FlushDenormals(policy), Halves(precision, tiles, float8), *clean,
         *([MergeMatmuls()] if level >= 3 else []),
-        Halves(float8=float8), *parts, ToLevels(policy), Fuse(float8=float8),
+        Halves(float8=float8), *parts, ToLevels(policy),
+        *([BatchParts()] if level >= 3 and not device else []), Fuse(float8=float8),
     ]
