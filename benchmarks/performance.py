@@ -23,7 +23,9 @@ NAMES = {"ort": "ONNX Runtime", "ov": "OpenVINO", "mnn": "MNN", "torch": "PyTorc
 HEAD = """\
 # Performance
 
-Written by `python -m benchmarks.tables` from the results of the commands named below; not edited by hand.
+Written by `python -m benchmarks.tables` from the results of the commands named below, which need the environments and \
+models of [benchmarks/peers](../benchmarks/peers/README.md); not edited by hand. `python -m benchmarks.tables --list` \
+names the tables, each can be measured alone.
 Times are only comparable within one table: engines took turns there, each in a process of its own, on the same cores.
 """
 TIMES = """\
@@ -31,15 +33,15 @@ TIMES = """\
 ## {title}
 
 {cpu}, {date}. Versions: {versions}.
-`python -m benchmarks.peers.bench --precision {precision} --threads {threads} \
---batch {batch} --rounds {rounds}{isa}`, compiled with `-O3`. Milliseconds: {clock}.
+`python -m benchmarks.peers.bench MODELS --lepton-python PYTHON --engines {asked} --precision {precision} \
+--threads {threads} --batch {batch} --rounds {rounds}{options}`, compiled with `-O3`. Milliseconds: {clock}.
 {errors}{remarks}
 
 | model | {engines} | best peer / Lepton | {error} |
 |---|{rules}--:|{error_rules}
 """
-CLOCKS = {True: "the CPU time of the middle run in the better round, which other load on the machine disturbs least",
-          False: "the middle run's time in the better round"}
+CLOCKS = {True: "the CPU time of the middle run{round}, which other load on the machine disturbs least",
+          False: "the middle run's time{round}"}
 YARDSTICKS = {True: "the model computed in float64", False: "ONNX Runtime's fp32 answer"}
 LEAST = 0.003       # of a run: losses below it are not told
 SHARED = 0.05       # of the CPUs' time taken by other programs: above it a machine was not quiet
@@ -106,9 +108,11 @@ def _head(record: Mapping[str, Any], shape: Times) -> list[str]:
                               "quiet machine."))
     title = f"{precision}, batch {settings['batch']}, {settings['threads']} thread{'' if alone else 's'}"
     title += f", {isa.upper()}" if isa else ", next to PyTorch" if "torch" in shape.engines else ""
+    budget = f" --budget {settings['budget']:g}" if "budget" in settings else ""
+    clock = CLOCKS[shape.key == "cpu_median_ms"].format(round=" in the better round" if settings["rounds"] > 1 else "")
     return TIMES.format(
-        title=title, cpu=record["cpu"], date=record["date"], clock=CLOCKS[shape.key == "cpu_median_ms"],
-        versions=_versions(record["results"].values()), isa=f" --isa {isa}" if isa else "",
+        title=title, cpu=record["cpu"], date=record["date"], clock=clock, asked=",".join(settings["engines"]),
+        versions=_versions(record["results"].values()), options=budget + (f" --isa {isa}" if isa else ""),
         errors=f"Errors are relative differences (L2) from {YARDSTICKS[shape.exact]}; an answer more than "
                f"{WRONG[precision]:.0%} from ONNX Runtime's in fp32 counts as wrong, and is not ranked.",
         remarks="\n" + "\n".join(remarks) if remarks else "", engines=" | ".join(NAMES[e] for e in shape.engines),
@@ -251,6 +255,7 @@ def main() -> None:
 
     text, pictures = page({path.stem: read(path) for path in options.runs}, [read(p) for p in options.roofline],
                           read(options.costs) if options.costs else None)
+    options.to.mkdir(parents=True, exist_ok=True)
     (options.to / "performance.md").write_text(text)
     for old in options.to.glob("performance-*.svg"):
         old.unlink()

@@ -30,7 +30,7 @@ def feeds(path: Path) -> dict[str, Array]:
     found: dict[str, Array] = {}
     for port in graph.input:
         kind = onnx.helper.tensor_dtype_to_np_dtype(port.type.tensor_type.elem_type)
-        shape = [d.dim_value or 1 for d in port.type.tensor_type.shape.dim]
+        shape = [max(d.dim_value, 1) for d in port.type.tensor_type.shape.dim]
         if port.name in constant:
             continue
         if kind.kind == "f":

@@ -105,6 +105,28 @@ machine = percentiles(timed(loops, seconds))
 print(json.dumps({**through, "c50": within["p50"], "c99": within["p99"], "machine": machine["p99"] / machine["p50"]}))
 """
 
+# One thread and all given cores in turns of a fiftieth of a second, so that both meet the same hours of a machine that
+# others use too: the middle one of the turns' ratios. And what a loop of multiply-adds in registers gains, which is all
+# that there is.
+TURNS = _START + """
+seconds, cores = float(sys.argv[2]), sys.argv[3].split(",")
+os.sched_setaffinity(0, {int(core) for core in cores})
+models = [load(sys.argv[1], threads=threads) for threads in (1, len(cores))]
+feeds = inputs(models[0])
+sessions = [model.session() for model in models]
+outputs = [session.run(feeds) for session in sessions]
+gains, end = [], time.perf_counter() + seconds
+while time.perf_counter() < end or len(gains) < 5:
+    one, more = (middle(timed(lambda: session.run(feeds, own), 0.02)) for session, own in zip(sessions, outputs))
+    gains.append(one / more)
+
+from lepton.ceilings import peak_loop, rate
+from lepton.codegen.target import native
+
+alone, together = (rate([peak_loop(native()) for _ in cores[:many]]) for many in (1, len(cores)))
+print(json.dumps({"gain": middle(gains), "machine": together / alone}))
+"""
+
 THREADS = _START + """
 os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
 before = len(os.listdir("/proc/self/task"))

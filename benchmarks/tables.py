@@ -91,7 +91,9 @@ def limits(options: argparse.Namespace, end: float) -> bool:
         if not file.is_file() or not options.keep or "losses" not in json.loads(file.read_text())["roofline"]:
             command = [options.lepton_python.with_name("lepton"), "bench", _model(options, model), "-O3",
                        "--threads", "1", "--roofline", "--json"]
-            done = subprocess.run(command, capture_output=True, text=True, check=True)
+            done = subprocess.run(command, capture_output=True, text=True, check=False)
+            if done.returncode:
+                raise SystemExit(f"{model}: {done.stderr.strip()}")
             file.write_text(done.stdout)
     return True
 
@@ -120,6 +122,8 @@ def write_page(options: argparse.Namespace) -> None:
     runs = [results / f"{table.name}.json" for table in TABLES]
     roofs = [results / f"roofline-{model}.json" for model in FLOAT]
     costs = results / "costs.json"
+    if not any(map(Path.is_file, runs)):
+        raise SystemExit(f"no table is measured in {results}: there is nothing to make a page of")
     files = [*map(str, filter(Path.is_file, runs)), "--roofline", *map(str, filter(Path.is_file, roofs)),
              *(["--costs", str(costs)] if costs.is_file() else [])]
     subprocess.run([sys.executable, "-m", "benchmarks.performance", *files, "--to", str(options.to)], check=True)

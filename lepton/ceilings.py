@@ -52,8 +52,8 @@ def measure(target: Target, threads: int, dots: Iterable[Dot]) -> Ceilings:
     beyond = max(2 * sizes["L3"], min(8 * sizes["L3"], 1 << 30))
     spans = {"L2": sizes["L2"] // 2, "L3": sizes["L3"] // (4 * threads), "memory": beyond // threads}
     spans["L3"] = max(spans["L3"], 2 * sizes["L2"])
-    rates = {level: _rate([_reader(target, spans[level]) for _ in range(threads)]) for level in LEVELS}
-    return Ceilings(threads, {dot: _rate([peak_loop(target, dot) for _ in range(threads)]) for dot in {FMA, *dots}},
+    rates = {level: rate([_reader(target, spans[level]) for _ in range(threads)]) for level in LEVELS}
+    return Ceilings(threads, {dot: rate([peak_loop(target, dot) for _ in range(threads)]) for dot in {FMA, *dots}},
                     rates, sizes)
 
 
@@ -68,7 +68,7 @@ def cache_sizes(target: Target) -> dict[str, int]:
     return {"L2": second, "L3": found.get("L3", 8 * second)}
 
 
-def _rate(loops: list[tuple[Run, float]]) -> float:
+def rate(loops: list[tuple[Run, float]]) -> float:
     """What the loops do in a second, each on a thread of its own; each tells what one call does."""
     best = 0.0
     for run, _ in loops:

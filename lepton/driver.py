@@ -91,7 +91,7 @@ class Options:
             raise UsageError(f"precision {made.precision!r}; there are f32, bf16 and fp16")
         if not 0 <= made.seed < 2**64:
             raise UsageError(f"seed {made.seed}; it must fit 64 bits without a sign")
-        if made.tune < 0:
+        if not made.tune >= 0:  # nor NaN
             raise UsageError(f"{made.tune} seconds of tuning; it must be 0 or more")
         if made.tune and not made.tune_cache:
             made = replace(made, tune_cache=str(tuning_cache.default_path()))
@@ -357,7 +357,7 @@ def describe(done: Compiled, index: int, options: Options) -> dict[str, Any]:
     return {
         **versions(), "model": dict(sorted(done.original.metadata.items())), "target": target.name,
         "targets": [t.name for _, t in done.programs], "math": options.math,
-        "precision": options.precision, "level": options.level,
+        "precision": options.precision, "level": options.level, "threads": options.threads,
         "dims": dict(sorted(options.dims.items())), "values": sorted(options.values),
         "statistics": done.report.targets[target.name], **done.shelf,
     }

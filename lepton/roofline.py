@@ -18,6 +18,7 @@ from lepton.codegen.program import Program, Step, StepKind, Storage
 from lepton.codegen.templates.dots import FMA, Dot
 from lepton.ir import dims
 from lepton.ir.core import Value
+from lepton.summary import count
 
 if TYPE_CHECKING:
     from lepton.artifact import Session
@@ -35,6 +36,7 @@ KNOWN = {                 # what a kernel does that its count of operations does
     "pool": "windows overlap: elements are read more than once",
     "lrn": "a sum of neighbours and a power for each element",
     "filters": "makes several numbers of each weight, and moves them",
+    **dict.fromkeys(("lstm", "gru", "rnn"), "reads its weights anew in every step"),
 }
 LOSSES = 4                # shown to people
 FINE = 8                  # parts a thread, beyond which it does not matter that one thread has one more
@@ -130,12 +132,12 @@ def _traffic(step: Step, kernel: Kernel, size: _Sizes, home: str, ceilings: Ceil
         seen.add(key)
         held = size(place.buffer.size) or 0
         read = size(operand.tensor.size * operand.tensor.dtype.bytes) or 0 if isinstance(operand, Value) else held
-        count = min(held, read) if held else read
+        moved = min(held, read) if held else read
         if picks and operand not in kernel.writes:
-            count = min(count, written)  # what is picked, not all there is to pick from
+            moved = min(moved, written)  # what is picked, not all there is to pick from
         constant = place.buffer.storage is Storage.CONSTANT
-        level = home if constant else ceilings.level_of(2 * count)
-        found[level] = found.get(level, 0) + count
+        level = home if constant else ceilings.level_of(2 * moved)
+        found[level] = found.get(level, 0) + moved
     return found
 
 
@@ -158,7 +160,8 @@ def _remarks(kernel: Kernel, ceilings: Ceilings) -> Iterator[str]:
     if isinstance(k, int) and k < SHORT_SUM:
         yield f"sums of {k}: the ends of tiles weigh"
     if isinstance(columns, int) and columns % 16 and columns < 128:
-        yield f"{columns} columns fill {columns / (-(-columns // 16) * 16):.0%} of the lanes"
+        fill = "column fills" if columns == 1 else "columns fill"
+        yield f"{columns} {fill} {columns / (-(-columns // 16) * 16):.0%} of the lanes"
     if type(body).__name__ == "Gemm" and isinstance(rows := getattr(body, "m", None), int) and rows <= FEW_ROWS:
         yield f"reads its weights for {rows} row{'s' * (rows > 1)}"
     yield from (words for name, words in KNOWN.items() if name in names)
@@ -203,7 +206,7 @@ def _gained(row: Row, alone: Row) -> Row:
 
 def _row(work: Work, seconds: float, total: float, ceilings: Ceilings) -> Row:
     bytes = sum(work.traffic.values())
-    moving = {level: count / ceilings.bytes[level] for level, count in work.traffic.items()}
+    moving = {level: size / ceilings.bytes[level] for level, size in work.traffic.items()}
     computing = None if work.flops is None else work.flops / _peak(work, ceilings)
     bound, least = "", None
     if computing is not None:
@@ -315,7 +318,7 @@ def lines(record: Mapping[str, Any], shown: int = 25) -> list[str]:
     peaks = ", ".join(f"{name} {rate:.0f} GFLOP/s" for name, rate in limits["gflops"].items())
     rates = ", ".join(f"{level} {rate:.0f} GB/s" for level, rate in limits["gbytes"].items())
     found = sorted(record["kernels"], key=lambda r: -r["seconds"])
-    made = [f"  measured ceilings of {record['threads']} thread(s): {peaks}; {rates}",
+    made = [f"  measured ceilings of {count(record['threads'], 'thread')}: {peaks}; {rates}",
             f"  {record['near_share']:.0%} of the time at {NEAR:.0%} of the ceiling or more; "
             f"the ceilings allow {record['ceiling_share']:.0%} of the time"]
     if record["gain"] is not None:

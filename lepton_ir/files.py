@@ -19,8 +19,7 @@ def check_destination(out: Path, sources: Iterable[str | Path] = ()) -> None:
     with disk_errors(out):
         if out.is_dir():
             raise UsageError(f"cannot write {out}: it is a folder", help="give the file's name too")
-        if out.exists() and not out.is_file():
-            raise UsageError(f"cannot write {out}: it is no regular file")
+        _check_regular(out)
         if not out.parent.is_dir():
             raise UsageError(f"cannot write {out}: there is no folder {out.parent}", help=f"mkdir -p {out.parent}")
         if out.exists() and any(Path(s).exists() and out.samefile(s) for s in sources):
@@ -32,6 +31,12 @@ def check_destination(out: Path, sources: Iterable[str | Path] = ()) -> None:
         if error.errno in FULL:
             raise ResourceError(f"cannot write {out}: {error.strerror}") from error
         raise UsageError(f"cannot write {out}: no file can be made in {out.parent}: {error.strerror}") from error
+
+
+def _check_regular(out: Path) -> None:
+    """Raises UsageError for a device, a pipe and the like: a file put in its place would take it from all programs."""
+    if out.exists() and not out.is_file():
+        raise UsageError(f"cannot write {out}: it is no regular file")
 
 
 @contextmanager
@@ -48,6 +53,8 @@ def disk_errors(out: Path) -> Iterator[None]:
 def replacing(out: Path) -> Iterator[Path]:
     """A place for a file, in a folder of its own, that becomes `out` when the block ends without an error. Until then,
     and after an error, what was there stays. Raises UsageError, ResourceError."""
+    with disk_errors(out):
+        _check_regular(out)
     with disk_errors(out), tempfile.TemporaryDirectory(prefix=".lepton-", dir=out.parent) as folder:
         partial = Path(folder) / out.name
         yield partial

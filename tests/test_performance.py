@@ -16,7 +16,7 @@ from onnx import helper
 from onnx.reference import ReferenceEvaluator
 
 from benchmarks import performance
-from benchmarks.peers.artifacts import LeptonCompiler
+from benchmarks.peers.artifacts import LeptonCompiler, convert_mnn
 from benchmarks.peers.bench import Record
 from benchmarks.peers.report import Row
 from benchmarks.peers.zoo.batch import rebatch
@@ -165,3 +165,31 @@ def test_the_tables_are_named() -> None:
                            capture_output=True)
     assert wrong.returncode == 2
     assert "unknown tables: none" in wrong.stderr
+
+
+@pytest.mark.parametrize(("words", "said"), [
+    (["--threads", "0"], "invalid positive value: '0'"), (["--batch", "-1"], "invalid positive value: '-1'"),
+    (["--json", "/proc/x.json"], "--json /proc/x.json: no file can be made there"),
+    (["--json", "no/such/x.json"], "--json no/such/x.json: no file can be made there"),
+    (["--resume"], "name it with --json")])
+def test_a_run_that_cannot_end_well_does_not_begin(words: list[str], said: str) -> None:
+    done = subprocess.run([sys.executable, "-m", "benchmarks.peers.bench", "net", *words], cwd=ROOT,
+                          capture_output=True, text=True, check=False)
+    assert (done.returncode, said in done.stderr) == (2, True), done.stderr
+
+
+def test_a_page_of_nothing(tmp_path: Path) -> None:
+    done = subprocess.run([sys.executable, "-m", "benchmarks.tables", "--page", "--root", str(tmp_path), "--to",
+                           str(tmp_path)], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert done.stderr.startswith("no table is measured in ")
+
+
+def test_converting_for_mnn_calls_no_command_that_installs(tmp_path: Path) -> None:
+    """Its `mnnconvert` runs `pip install` in whatever environment is active."""
+    (tmp_path / "mnnconvert").write_text("#!/bin/sh\nexit 1\n")
+    (tmp_path / "python").write_text('#!/bin/sh\nfor last; do :; done; echo "$@" > "$last"\n')
+    for command in tmp_path.iterdir():
+        command.chmod(0o755)
+    made = convert_mnn(tmp_path, Path("net.onnx"), "hash", tmp_path / "cache", 10.0)
+    assert "_tools.mnnconvert(sys.argv) -f ONNX --modelFile net.onnx" in made.path.read_text()

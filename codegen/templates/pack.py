@@ -169,7 +169,7 @@ def copy_line(fn: Function, machine: Target, dtype: DType, source: Val, target: 
     lanes, size = machine.lanes(dtype), dtype.bytes
     total = fn.add(border.left, border.inside)
     skip = fn.mul(border.left, size)
-    if to[1] == 1:  # pixels one after the other, with or without gaps
+    if to[1] == 1 and (to[0] != 1 or channels == 1):  # pixels one after the other, with or without gaps
         for start, count in ((0, border.left), (total, border.right)):
             fill_run(fn, dtype, fn.gep(target, fn.mul(fn.mul(start, to[0]), size)), fn.mul(count, to[0]), lanes, fill)
         first = fn.gep(target, fn.mul(skip, to[0]))

@@ -21,6 +21,7 @@ from lepton.commands.common import (
     open_model,
 )
 from lepton.ir.diagnostics import Exit, UsageError
+from lepton.summary import count as counted
 from lepton.terminal import count, parse_dims
 
 if TYPE_CHECKING:
@@ -72,7 +73,8 @@ def execute(args: argparse.Namespace) -> Exit:
     enough = max(1, min(len(times), 50))
     steps = profile(session, feeds, enough) if args.profile else []
     record = {
-        "version": JSON_VERSION, "model": args.model, "target": opened.model.target, "threads": args.threads,
+        "version": JSON_VERSION, "model": args.model, "target": opened.model.target,
+        "threads": args.threads or opened.model.metadata.get("threads", 0),
         "inputs": described(feeds), "load_ms": loaded * 1e3, "first_ms": first * 1e3, "runs": len(times),
         "ms": statistics(times),
         "profile": [{"step": i, "name": s.name, "calls": s.calls, "ms": s.seconds * 1e3} for i, s in enumerate(steps)],
@@ -154,8 +156,9 @@ def text(record: Mapping[str, Any]) -> str:
     """The record for people."""
     inputs = ", ".join(f"{name}: {words}" for name, words in record["inputs"].items())
     ms = record["ms"]
+    threads = counted(record["threads"], "thread") if record["threads"] else "a thread for each core"
     lines = [
-        f"{record['model']} for {record['target']}, {record['threads'] or 'default'} threads, {inputs}",
+        f"{record['model']} for {record['target']}, {threads}, {inputs}",
         f"  load {record['load_ms']:.1f} ms, first run {record['first_ms']:.3f} ms, then {record['runs']} runs:",
         "  " + "  ".join(f"{name} {value:.3f}" for name, value in ms.items())
         + f"  ms   ({1e3 / ms['p50']:.1f} runs/s)",

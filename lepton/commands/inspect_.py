@@ -14,6 +14,7 @@ from lepton.summary import coded, count, space, variants, work
 from lepton.terminal import human, parse_dims, parse_structure
 
 JSON_VERSION = 1
+MADE = ("lepton", "llvm", "onnx", "level", "math", "precision", "threads", "dims")  # how an artifact was made
 EXAMPLES = """\
   lepton inspect model.so                             ports, targets, memory, how it was made
   lepton inspect model.so --verify                    and whether a byte of it has changed
@@ -84,7 +85,7 @@ def artifact_record(path: str, name: str | None = None) -> dict[str, Any]:
         "target": facts.get("target"), "targets": targets,
         "ops": statistics.get("ops", {}), "cuda": statistics.get("cuda", {}),
         "statistics": {k: v for k, v in statistics.items() if k not in ("ops", "cuda")},
-        "made": {k: facts[k] for k in ("lepton", "llvm", "onnx", "level", "math", "dims") if k in facts},
+        "made": {k: facts[k] for k in MADE if k in facts},
         "functions": list(model.functions), "metadata": facts.get("model", {}),
     }
 
@@ -173,10 +174,12 @@ def _artifact_lines(record: Mapping[str, Any]) -> list[str]:
     if record["functions"]:
         lines.append(f"  calls   {', '.join(record['functions'])}: to be registered by the program that runs it")
     if made:
+        others = f" --precision {made['precision']}" if made["precision"] != "f32" else ""
+        others += f" --threads-default {made['threads']}" if made.get("threads") else ""
         pins = "".join(f" --dim {name}={size if isinstance(size, int) else '..'.join(map(str, size))}"
                        for name, size in made["dims"].items())
         lines.append(f"  made by Lepton {made['lepton']} (LLVM {made['llvm']}, onnx {made['onnx']}), "
-                     f"-O{made['level']} --math {made['math']}{pins}")
+                     f"-O{made['level']} --math {made['math']}{others}{pins}")
     return lines
 
 

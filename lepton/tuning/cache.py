@@ -95,6 +95,8 @@ class Cache:
     def open(cls, path: str | os.PathLike[str]) -> Cache:
         """What the file holds; nothing where there is none. Raises UsageError for a file that is no such cache."""
         where = Path(path)
+        if where.exists() and not (where.is_file() or where.is_dir()):
+            raise UsageError(f"cannot read the tuning cache {where}: it is no regular file")
         try:
             lines = where.read_bytes().split(b"\n")
         except FileNotFoundError:

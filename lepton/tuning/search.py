@@ -111,6 +111,8 @@ def tune(graph: Graph, options: LowerOptions, threads: int, cache: Cache, second
         elif time.perf_counter() - start < seconds:
             if progress is not None:
                 progress(f"tuning kernel {number + 1} of {len(found)}")
+            if not report.measured:
+                cache.save()  # where that cannot be done, it is said before time is spent
             row = _measured(job, threads, weights, start + seconds)
             cache.rows[row.place] = row
             cache.save()

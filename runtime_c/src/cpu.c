@@ -35,8 +35,8 @@ static bool all(uint64_t word, uint64_t bits) { return (word & bits) == bits; }
 
 static uint64_t detect(void) {
   leaf none = {0, 0, 0, 0}, one = cpuid(1, 0); /* few: under a hypervisor each takes microseconds */
-  leaf seven = cpuid(0, 0).eax >= 7 ? cpuid(7, 0) : none, seven1 = seven.eax >= 1 ? cpuid(7, 1) : none;
-  uint64_t saved = saved_state(one.ecx), features = 0;
+  uint64_t saved = saved_state(one.ecx), features = 0; /* what saves it is told of in leaf 13: then there is a leaf 7 */
+  leaf seven = saved ? cpuid(7, 0) : none, seven1 = seven.eax >= 1 ? cpuid(7, 1) : none;
   bool ymm = all(saved, 0x6), zmm = all(saved, 0xe6), tiles = all(saved, 0x60000);
   if (all(one.ecx, 1u << 0 | 1u << 9 | 1u << 19 | 1u << 20 | 1u << 23)) /* SSE3 SSSE3 4.1 4.2 POPCNT */
     features |= LPT_CPU_SSE42;

@@ -66,7 +66,7 @@ def test_report_of_a_source(folder: Path, lepton_tool: Invoke) -> None:
 
     code, out, _ = lepton_tool("bench", "mlp.onnx", *words)
     assert code == 0
-    for word in ("measured ceilings of 2 thread(s)", "GFLOP/s", "GB/s", "bound", "matmul_add_relu (Gemm", "100.0%",
+    for word in ("measured ceilings of 2 threads", "GFLOP/s", "GB/s", "bound", "matmul_add_relu (Gemm", "100.0%",
                  "times as fast as on one thread"):
         assert word in out
 

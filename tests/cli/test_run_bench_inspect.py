@@ -232,6 +232,16 @@ def test_inspect_artifact(folder: Path, leptonc: Invoke, lepton_tool: Invoke) ->
     assert (record["version"], record["kind"], record["target"]) == (1, "artifact", "x86-avx2")
     assert record["inputs"] == [{"name": "x", "dtype": "f32", "shape": [2, 16]}]
     assert lepton_tool("inspect", "mlp.so", "--dot")[0] == 2
+    assert "for x86-avx2, a thread for each core, x:" in lepton_tool("bench", "mlp.so", "--runs", "1")[1]
+
+
+def test_inspect_tells_precision_and_threads(folder: Path, leptonc: Invoke, lepton_tool: Invoke) -> None:
+    assert leptonc("mlp.onnx", "-q", "--precision", "bf16", "--threads-default", "1")[0] == 0
+    assert "-O2 --math default --precision bf16 --threads-default 1" in lepton_tool("inspect", "mlp.so")[1]
+    made = json.loads(lepton_tool("inspect", "mlp.so", "--json")[1])["made"]
+    assert (made["precision"], made["threads"]) == ("bf16", 1)
+    assert ", 1 thread, x: f32[" in lepton_tool("bench", "mlp.so", "--runs", "1")[1]
+    assert json.loads(lepton_tool("bench", "mlp.so", "--runs", "1", "--json")[1])["threads"] == 1
 
 
 def test_inspect_graphs(folder: Path, leptonc: Invoke, lepton_tool: Invoke) -> None:

@@ -154,6 +154,7 @@ def run_kernel(kernel: Kernel, places: Mapping[Value, Placed], target: Target, e
             addresses.append(places[operand].address)
     size = number(kernel.scratch, env)
     scratch = Guarded(-(-size // 64) * 64)
+    scratch.bytes[:] = 0xFF  # NaN, where it is read before it is written
     code = Code(kernel.body, target)
     start = scratch.bytes.ctypes.data
     assert start % 64 == 0

@@ -99,7 +99,8 @@ SMALL: list[tuple[tuple[int, ...], tuple[int, ...], dict[str, Any]]] = [
     ((3, 40, 1), (16,), {"stride": 8}), ((2, 1, 1, 5), (3, 3), {"pad": 1}), ((2, 3, 1, 5), (3, 3), {"pad": 1}),
     ((2, 1, 2, 6), (3, 5), {"pads_begin": (1, 2), "pads_end": (1, 2), "strides": (1, 3)}),
     ((2, 1, 4), (5,), {"pad": 4, "dilation": 2}), ((2, 2, 2, 8), (5, 5), {"pad": 2, "group": 8}),
-    ((2, 2, 2, 4), (3, 3), {"pad": 3, "dilation": 2}), ((2, 4, 1, 1), (2, 4), {"pads_begin": (0, 3)})]
+    ((2, 2, 2, 4), (3, 3), {"pad": 3, "dilation": 2}), ((2, 4, 1, 1), (2, 4), {"pads_begin": (0, 3)}),
+    ((2, 3, 1, 64), (1, 1), {"stride": 3, "pads_begin": (0, 1), "pads_end": (0, 1)})]
 
 
 @pytest.mark.parametrize("target", HERE)

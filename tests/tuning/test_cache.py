@@ -11,6 +11,7 @@ import pytest
 from lepton.codegen.schedule import Schedule
 from lepton.codegen.target import CUDA_TARGETS, TARGETS
 from lepton.ir.diagnostics import UsageError
+from lepton.ir.files import replacing
 from lepton.tuning import cache
 from lepton.tuning.cache import HEADER, Cache, Row
 
@@ -112,6 +113,17 @@ def test_places_that_cannot_be_used(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(UsageError, match=r"cannot (read|write) the tuning cache"):
         Cache(tmp_path / "file" / "t.jsonl", {ROW.place: ROW}).save()
+
+
+def test_devices_are_neither_read_nor_replaced(tmp_path: Path) -> None:
+    """A pipe in place of /dev/null, which all programs lose where a file is put in its place."""
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(UsageError, match="pipe: it is no regular file"):
+        Cache.open(tmp_path / "pipe")
+    with pytest.raises(UsageError, match="pipe: it is no regular file"), replacing(tmp_path / "pipe") as partial:
+        partial.touch()
+    assert (tmp_path / "pipe").is_fifo()
+    assert len(list(tmp_path.iterdir())) == 1
 
 
 def test_where_results_go(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

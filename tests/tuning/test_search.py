@@ -12,6 +12,7 @@ from lepton.codegen.group import LowerOptions
 from lepton.codegen.schedule import Choice, Schedule
 from lepton.codegen.target import native
 from lepton.ir.core import Graph
+from lepton.ir.diagnostics import UsageError
 from lepton.ir.dims import Dim
 from lepton.ir.parser import parse
 from lepton.tuning import cache, search
@@ -117,6 +118,14 @@ def test_an_interrupted_search_goes_on(tmp_path: Path, monkeypatch: pytest.Monke
     assert len(counter) == len(set(counter)) == 2
     assert search.tune(graph(), options, 1, Cache.open(path), 60.0).known == 2
     assert search.tune(graph(), options, 2, Cache.open(path), 0.0).known == 0, "two threads are another question"
+
+
+def test_nothing_is_measured_that_cannot_be_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    counter: list[str] = []
+    monkeypatch.setattr(search, "_measured", fake_measurement(counter))
+    with pytest.raises(UsageError, match="cannot write"):
+        search.tune(graph(), LowerOptions(native()), 1, Cache.open("/proc/lepton/t.jsonl"), 60.0)
+    assert not counter
 
 
 def test_time_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
