@@ -88,7 +88,8 @@ class Halves(Pass):
         if self.precision != "bf16" or not gains(node, weights, self.tiles):
             return False
         rounded = weights.astype(ml_dtypes.bfloat16).astype(np.float32)
-        node.set_input(0, ops.cast(ops.cast(x, to=DType.BF16, loc=node.loc), to=DType.F32, loc=node.loc))
+        rounded_x = ops.cast(x, to=DType.BF16, denormals=not self.tiles, loc=node.loc)   # which tiles take for zeros
+        node.set_input(0, ops.cast(rounded_x, to=DType.F32, loc=node.loc))
         node.set_input(1, ops.constant(value=Tensor.of(rounded)))
         count("products in bf16")
         return True

@@ -129,7 +129,7 @@ def apply(op: str, args: list[str], dtypes: list[DType], dtype: DType) -> str:
 _BY_NAME = {d.value: d for d in (DType.F16, DType.BF16, *NARROW)}
 _OVERLOADED = frozenset({  # plain functions for float and double, not templates
     "sqrt", "exp", "expm1", "log", "log1p", "tanh", "erf", "sin", "cos", "tan", "asin", "acos", "atan", "sinh", "cosh",
-    "asinh", "acosh", "atanh", "odd_f32"})
+    "asinh", "acosh", "atanh", "odd_f32", "flush_bf16"})
 
 
 def _rounded(value: str, dtype: DType, saturate: bool) -> str:

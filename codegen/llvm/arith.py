@@ -246,7 +246,23 @@ class Arith:
         return self.f.call(vec(lanes, "i32"), f"llvm.lrint.v{lanes}i32.v{lanes}f32", [x])
 
     def through_half(self, args: list[Val], dtype: DType) -> Val:
-        return from_memory(self.f, self.target, to_memory(self.f, self.target, args[0], dtype), dtype)
+        raw = to_memory(self.f, self.target, args[0], dtype)
+        value = from_memory(self.f, self.target, raw, dtype)
+        self.f.halves[value.text] = dtype, raw    # so that storing it does not round again
+        return value
+
+    def flushed(self, args: list[Val], _dtype: DType) -> Val:
+        """To bf16 as vcvtneps2bf16 does it, which takes denormals for zeros."""
+        f, x = self.f, args[0]
+        whole = self.target.lanes(DType.F32)
+        if not self.target.bf16 or lanes_of(x.type) % whole:
+            zero = f.intrinsic("llvm.copysign", self._c(x, 0.0), x)
+            tiny = f.compare("fcmp olt", f.intrinsic("llvm.fabs", x), self._c(x, 2.0**-126))
+            return self.through_half([f.select(tiny, zero, x)], DType.BF16)
+        raw = _flushed_bfloat(f, x, whole)
+        value = from_memory(f, self.target, raw, DType.BF16)
+        f.halves[value.text] = DType.BF16, raw
+        return value
 
 
 def _is_number(x: Val) -> bool:
@@ -280,7 +296,7 @@ _METHODS: dict[str, Callable[[Arith, list[Val], DType], Val]] = {
     "shift_left": lambda s, a, d: s.shift(a, d, True), "shift_right": lambda s, a, d: s.shift(a, d, False),
     "odd_f32": Arith.odd_f32, "nearest_i32": Arith.nearest,
     "round_f16": lambda s, a, d: s.through_half(a, DType.F16),
-    "round_bf16": lambda s, a, d: s.through_half(a, DType.BF16),
+    "round_bf16": lambda s, a, d: s.through_half(a, DType.BF16), "flush_bf16": Arith.flushed,
 }
 BITCASTS = frozenset(f"bitcast_{d.value}" for d in DType if d in REGISTER)
 ROUNDINGS = frozenset(f"{how}_{d.value}" for d in NARROW for how in ("round", "loose"))
@@ -328,3 +344,14 @@ def halves(f: Function, value: Val) -> tuple[Val, Val]:
         parts.append(f.value(vec(half, element),
                              f"shufflevector {value}, {value.type} poison, <{half} x i32> <{mask}>"))
     return parts[0], parts[1]
+
+
+def _flushed_bfloat(f: Function, value: Val, whole: int) -> Val:
+    """As bf16 in memory, `whole` lanes at a time by the instruction for it, which takes denormals for zeros."""
+    lanes = lanes_of(value.type)
+    if lanes == whole:
+        made = f.call(vec(lanes, "bfloat"), f"llvm.x86.avx512bf16.cvtneps2bf16.{32 * lanes}", [value])
+        return f.convert("bitcast", made, vec(lanes, "i16"))
+    low, high = (_flushed_bfloat(f, half, whole) for half in halves(f, value))
+    order = ", ".join(f"i32 {i}" for i in range(lanes))
+    return f.value(vec(lanes, "i16"), f"shufflevector {low}, {high}, <{lanes} x i32> <{order}>")

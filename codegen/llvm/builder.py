@@ -12,6 +12,8 @@ from typing import TypeAlias
 
 import numpy as np
 
+from lepton.ir.types import DType
+
 KERNEL_ARGS = (("ptr", "bufs"), ("ptr", "dims"), ("ptr", "scratch"), ("i64", "lo"), ("i64", "hi"))
 
 
@@ -120,6 +122,7 @@ class Function:
         self.module, self.head = module, head
         self.lines: list[str] = []
         self.block = "entry"
+        self.halves: dict[str, tuple[DType, Val]] = {}   # rounded values: what they are in memory
         self._values = 0
         self._labels = 0
 

@@ -73,6 +73,8 @@ def from_memory(f: Function, target: Target, raw: Val, dtype: DType) -> Val:
 def to_memory(f: Function, target: Target, value: Val, dtype: DType) -> Val:
     """The opposite of `from_memory`; halves are rounded to nearest even, NaN stays NaN."""
     lanes = lanes_of(value.type)
+    if dtype in (DType.F16, DType.BF16) and value.text in f.halves and f.halves[value.text][0] is dtype:
+        return f.halves[value.text][1]
     match dtype:
         case DType.BOOL:
             return f.convert("zext", value, vec(lanes, "i8"))

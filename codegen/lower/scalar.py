@@ -242,6 +242,8 @@ def cast(a: Args, n: Node) -> Expr:
     e = to_dtype(x, widened(to))
     if widened(to) is to:
         return e
+    if not n.attrs["denormals"]:
+        return ap("flush_bf16", e)
     loose = not n.attrs["saturate"] and to not in (DType.F16, DType.BF16) and to.is_float
     return ap(f"{'loose' if loose else 'round'}_{to.value}", e)
 

@@ -204,15 +204,17 @@ def clip(x: Array, lo: Array | None = None, hi: Array | None = None) -> Array:
 # --- conversion -----------------------------------------------------------------------------------
 
 
-def _cast_type(x: Type, *, to: DType, saturate: bool) -> TensorType:
+def _cast_type(x: Type, *, to: DType, saturate: bool, denormals: bool) -> TensorType:
     t = tensor(x)
     if (t.dtype is DType.STRING) != (to is DType.STRING) or t.dtype.is_complex != to.is_complex:
         raise fail(f"cannot cast to {to.value}", x)
+    if not denormals and (t.dtype, to) != (DType.F32, DType.BF16):
+        raise fail(f"only casts of f32 to bf16 can lose their denormals, not to {to.value}", x)
     return t.with_dtype(to)
 
 
 @op(_cast_type, E)
-def cast(x: Array, *, to: DType, saturate: bool = True) -> Array:
+def cast(x: Array, *, to: DType, saturate: bool = True, denormals: bool = True) -> Array:
     """Convert each element.
 
     To floats: round to nearest even, too large gives infinity; 8-bit floats saturate at their largest finite value
@@ -221,7 +223,12 @@ def cast(x: Array, *, to: DType, saturate: bool = True) -> Array:
     Integers to integers keep the low bits. Floats to integers truncate toward zero; what does not fit (NaN too) becomes
     the least i64 for i64, the least i32 for i32, and for smaller integers the low bits of that i32 conversion; for u32
     the low bits of the i64 conversion; for u64 values of 2**63 and more convert exactly, 2**64 and more and NaN give
-    2**63, negative ones the low bits of the i64 conversion. (This is what the x86 instructions do.)"""
+    2**63, negative ones the low bits of the i64 conversion. (This is what the x86 instructions do.)
+
+    Without `denormals`, f32 below 2**-126 become zeros of bf16, of their sign: so do the instructions that convert, and
+    those that multiply what was converted."""
+    if not denormals:
+        x = np.where(np.abs(x) < np.finfo(np.float32).tiny, np.copysign(np.float32(0), x), x)
     return convert(x, to, saturate=saturate)
 
 

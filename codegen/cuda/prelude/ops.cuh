@@ -147,6 +147,7 @@ LP_INLINE u16 lp_to_bf16(float x) {
 }
 LP_INLINE float lp_round_f16(float x) { return lp_from_f16(lp_to_f16(x)); }
 LP_INLINE float lp_round_bf16(float x) { return lp_from_bf16(lp_to_bf16(x)); }
+LP_INLINE float lp_flush_bf16(float x) { return lp_round_bf16(fabsf(x) < 0x1p-126f ? copysignf(0.0f, x) : x); }
 
 // --- types of a byte or less (codegen/llvm/narrow.py says how they are described) ---
 template <int Bits, int Mantissa, int Bias, int Largest, int Nan, int Infinity, bool OneZero> struct lp_small {
