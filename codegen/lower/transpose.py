@@ -37,7 +37,7 @@ class _Emitter:
     def __init__(self, body: TransposeBody, f: Function, target: Target) -> None:
         self.body, self.f = body, f
         self.tile = min(16, target.vector_bytes // body.width)
-        self.line = max(self.tile, 64 // body.width)
+        self.line = max(self.tile, 128 // body.width)  # two cache lines, which processors fetch together
         self.type = f"i{8 * body.width}"
         self.source, self.target = f.buffer(0), f.buffer(1)
         self.rows, self.columns = self.size(body.rows), self.size(body.columns)
@@ -70,7 +70,7 @@ class _Emitter:
         self.single(source, target, (whole_rows, self.rows), (first, whole))
 
     def columns_of(self, source: Val, target: Val, c: Int, columns: Int, rows: Int) -> None:
-        """The tiles of a cache line's worth of columns, so that lines of the output are filled while they are near."""
+        """The tiles of two cache lines' worth of columns, so that lines of the output are filled while they are near."""
         f = self.f
         end = f.min(f.add(c, self.line), columns)
 
