@@ -143,7 +143,8 @@ class _Grower:
         """Whether a value was made narrow on purpose: levels, or bf16 or 8-bit floats for products to read."""
         node = value.producer
         if node is None or node.op is not ops.cast:
-            return node is not None and node.op is ops.to_level
+            picked = node is not None and node.op is ops.max_pool and value.tensor.dtype is DType.BF16   # RaiseCasts
+            return picked or (node is not None and node.op is ops.to_level)
         return node.attrs["to"] is DType.BF16 or (self.limits.float8 and node.attrs["to"] in FLOAT8)
 
     def narrow_bytes(self, cluster: Cluster) -> int:

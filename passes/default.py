@@ -25,6 +25,7 @@ from lepton.passes.matmuls import Matmuls
 from lepton.passes.merge_matmuls import MergeMatmuls
 from lepton.passes.norms import Norms
 from lepton.passes.parts import Parts
+from lepton.passes.raise_casts import RaiseCasts
 from lepton.passes.tables import Tables
 from lepton.passes.to_levels import ToLevels
 
@@ -50,6 +51,7 @@ def pipeline_for(target_family: str, level: int, math: str, precision: Precision
                                          CodedRecurrent(policy)]
     float8 = float8 and policy != "strict"
     eights: list[Pass] = [Float8(policy)] if float8 else []
+    raised: list[Pass] = [RaiseCasts()] if precision == "bf16" and not device else []
     parts: list[Pass] = [Parts()] if tiles and policy == "fast" and precision == "f32" else []
     if level == 1:
         return [IntegerRegions(policy), *eights, *coded, *([] if device else widen), Fold(), *clean,
@@ -59,7 +61,7 @@ def pipeline_for(target_family: str, level: int, math: str, precision: Precision
         IntegerRegions(policy), *eights, *coded, Fold(), *clean, FoldBatchnorm(policy), *clean,
         Layout(), DisjointWindows(policy), *clean,
         Norms(policy), Attention(policy), *widen, Matmuls(policy), Tables(),
-        FlushDenormals(policy), Halves(precision, tiles, float8), *clean,
+        FlushDenormals(policy), Halves(precision, tiles, float8), *raised, *clean,
         *([MergeMatmuls()] if level >= 3 else []),
         Halves(float8=float8), *parts, ToLevels(policy),
         *([BatchParts()] if level >= 3 and not device else []), Fuse(float8=float8),

@@ -70,7 +70,7 @@ class _Emitter:
         self.single(source, target, (whole_rows, self.rows), (first, whole))
 
     def columns_of(self, source: Val, target: Val, c: Int, columns: Int, rows: Int) -> None:
-        """The tiles of two cache lines' worth of columns, so that lines of the output are filled while they are near."""
+        """The tiles of two cache lines of columns, so that lines of the output are filled while they are near."""
         f = self.f
         end = f.min(f.add(c, self.line), columns)
 
