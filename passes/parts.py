@@ -28,6 +28,7 @@ from lepton.passes.common import array_of, graphs
 from lepton.passes.halves import gains
 
 LEAST_ROWS, LEAST_COLUMNS = 16, 8     # fewer leave tiles empty, or it is memory that counts, which parts need more of
+ROOM = 3 << 19                        # bytes of L2 for the parts of x, which all columns of w read again
 
 # Which part of the left factor meets which one of the right, by the number of products; the smallest first.
 PAIRS: dict[str, tuple[tuple[int, int], ...]] = {
@@ -60,10 +61,11 @@ class Parts(Pass):
             return False
         if not gains(node, weights) or node.attrs.get("group", 1) != 1 or not np.isfinite(weights).all():
             return False
-        if not _fills_tiles(node, weights):
-            return False
         along, filters_along = _axes(node)
         pairs = PAIRS[self.products]
+        size = x.tensor.size
+        if not _fills_tiles(node, weights) or (isinstance(size, int) and size * 2 * len(pairs) > ROOM):
+            return False
         left = _parts_of_value(x, [a for a, _ in pairs])
         right = _parts_of(weights, 1 + max(b for _, b in pairs))
         joined = ops.concat(*left, axis=along % x.tensor.rank, loc=node.loc)
