@@ -29,7 +29,7 @@ from lepton.codegen.loops import (
     Var,
 )
 from lepton.ir.op import OPS
-from lepton.ir.ops.elementwise import convert
+from lepton.ir.ops.elementwise import convert, without_denormals
 from lepton.ir.tensor import Array
 from lepton.ir.types import DType
 
@@ -119,6 +119,7 @@ def odd_f32(x: Array) -> Array:
 EXTRA: dict[str, Callable[..., Any]] = {
     "floordiv": np.floor_divide, "floormod": np.mod, "fmod": lambda a, b: OPS["mod"].reference(a, b, fmod=True),
     "trunc": np.trunc, "odd_f32": odd_f32,
+    "flush_bf16": lambda x: convert(without_denormals(x), DType.BF16).astype(np.float32),
     "nearest_i32": lambda x: np.rint(x).astype(np.int32),
 }
 

@@ -227,9 +227,12 @@ def cast(x: Array, *, to: DType, saturate: bool = True, denormals: bool = True) 
 
     Without `denormals`, f32 below 2**-126 become zeros of bf16, of their sign: so do the instructions that convert, and
     those that multiply what was converted."""
-    if not denormals:
-        x = np.where(np.abs(x) < np.finfo(np.float32).tiny, np.copysign(np.float32(0), x), x)
-    return convert(x, to, saturate=saturate)
+    return convert(x if denormals else without_denormals(x), to, saturate=saturate)
+
+
+def without_denormals(x: Array) -> Array:
+    """f32 numbers, zeros of their sign in the place of denormal ones."""
+    return np.asarray(np.where(np.abs(x) < np.finfo(np.float32).tiny, np.copysign(np.float32(0), x), x))
 
 
 def convert(x: Array, to: DType, *, saturate: bool = True) -> Array:
