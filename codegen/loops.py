@@ -141,7 +141,7 @@ class If:
 Stmt: TypeAlias = For | Let | Var | Update | Store | If
 
 # The neutral element of each accumulating op is its meaning on nothing.
-UPDATES = ("add", "mul", "maximum", "minimum", "logical_and", "logical_or", "set")
+UPDATES = ("add", "mul", "maximum", "larger", "minimum", "logical_and", "logical_or", "set")
 
 
 @dataclass(frozen=True, slots=True)
@@ -265,8 +265,8 @@ def neutral(op: str, dtype: DType) -> Const:
     match op, dtype:
         case ("maximum" | "minimum"), DType.BOOL:
             return Const(op == "minimum", dtype)
-        case ("maximum" | "minimum"), _ if dtype.is_float:
-            return Const(float("-inf" if op == "maximum" else "inf"), dtype)
+        case ("maximum" | "larger" | "minimum"), _ if dtype.is_float:
+            return Const(float("inf" if op == "minimum" else "-inf"), dtype)
         case ("maximum" | "minimum"), _:
             least = -(1 << (dtype.bits - 1)) if dtype.is_signed else 0
             return Const(least if op == "maximum" else least + (1 << dtype.bits) - 1, dtype)

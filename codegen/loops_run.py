@@ -118,7 +118,7 @@ def odd_f32(x: Array) -> Array:
 
 EXTRA: dict[str, Callable[..., Any]] = {
     "floordiv": np.floor_divide, "floormod": np.mod, "fmod": lambda a, b: OPS["mod"].reference(a, b, fmod=True),
-    "trunc": np.trunc, "odd_f32": odd_f32,
+    "trunc": np.trunc, "odd_f32": odd_f32, "exp_negative": np.exp, "larger": np.fmax,
     "flush_bf16": lambda x: convert(without_denormals(x), DType.BF16).astype(np.float32),
     "nearest_i32": lambda x: np.rint(x).astype(np.int32),
 }

@@ -1,6 +1,8 @@
 """Rules that drop arithmetic without effect and bring what is left into one form."""
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
 from lepton.ir import ops
@@ -16,6 +18,7 @@ from lepton.passes.magnitudes import has_reciprocals, least_normal
 x, y, cond = var("x y cond")
 c, d = const("c"), const("d")
 zero, one = const(None, splat(0.0)), const(None, splat(1.0))
+lowest, highest = const(None, splat(-math.inf)), const(None, splat(math.inf))
 
 
 def _if_same_type(x: Value, r: Value) -> Value | None:
@@ -26,9 +29,10 @@ def _if_same_type(x: Value, r: Value) -> Value | None:
 
 
 @rule(pat(ops.add)(x, zero).named("r"), pat(ops.sub)(x, zero).named("r"), pat(ops.mul)(x, one).named("r"),
-      pat(ops.div)(x, one).named("r"), pat(ops.pow_)(x, one).named("r"))
+      pat(ops.div)(x, one).named("r"), pat(ops.pow_)(x, one).named("r"),
+      pat(ops.maximum)(x, lowest).named("r"), pat(ops.minimum)(x, highest).named("r"))
 def neutral_operand(x: Value, r: Value) -> Value | None:
-    """x + 0, x - 0, x * 1, x / 1, x ** 1  ->  x   (-0.0 + 0.0 stays -0.0)"""
+    """x + 0, x - 0, x * 1, x / 1, x ** 1, max(x, -inf), min(x, inf)  ->  x   (-0.0 + 0.0 stays -0.0)"""
     return _if_same_type(x, r)
 
 

@@ -121,7 +121,7 @@ def apply(op: str, args: list[str], dtypes: list[DType], dtype: DType) -> str:
         return from_memory(args[0], _BY_NAME[name])
     if op in INDEX and dtypes[0].is_float:
         return f"({args[0]} {INDEX[op]} {args[1]})"
-    function = {"fmod": "fmod_", "udiv": "floordiv", "urem": "floormod"}.get(op, op)
+    function = {"fmod": "fmod_", "udiv": "floordiv", "urem": "floormod", "exp_negative": "exp"}.get(op, op)
     kind = "" if op.startswith("logical") else f"<{c_type(dtypes[0])}>" if function not in _OVERLOADED else ""
     return f"lp_{function}{kind}({', '.join(args)})"
 

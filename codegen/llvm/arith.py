@@ -2,8 +2,9 @@
 
 Meanings are those of the ops of the same name in lepton.ir.ops; operands have one dtype. Beyond them: `floordiv` and
 `floormod` by positive divisors (index arithmetic), `fmod` (mod with the sign of the dividend), `nearest_i32` (of an f32
-in the range of i32), `round_f16` and the like
-(a register's value after a cast to a narrower type; `loose_` instead of `round_`: without saturation).
+in the range of i32), `exp_negative` (exp of what is at most 0), `round_f16` and the like (a register's value after a
+cast to a narrower type; `loose_` instead of `round_`: without saturation), `larger` (the maximum of a number and what
+may be NaN, which does not count: one instruction).
 """
 from __future__ import annotations
 
@@ -108,6 +109,12 @@ class Arith:
                 return self.f.select(self.f.compare(f"fcmp {kind}", x, y), x, y)
         result = self.f.select(self.f.compare(f"fcmp {kind}", a, b), a, b)
         return self.f.select(self.f.compare("fcmp uno", a, a), a, result)
+
+    def larger(self, args: list[Val], _dtype: DType) -> Val:
+        a, b = args
+        if not self.target.is_x86:
+            return self.f.intrinsic("llvm.maxnum", a, b)
+        return self.f.select(self.f.compare("fcmp ogt", b, a), b, a)   # maxps(b, a): a if either is NaN
 
     # --- division ---
 
@@ -290,7 +297,7 @@ _METHODS: dict[str, Callable[[Arith, list[Val], DType], Val]] = {
     "round": lambda s, a, d: s.rounding(a, d, "llvm.roundeven"),
     "trunc": lambda s, a, d: s.rounding(a, d, "llvm.trunc"),
     "maximum": lambda s, a, d: s.extreme(a, d, "max"), "minimum": lambda s, a, d: s.extreme(a, d, "min"),
-    "floordiv": Arith.floordiv, "floormod": Arith.floormod,
+    "larger": Arith.larger, "floordiv": Arith.floordiv, "floormod": Arith.floormod,
     "udiv": lambda s, a, d: s.udiv(a, d, "udiv"), "urem": lambda s, a, d: s.udiv(a, d, "urem"),
     "bit_not": Arith.bit_not, "logical_not": Arith.logical_not, "pow": Arith.pow, "is_nan": Arith.is_nan,
     "shift_left": lambda s, a, d: s.shift(a, d, True), "shift_right": lambda s, a, d: s.shift(a, d, False),

@@ -112,6 +112,13 @@ def exp(m: F32, x: Val) -> Val:
     return m.mul(m.mul(p, m.power_of_two(half)), m.power_of_two(m.f.op("sub", n, half)))
 
 
+def exp_negative(m: F32, x: Val) -> Val:
+    """exp(x) for x <= 0, the same bits with a quarter fewer instructions: what a softmax needs."""
+    t, r = _reduce_exp(m, m.at_least(x, -104.0))
+    scale = m.f.op("add", m.f.op("shl", m.bits(t), m.i(23)), m.i((127 + 32) << 23))   # 2**(n + 32): never denormal
+    return m.mul(m.mul(m.horner(r, EXP), m.from_bits(scale)), m.c(2.0**-32))
+
+
 EXP2_TAIL = (1.3264720e-3, 9.6715139e-3, 5.5507330e-2, 2.4022242e-1, 6.9314700e-1, 1.0)   # minimax on [-0.5, 0.5]
 
 
@@ -215,12 +222,13 @@ def _rational(m: F32, x: Val, limit: float, p: Sequence[float], q: Sequence[floa
 
 
 VECTOR: dict[str, Callable[[F32, Val], Val]] = {
-    "exp": exp, "expm1": expm1, "log": log, "log1p": log1p, "sigmoid": sigmoid, "tanh": tanh, "erf": erf,
+    "exp": exp, "exp_negative": exp_negative, "expm1": expm1, "log": log, "log1p": log1p, "sigmoid": sigmoid,
+    "tanh": tanh, "erf": erf,
 }
 
 # What libm computes, one lane at a time: (name, operands). f32 appends an "f".
 LIBM: dict[str, str] = {
-    "exp": "exp", "expm1": "expm1", "log": "log", "log1p": "log1p", "tanh": "tanh", "erf": "erf",
+    "exp": "exp", "exp_negative": "exp", "expm1": "expm1", "log": "log", "log1p": "log1p", "tanh": "tanh", "erf": "erf",
     "sin": "sin", "cos": "cos", "tan": "tan", "asin": "asin", "acos": "acos", "atan": "atan", "sinh": "sinh",
     "cosh": "cosh", "asinh": "asinh", "acosh": "acosh", "atanh": "atanh", "pow": "pow", "fmod": "fmod",
 }

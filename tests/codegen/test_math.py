@@ -30,8 +30,8 @@ REFERENCE: dict[str, Callable[[Array], Array]] = {
 # Where the errors are largest: of tanh, erf, sigmoid, exp, log, expm1, with and without fused multiply-add.
 HARD = (7.48284769, 5.02763557, 3.57932115, 3.85836959, -16.6357040, 5.20192909, -71.0455322, 1.41364205, 0.699976802,
         0.363473296, 0.352921635)
-INLINE = ("exp", "expm1", "log", "log1p", "sigmoid", "tanh", "erf", "sqrt", "rsqrt", "floor", "ceil", "round",
-          "maximum", "minimum", "abs", "sign", "round_f16", "round_bf16", "trunc")
+INLINE = ("exp", "exp_negative", "expm1", "log", "log1p", "sigmoid", "tanh", "erf", "sqrt", "rsqrt", "floor", "ceil",
+          "round", "maximum", "larger", "minimum", "abs", "sign", "round_f16", "round_bf16", "trunc")
 
 
 class OneOp:
@@ -42,7 +42,7 @@ class OneOp:
 
     def emit(self, module: Module, symbol: str, target: Target) -> None:
         f, lanes = module.kernel(symbol), target.lanes(F32)
-        args = (loops.Ref("x", F32),) * (2 if self.op in ("maximum", "minimum") else 1)
+        args = (loops.Ref("x", F32),) * (2 if self.op in ("maximum", "larger", "minimum") else 1)
 
         def turn(i: Int, _: list[Val]) -> None:
             x = f.load(vec(lanes, "float"), f.buffer(0), f.mul(i, 4))
@@ -114,6 +114,12 @@ def test_powers_of_two(target: Target) -> None:
     assert (np.abs(y[kept] - exact) / np.spacing(exact.astype(np.float32))).max() <= (2.1 if target.fma else 2.5)
     whole = -np.arange(160, dtype=np.float32)
     np.testing.assert_array_equal(compute("exp2_negative", whole, target)[:150], np.exp2(whole[:150]))
+
+
+@pytest.mark.parametrize("target", HERE, ids=lambda t: t.name)
+def test_exp_of_what_is_not_positive_is_exp(target: Target) -> None:
+    x = -np.abs(samples(997))
+    np.testing.assert_array_equal(compute("exp_negative", x, target), compute("exp", x, target))
 
 
 @pytest.mark.parametrize("target", HERE, ids=lambda t: t.name)

@@ -62,6 +62,7 @@ LP_FN T lp_maximum(T a, T b) {
   else if constexpr (lp_is_bool<T>::value) return a || b;
   else return a > b ? a : b;
 }
+LP_FN T lp_larger(T a, T b) { return b > a ? b : a; }  // a is a number; b does not count where it is NaN
 LP_FN T lp_minimum(T a, T b) {
   if constexpr (LP_FLOAT) return a != a ? a : a < b ? a : b;
   else if constexpr (lp_is_bool<T>::value) return a && b;
