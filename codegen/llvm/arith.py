@@ -4,7 +4,7 @@ Meanings are those of the ops of the same name in lepton.ir.ops; operands have o
 `floormod` by positive divisors (index arithmetic), `fmod` (mod with the sign of the dividend), `nearest_i32` (of an f32
 in the range of i32), `exp_negative` (exp of what is at most 0), `round_f16` and the like (a register's value after a
 cast to a narrower type; `loose_` instead of `round_`: without saturation), `larger` (the maximum of a number and what
-may be NaN, which does not count: one instruction).
+may be NaN, which does not count: one instruction), `flush_bf16` (`round_bf16` with zeros for denormals).
 """
 from __future__ import annotations
 
