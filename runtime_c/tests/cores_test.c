@@ -1,5 +1,6 @@
 /* cores_test.c: quotas as containers set them, read from folders that look like /sys/fs/cgroup. */
 #define _GNU_SOURCE
+#include <signal.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -67,6 +68,23 @@ static void this_machine(void) {
 #endif
 }
 
+/* Tiles do not fit a signal stack as old programs make them: the system hands out none then, or refuses the stack. */
+static void small_signal_stacks(void) {
+  enum { SMALL = 8192, ROOM = 65536 }; /* bytes; the first is what SIGSTKSZ was, and tiles alone */
+  if (!(lpt_cpu_features() & LPT_CPU_AMX)) return;
+  stack_t stack = {.ss_size = SMALL}, before;
+  stack.ss_sp = malloc(ROOM);
+  CHECK(stack.ss_sp && !sigaltstack(&stack, &before));
+  CHECK(!lpt_cpu_enable(LPT_CPU_AMX));
+  stack.ss_size = ROOM;
+  CHECK(!sigaltstack(&stack, NULL));
+  CHECK(lpt_cpu_enable(LPT_CPU_AMX) && lpt_cpu_enable(LPT_CPU_AMX));
+  stack.ss_size = SMALL;
+  CHECK(sigaltstack(&stack, NULL));
+  CHECK(!sigaltstack(&before, NULL));
+  free(stack.ss_sp);
+}
+
 static void feature_names(void) {
   char text[256], tiny[8];
   lpt_cpu_feature_names(LPT_CPU_AVX512 | LPT_CPU_AMX | (uint64_t)1 << 40, text, sizeof text);
@@ -81,6 +99,7 @@ int main(void) {
   RUN(version_one);
   RUN(nonsense);
   RUN(this_machine);
+  RUN(small_signal_stacks);
   RUN(feature_names);
   char command[64];
   snprintf(command, sizeof command, "rm -rf %s", root);

@@ -1,9 +1,11 @@
-"""Products in whole tiles (AMX): exact for bytes, in the order of Intel's manual for bf16, through an emulator."""
+"""Products in whole tiles (AMX): exact for bytes, in the order of Intel's manual for bf16, through an emulator, and the
+same on the processor where it has AMX."""
 from __future__ import annotations
 
 import ctypes
 import re
 from collections.abc import Iterator
+from contextlib import nullcontext
 from typing import Any
 
 import ml_dtypes
@@ -17,7 +19,7 @@ from lepton.codegen.group import LowerOptions
 from lepton.codegen.kernel import Kernel
 from lepton.codegen.llvm.machine import calls, compile_module
 from lepton.codegen.lower.tiled import chunk_of
-from lepton.codegen.target import TARGETS
+from lepton.codegen.target import TARGETS, runs_here
 from lepton.codegen.templates.dots import tiles_dot
 from lepton.codegen.templates.tiled import TiledConvolution, TiledGemm
 from lepton.ir import ops
@@ -28,7 +30,7 @@ from lepton.ir.types import DType, TensorType
 from tests.codegen import tiles
 from tests.codegen.running import Layout, assembly, inside, lower, run_node
 from tests.codegen.test_halves import constant, fused, two_layers
-from tests.codegen.test_integer import SIGNS, Draw, check
+from tests.codegen.test_integer import SIGNS, Draw
 from tests.codegen.tiles import EMULATED
 
 assert lepton.codegen.lower
@@ -36,8 +38,27 @@ pytestmark = tiles.needs_vectors
 rng = np.random.default_rng(0)
 
 
+REAL = TARGETS["x86-amx"]
+needs_tiles = pytest.mark.skipif(not runs_here(REAL), reason="needs AMX")
+
+
 def lowered(node: Node) -> Kernel:
     return lower(node, LowerOptions(EMULATED), {}, {})
+
+
+def on_tiles(node: Node, feeds: dict[Value, Array], **options: Any) -> list[Array]:
+    """What the emulator answers; the processor answers the same, to the bit, where it can."""
+    answers = run_node(node, feeds, EMULATED, **options)
+    for got, want in zip(run_node(node, feeds, REAL, **options) if runs_here(REAL) else (), answers, strict=False):
+        np.testing.assert_array_equal(got, want)
+        numbers = ~np.isnan(want)
+        assert got[numbers].tobytes() == want[numbers].tobytes()    # signs of zeros too
+    return answers
+
+
+def check(node: Node, feeds: dict[Value, Array], want: Array, **options: Any) -> None:
+    (got,) = on_tiles(node, feeds, **options)
+    np.testing.assert_array_equal(got, want)
 
 
 # --- bytes ---
@@ -55,7 +76,7 @@ def test_constant_weights(signs: tuple[DType, DType], shape: tuple[int, int, int
     node = ops.matmul_integer.node(a, constant(w), za, zb)
     assert isinstance(lowered(node).body, TiledGemm)
     want = ops.matmul_integer.reference(x, w, left, None if zb is None else np.array(128))
-    check(node, {a: x, **feeds}, want, EMULATED, shares=3)
+    check(node, {a: x, **feeds}, want, shares=3)
 
 
 def test_weights_of_nine_bits() -> None:
@@ -67,7 +88,7 @@ def test_weights_of_nine_bits() -> None:
     body = lowered(node).body
     assert isinstance(body, TiledGemm)
     assert body.passes == 2
-    check(node, {a: x}, ops.matmul_integer.reference(x, w, None, zero), EMULATED)
+    check(node, {a: x}, ops.matmul_integer.reference(x, w, None, zero))
 
 
 @pytest.mark.parametrize("signs", SIGNS, ids=str)
@@ -83,7 +104,7 @@ def test_two_values(signs: tuple[DType, DType], transposed: bool) -> None:
         want = ops.matmul_integer.reference(x, w, left, None if zb is None else np.array(128))
         node = ops.matmul_integer.node(a, b, za, zb)
         assert isinstance(lowered(node).body, TiledGemm)
-        check(node, {a: x, b: w, **feeds}, want, EMULATED, layouts=layouts, shares=3)
+        check(node, {a: x, b: w, **feeds}, want, layouts=layouts, shares=3)
 
 
 def test_run_time_rows_and_strides() -> None:
@@ -92,11 +113,11 @@ def test_run_time_rows_and_strides() -> None:
     a = Value(TensorType(DType.U8, (sym("M"), 72)))
     for rows in (0, 1, 7, 16, 17, 33, 75):
         x = draw.bytes(DType.U8, rows, 72)
-        check(ops.matmul_integer.node(a, constant(w)), {a: x}, ops.matmul_integer.reference(x, w), EMULATED,
+        check(ops.matmul_integer.node(a, constant(w)), {a: x}, ops.matmul_integer.reference(x, w),
               env={"M": rows})
     x, b = draw.bytes(DType.U8, 19, 72), Value(TensorType(DType.U8, (19, 72)))
     wide = {b: Layout((-79, 1), 18 * 79, 19 * 79)}
-    check(ops.matmul_integer.node(b, constant(w)), {b: x}, ops.matmul_integer.reference(x, w), EMULATED, layouts=wide)
+    check(ops.matmul_integer.node(b, constant(w)), {b: x}, ops.matmul_integer.reference(x, w), layouts=wide)
 
 
 # x (nhwc), w, stride, dilation, groups, pads
@@ -128,7 +149,7 @@ def test_convolutions(case: Any) -> None:
         attrs = attributes(layout, *rest)
         node = ops.conv_integer.node(a, constant(w), zx, None, **attrs)
         assert isinstance(lowered(node).body, TiledConvolution)
-        check(node, {a: x, **feeds}, ops.conv_integer.reference(x, w, left, None, **attrs), EMULATED, shares=3)
+        check(node, {a: x, **feeds}, ops.conv_integer.reference(x, w, left, None, **attrs), shares=3)
 
 
 @pytest.mark.parametrize("size", [(1, 1), (3, 16), (5, 23)])
@@ -139,7 +160,7 @@ def test_convolutions_of_run_time_sizes(size: tuple[int, int]) -> None:
     attrs = attributes("nhwc", 1, 1, 1, (1, 1), (1, 1))
     node = ops.conv_integer.node(a, constant(w), **attrs)
     assert isinstance(lowered(node).body, TiledConvolution)
-    check(node, {a: x}, ops.conv_integer.reference(x, w, **attrs), EMULATED, env={"H": size[0], "W": size[1]}, shares=3)
+    check(node, {a: x}, ops.conv_integer.reference(x, w, **attrs), env={"H": size[0], "W": size[1]}, shares=3)
 
 
 # --- bf16 ---
@@ -175,7 +196,7 @@ def test_products_of_halves(shape: tuple[int, int, int]) -> None:
     a = Value(TensorType(DType.BF16, (m, k)))
     node = fused(a, ops.add(ops.matmul(ops.cast(a, to=DType.F32), constant(w)), constant(np.zeros(n, np.float32))))
     assert isinstance(lowered(node).body, TiledGemm)
-    (got,) = run_node(node, {a: x}, EMULATED, shares=3)
+    (got,) = on_tiles(node, {a: x}, shares=3)
     np.testing.assert_array_equal(got, in_tiles(x.astype(np.float32), w, chunk_of(k, 2)))
     (pairs,) = run_node(node, {a: x}, "x86-avx512bf16")
     np.testing.assert_allclose(got, pairs, rtol=1e-5, atol=1e-5 * np.sqrt(k))
@@ -187,11 +208,29 @@ def test_infinities_nan_and_denormals() -> None:
     x[0, 0], x[19, 36] = np.inf, np.nan
     x[3] = ml_dtypes.bfloat16(1e-39)
     a, w = Value(TensorType(DType.BF16, x.shape)), np.abs(bf16(37, 12)).astype(np.float32)
-    (got,) = run_node(fused(a, ops.relu(ops.matmul(ops.cast(a, to=DType.F32), constant(w)))), {a: x}, EMULATED)
+    (got,) = on_tiles(fused(a, ops.relu(ops.matmul(ops.cast(a, to=DType.F32), constant(w)))), {a: x})
     assert (got[0] == np.inf).all()
     assert np.isnan(got[19]).all()
     assert (got[3] == 0).all()
     assert np.isfinite(got[1:19]).all()
+
+
+@needs_tiles
+@pytest.mark.parametrize("case", range(12))
+def test_extremes(case: int) -> None:
+    """Sums that overflow, vanish, cancel or begin as denormals are those of the emulator."""
+    draw = np.random.default_rng(case)
+    m, k, n = (int(draw.integers(*ends)) for ends in ((4, 41), (8, 201), (8, 71)))
+    x, w = (draw.standard_normal(s).astype(np.float32) for s in ((m, k), (k, n)))
+    if case % 3 == 0:
+        x, w = (v * np.float32(2) ** draw.integers(-140, 120, v.shape).astype(np.float32) for v in (x, w))
+    elif case % 3 == 1:
+        x, w = x * np.float32(2.0**-66), w * np.float32(2.0**-66)
+    else:
+        x = np.where(draw.random(x.shape) < 0.02, draw.choice([np.inf, -np.inf, np.nan, 1e-39, 3e38], x.shape), x)
+    a, half = Value(TensorType(DType.BF16, x.shape)), w.astype(ml_dtypes.bfloat16).astype(np.float32)
+    y = ops.add(ops.matmul(ops.cast(a, to=DType.F32), constant(half)), constant(np.full(n, 1e-39, np.float32)))
+    on_tiles(fused(a, y), {a: x.astype(ml_dtypes.bfloat16)}, shares=3)
 
 
 @pytest.mark.parametrize("case", [CONVS[i] for i in (0, 1, 2, 3, 7, 8)], ids=lambda c: f"{c[0]}-{c[1]}")
@@ -201,7 +240,7 @@ def test_convolutions_of_halves(case: Any) -> None:
     a, attrs = Value(TensorType(DType.BF16, x.shape)), attributes("nhwc", *rest)
     node = fused(a, ops.relu(ops.conv(ops.cast(a, to=DType.F32), constant(w), **attrs)))
     assert isinstance(lowered(node).body, TiledConvolution)
-    (got,) = run_node(node, {a: x}, EMULATED, shares=3)
+    (got,) = on_tiles(node, {a: x}, shares=3)
     want = np.maximum(ops.conv.reference(x.astype(np.float64), w.astype(np.float64), **attrs), 0)
     np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-5 * np.abs(want).max())
 
@@ -240,9 +279,9 @@ def test_configured_once_a_call() -> None:
     assert done[2] == 4 * 4        # 4 tiles of rows, 4 of columns, one chunk
 
 
-@pytest.fixture
-def machine() -> Iterator[None]:
-    with tiles.emulating():
+@pytest.fixture(params=["emulator", pytest.param("processor", marks=needs_tiles)])
+def machine(request: pytest.FixtureRequest) -> Iterator[None]:
+    with tiles.emulating() if request.param == "emulator" else nullcontext():
         yield
 
 

@@ -22,7 +22,7 @@ from tests.conformance.compare import Mismatch
 from tests.fuzz.judge import expect
 from tests.fuzz.programs import Program
 
-HERE = tuple(t.name for t in TARGETS.values() if runs_here(t) and t.name != "x86-amx")
+HERE = tuple(t.name for t in TARGETS.values() if runs_here(t))
 GPUS = tuple(CUDA_TARGETS)   # on the simulator behind the fake driver, which `on_simulator` installs
 
 
