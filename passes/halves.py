@@ -143,4 +143,13 @@ def gains(node: Node, weights: Array, tiles: bool = False) -> bool:
     per_filter = int(np.prod(weights.shape[1:]))
     kind = node.attrs
     plain = weights.shape[2:] == (3, 3) and set(kind["strides"]) | set(kind["dilations"]) | {kind["group"]} == {1}
-    return per_filter >= LEAST_K and (tiles or not (plain and weights.shape[1] > WINOGRAD_CHANNELS))
+    if tiles:
+        return per_filter >= LEAST_K and _fills_tiles(weights, kind["group"])
+    return per_filter >= LEAST_K and not (plain and weights.shape[1] > WINOGRAD_CHANNELS)
+
+
+def _fills_tiles(weights: Array, groups: int) -> bool:
+    """Whether a convolution is done in whole tiles: pairs of bf16 that vectors multiply are slower than floats."""
+    along = -(-weights.shape[1] // 2) * weights.shape[-1]      # pairs of a line of the kernel
+    product = groups == 1 and max(weights.shape[2:], default=1) == 1
+    return product or (weights.shape[0] // groups >= 8 and any(along % chunk == 0 for chunk in range(4, 17)))

@@ -47,10 +47,11 @@ class Parts(Pass):
     name: ClassVar[str] = "parts"
     accuracy: ClassVar[Accuracy] = "approximate"
     products: Literal["3", "6"] = "3"
+    convolutions: bool = False      # too: what they read is large, and splitting it costs more than is gained
 
     def run(self, graph: Graph) -> bool:
-        changed = [self.split(node) for part in graphs(graph) for node in part.nodes
-                   if node.op in (ops.matmul, ops.conv)]
+        which = (ops.matmul, ops.conv) if self.convolutions else (ops.matmul,)
+        changed = [self.split(node) for part in graphs(graph) for node in part.nodes if node.op in which]
         return any(changed)
 
     def split(self, node: Node) -> bool:
@@ -97,13 +98,13 @@ def _parts_of_value(x: Value, wanted: Sequence[int]) -> list[Value]:
     where they belong, and none is copied."""
     narrow, wide, rest = [], [], x
     for i in range(1 + max(wanted)):
-        narrow.append(ops.cast(rest, to=DType.BF16))
+        narrow.append(ops.cast(rest, to=DType.BF16, denormals=False))
         wide.append(ops.cast(narrow[-1], to=DType.F32))
         rest = ops.sub(rest, wide[-1]) if i < max(wanted) else rest
     seen: set[int] = set()
     found = []
     for part in wanted:
-        found.append(ops.cast(wide[part], to=DType.BF16) if part in seen else narrow[part])
+        found.append(ops.cast(wide[part], to=DType.BF16, denormals=False) if part in seen else narrow[part])
         seen.add(part)
     return found
 
