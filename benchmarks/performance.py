@@ -225,17 +225,17 @@ def plot(ratios: Mapping[str, float], title: str) -> str:
 
 
 def page(runs: Mapping[str, Mapping[str, Any]], limits: Sequence[Mapping[str, Any]],
-         cost: Mapping[str, Any] | None) -> tuple[str, dict[str, str]]:
-    """The document, and a plot for each run by its name."""
+         cost: Mapping[str, Any] | None, name: str = "performance") -> tuple[str, dict[str, str]]:
+    """The document, and a plot for each run by its name. `name`: of the files, without what comes behind."""
     lines, pictures, flags = HEAD.splitlines(), {}, {run.get("flags", "") for run in runs.values()} - {""}
-    lines += [f"CPU flags: {each}." for each in flags]
-    for name, run in runs.items():
+    lines += [f"CPU flags: {known}." for known in flags]
+    for each, run in runs.items():
         table, ratios = times(run)
         lines += table
         if ratios:
             title = table[1].removeprefix("## ")
-            pictures[name] = plot(ratios, f"best peer's time / Lepton's: {title}")
-            lines += ["", f"![best peer's time over Lepton's: {title}](performance-{name}.svg)"]
+            pictures[each] = plot(ratios, f"best peer's time / Lepton's: {title}")
+            lines += ["", f"![best peer's time over Lepton's: {title}]({name}-{each}.svg)"]
     lines += roofline(limits)
     lines += costs(cost) if cost is not None else []
     return "\n".join(lines) + "\n", pictures
@@ -247,20 +247,21 @@ def main() -> None:
     parser.add_argument("--roofline", nargs="*", type=Path, default=[],
                         help="what lepton bench --roofline --json wrote")
     parser.add_argument("--costs", type=Path, help="what benchmarks.costs wrote")
-    parser.add_argument("--to", type=Path, default=Path("docs"), help="folder of performance.md and its plots")
+    parser.add_argument("--to", type=Path, default=Path("docs"), help="folder of the page and its plots")
+    parser.add_argument("--name", default="performance", help="of the page: another machine's beside the first one's")
     options = parser.parse_args()
 
     def read(path: Path) -> Any:
         return json.loads(path.read_text())
 
     text, pictures = page({path.stem: read(path) for path in options.runs}, [read(p) for p in options.roofline],
-                          read(options.costs) if options.costs else None)
+                          read(options.costs) if options.costs else None, options.name)
     options.to.mkdir(parents=True, exist_ok=True)
-    (options.to / "performance.md").write_text(text)
-    for old in options.to.glob("performance-*.svg"):
+    (options.to / f"{options.name}.md").write_text(text)
+    for old in options.to.glob(f"{options.name}-*.svg"):
         old.unlink()
-    for name, picture in pictures.items():
-        (options.to / f"performance-{name}.svg").write_text(picture)
+    for each, picture in pictures.items():
+        (options.to / f"{options.name}-{each}.svg").write_text(picture)
 
 
 if __name__ == "__main__":

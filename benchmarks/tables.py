@@ -126,7 +126,8 @@ def write_page(options: argparse.Namespace) -> None:
         raise SystemExit(f"no table is measured in {results}: there is nothing to make a page of")
     files = [*map(str, filter(Path.is_file, runs)), "--roofline", *map(str, filter(Path.is_file, roofs)),
              *(["--costs", str(costs)] if costs.is_file() else [])]
-    subprocess.run([sys.executable, "-m", "benchmarks.performance", *files, "--to", str(options.to)], check=True)
+    subprocess.run([sys.executable, "-m", "benchmarks.performance", *files, "--to", str(options.to),
+                    "--name", options.name], check=True)
 
 
 def parse() -> argparse.Namespace:
@@ -145,6 +146,8 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--page", action="store_true", help="only write the page")
     parser.add_argument("--list", action="store_true", help="name the tables")
     parser.add_argument("--to", type=Path, default=Path("docs"), help="folder of the page (default: docs)")
+    parser.add_argument("--name", default="performance",
+                        help="of the page (default: performance); amx-performance is that of a machine with AMX")
     options = parser.parse_args()
     if unknown := set(options.tables) - set(names):
         parser.error(f"unknown tables: {', '.join(sorted(unknown))}")

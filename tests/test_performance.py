@@ -95,6 +95,11 @@ def test_files_are_written(tmp_path: Path) -> None:
     assert "## fp32, batch 1, 1 thread" in (tmp_path / "performance.md").read_text()
     assert (tmp_path / "performance-one.svg").read_text().startswith("<svg")
     assert not (tmp_path / "performance-gone.svg").exists()
+    subprocess.run([sys.executable, "-m", "benchmarks.performance", tmp_path / "one.json", "--to", tmp_path, "--name",
+                    "other"], cwd=ROOT, check=True)
+    assert "](other-one.svg)" in (tmp_path / "other.md").read_text()
+    assert (tmp_path / "other-one.svg").exists()
+    assert (tmp_path / "performance-one.svg").exists()
 
 
 def test_a_quiet_machine_shows_wall_time() -> None:
