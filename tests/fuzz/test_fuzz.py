@@ -70,7 +70,7 @@ def test_wrong_layers_are_seen() -> None:
 
 # Networks are compressed by recipes, which takes half a second each.
 @pytest.mark.parametrize(("programs", "networks", "nodes"), [
-    pytest.param(200, 40, 200, marks=pytest.mark.slow), pytest.param(1000, 400, 1000, marks=pytest.mark.big)])
+    pytest.param(120, 24, 120, marks=pytest.mark.slow), pytest.param(1000, 400, 1000, marks=pytest.mark.big)])
 def test_many_more(programs: int, networks: int, nodes: int) -> None:
     assert not failures(partial(one_program, 3), range(1000, 1000 + programs))
     assert not failures(partial(one_program, 2, make=layered_program), range(1000, 1000 + networks))
@@ -88,7 +88,7 @@ def test_a_program_meets_one_gpu() -> None:
 @pytest.mark.skipif(shutil.which("g++") is None, reason="the simulator needs g++")
 def test_random_programs_for_gpus() -> None:
     """In a process of its own, where the fake driver stays."""
-    command = [sys.executable, "-m", "tests.fuzz", "--cuda", "--programs", "20", "--models", "20", "--forms", "1"]
+    command = [sys.executable, "-m", "tests.fuzz", "--cuda", "--programs", "12", "--models", "12", "--forms", "1"]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=900)
     assert done.returncode == 0, done.stdout[-3000:]
     assert "PASS" in done.stdout
